@@ -1,0 +1,17 @@
+# Finds the CUDA toolkit. With nvcc and no GPU the CUDA code is compiled; without nvcc it is left out.
+
+set(TANDEM_HAS_CUDA OFF)
+if(NOT TANDEM_CUDA STREQUAL "off")
+  find_program(TANDEM_NVCC nvcc HINTS ENV CUDACXX ENV CUDA_PATH PATHS /usr/local/cuda/bin PATH_SUFFIXES bin)
+  if(TANDEM_NVCC)
+    set(CMAKE_CUDA_COMPILER ${TANDEM_NVCC})
+    set(CMAKE_CUDA_ARCHITECTURES 90a)
+    set(CMAKE_CUDA_STANDARD 20)
+    enable_language(CUDA)
+    find_package(CUDAToolkit REQUIRED)
+    set(TANDEM_HAS_CUDA ON)
+  elseif(TANDEM_CUDA STREQUAL "on")
+    message(FATAL_ERROR "TANDEM_CUDA=on, but nvcc was not found: install the CUDA toolkit or set CUDACXX")
+  endif()
+endif()
+message(STATUS "CUDA code: ${TANDEM_HAS_CUDA}")

@@ -1,0 +1,34 @@
+# Flags shared by every target, and one library per folder of src/.
+
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
+pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
+pkg_check_modules(HWY REQUIRED IMPORTED_TARGET libhwy)
+
+add_library(tandem_flags INTERFACE)
+target_include_directories(tandem_flags INTERFACE ${CMAKE_SOURCE_DIR}/src)
+target_compile_options(
+  tandem_flags
+  INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Werror -Wno-missing-field-initializers -fno-math-errno
+            -ffp-contract=off>)
+if(TANDEM_SANITIZE)
+  target_compile_options(tandem_flags INTERFACE -fsanitize=${TANDEM_SANITIZE} -fno-sanitize-recover=all
+                                                -fno-omit-frame-pointer)
+  target_link_options(tandem_flags INTERFACE -fsanitize=${TANDEM_SANITIZE})
+endif()
+
+# tandem_library(NAME LINK ...): src/NAME/**.cc, and src/NAME/**.cu where CUDA is compiled, as libtandem_NAME.
+function(tandem_library name)
+  cmake_parse_arguments(ARG "" "" "LINK" ${ARGN})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cc)
+  if(TANDEM_HAS_CUDA)
+    file(GLOB_RECURSE cuda_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cu)
+  endif()
+  if(sources OR cuda_sources)
+    add_library(tandem_${name} STATIC ${sources} ${cuda_sources})
+    target_link_libraries(tandem_${name} PUBLIC tandem_flags ${ARG_LINK})
+  else()
+    add_library(tandem_${name} INTERFACE)
+    target_link_libraries(tandem_${name} INTERFACE tandem_flags ${ARG_LINK})
+  endif()
+endfunction()
