@@ -11,6 +11,8 @@ target_compile_options(
   tandem_flags
   INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Werror -Wno-missing-field-initializers -fno-math-errno
             -ffp-contract=off>)
+# fmt 9 turns its constexpr off under nvcc, and then its format strings do not compile as C++20.
+target_compile_definitions(tandem_flags INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:FMT_USE_CONSTEXPR=1>)
 if(TANDEM_SANITIZE)
   target_compile_options(tandem_flags INTERFACE -fsanitize=${TANDEM_SANITIZE} -fno-sanitize-recover=all
                                                 -fno-omit-frame-pointer)
@@ -27,6 +29,10 @@ function(tandem_library name)
   if(sources OR cuda_sources)
     add_library(tandem_${name} STATIC ${sources} ${cuda_sources})
     target_link_libraries(tandem_${name} PUBLIC tandem_flags ${ARG_LINK})
+    if(cuda_sources)
+      target_compile_definitions(tandem_${name} PRIVATE TANDEM_WITH_CUDA)
+      target_link_libraries(tandem_${name} PUBLIC CUDA::cudart_static)
+    endif()
   else()
     add_library(tandem_${name} INTERFACE)
     target_link_libraries(tandem_${name} INTERFACE tandem_flags ${ARG_LINK})

@@ -1,0 +1,54 @@
+#include "device/arena.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+
+namespace tandem::device {
+
+Result<Arena> Arena::create(Device device, std::size_t capacity_bytes) {
+  if (device.kind != DeviceKind::kCpu) return invalid_argument("an arena on {} needs a CUDA build", to_string(device));
+  Arena arena;
+  if (capacity_bytes == 0) return arena;
+  void* data = ::mmap(nullptr, capacity_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (data == MAP_FAILED) {
+    return resource_exhausted("cannot reserve {} bytes of memory; lower the KV cache or the token budget",
+                              capacity_bytes);
+  }
+  ::madvise(data, capacity_bytes, MADV_HUGEPAGE);  // a hint: fewer TLB misses where the system grants it
+  arena.data_ = static_cast<std::byte*>(data);
+  arena.capacity_ = capacity_bytes;
+  return arena;
+}
+
+Arena::Arena(Arena&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)),
+      capacity_(std::exchange(other.capacity_, 0)),
+      used_(std::exchange(other.used_, 0)),
+      peak_(std::exchange(other.peak_, 0)) {}
+
+Arena& Arena::operator=(Arena&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(capacity_, other.capacity_);
+  std::swap(used_, other.used_);
+  std::swap(peak_, other.peak_);
+  return *this;
+}
+
+Arena::~Arena() {
+  if (data_ != nullptr) ::munmap(data_, capacity_);
+}
+
+void* Arena::take(std::size_t bytes) {
+  const std::size_t padded = (bytes + kArenaAlignment - 1) / kArenaAlignment * kArenaAlignment;
+  TD_CHECK(padded >= bytes && padded <= capacity_ - used_, bytes, used_, capacity_);
+  void* pointer = data_ + used_;
+  used_ += padded;
+  peak_ = std::max(peak_, used_);
+  return pointer;
+}
+
+}  // namespace tandem::device
