@@ -1,0 +1,56 @@
+// Softmax attention of packed queries against a paged KV cache, and the append that fills the cache.
+//
+// B sequences bring T query tokens, packed one sequence after another; sequence b owns rows query_start[b] ..
+// query_start[b+1]-1, and these are the LAST of its context_len[b] tokens. For a query at absolute position i, head h,
+// with g = h / (H/G):
+//   s[j] = scale * <q, K[j,g]>;  s = softcap * tanh(s / softcap) if softcap > 0;   j <= i, and j > i - window if window
+//   > 0 o = sum_j e^{s[j]-m} V[j,g] / (sum_j e^{s[j]-m} + e^{sink[h]-m}),  m the maximum of the s[j] (and of sink[h],
+//   if any)
+//
+//   q [T,H,D] f32, last axis dense     out [T,H,D] f32, last axis dense      lse_ln [T,H] f32 or absent (natural log,
+//   after scale) kv.k, kv.v [blocks,G,P,D] f32 | bf16, dense: one layer of the cache; token j of sequence b is at
+//              [kv.block_table[b, j / P], :, j % P, :];   kv.block_table [B,blocks_max] i32
+//   query_start [B+1] i32     context_len [B] i32     sinks [H] f32 or absent
+// With a bf16 cache, q is rounded to bf16 before the product and the probabilities before theirs; sums are f32.
+//
+// Order: keys are visited in blocks of kAttentionKeyBlock tokens at fixed absolute positions, ascending, with one
+// running (maximum, sum, accumulator) for each row (online softmax, arXiv:2112.05682). A row's result depends on its
+// own sequence only: not on how it was chunked, batched or paged, nor on the number of threads. Errors:
+// kInvalidArgument.   Memory: none allocated; scratch from attention_scratch_bytes().   Threads: the stream's.
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "base/status.h"
+#include "device/device.h"
+#include "tensor/tensor_view.h"
+
+namespace tandem::kernels {
+
+inline constexpr int kAttentionKeyBlock = 64;
+
+struct PagedKv {
+  tensor::TensorView k, v;         // [blocks,G,P,D]
+  tensor::TensorView block_table;  // [B,blocks_max] i32
+};
+
+struct AttentionParams {
+  float scale = 1.0f;
+  float softcap = 0.0f;  // 0: none
+  int window = 0;        // 0: none; otherwise a token sees itself and the window-1 tokens before it
+};
+
+std::size_t attention_scratch_bytes(std::int64_t T, std::int64_t H, std::int64_t G, std::int64_t D, int threads_count);
+
+[[nodiscard]] Status attention_cpu(tensor::TensorView q, const PagedKv& kv, tensor::TensorView query_start,
+                                   tensor::TensorView context_len, tensor::TensorView sinks,
+                                   const AttentionParams& params, tensor::TensorView out, tensor::TensorView lse_ln,
+                                   std::span<std::byte> scratch, device::Stream& stream);
+
+// Writes the keys and values of T new tokens into the cache, rounding to its dtype.
+//   k, v [T,G,D] f32, last axis dense     slots [T] i64: block * P + offset within the block
+[[nodiscard]] Status kv_append_cpu(tensor::TensorView k, tensor::TensorView v, tensor::TensorView slots,
+                                   const PagedKv& kv, device::Stream& stream);
+
+}  // namespace tandem::kernels

@@ -1,0 +1,15 @@
+// Looks up rows of the embedding table.
+//   ids [T] i32     table [V,C] f32 | bf16 | f16     y [T,C] f32, row stride free;   y[t] = scale * table[ids[t]]
+// Errors: kInvalidArgument (shapes, dtypes, an id outside 0..V-1).   Threads: the stream's.
+#pragma once
+
+#include "base/status.h"
+#include "device/device.h"
+#include "tensor/tensor_view.h"
+
+namespace tandem::kernels {
+
+[[nodiscard]] Status embedding_cpu(tensor::TensorView ids, tensor::TensorView table, float scale, tensor::TensorView y,
+                                   device::Stream& stream);
+
+}  // namespace tandem::kernels

@@ -1,0 +1,58 @@
+// Linear layers: y = alpha * (x W^T + bias) [+ residual], and the gated pair act(x Wg^T) * (x Wu^T).
+//
+//   x         [T,K] f32, row stride free          weight    [N,K] bf16 | f16 | f32, rows dense, row stride free
+//   bias      [N] f32 | bf16 | f16, or absent     residual  [T,N] f32, row stride free, or absent; may be y itself
+//   y         [T,N] f32, row stride free
+// Compute::kF32 multiplies f32 by f32 (16-bit weights widened exactly); Compute::kBf16 rounds x (and f32 or f16
+// weights) to bf16 before the product. Sums are f32 in both.
+//
+// Order: each y[t,n] is one chain of additions over k whose order depends only on K and on the path (the instruction
+// set chosen), never on T, N, the row's place, or the number of threads. So a row's result is the same bits in any
+// batch. Weights are read where they lie (a mapped file); only x is packed, into `scratch`.
+//
+// Errors: kInvalidArgument (shapes or dtypes that do not fit), before anything is written.
+// Memory: none allocated; scratch from linear_scratch_bytes().   Threads: the stream's.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <span>
+#include <string_view>
+
+#include "base/status.h"
+#include "device/device.h"
+#include "tensor/tensor_view.h"
+
+namespace tandem::kernels {
+
+enum class Compute : std::uint8_t { kF32, kBf16 };
+enum class Activation : std::uint8_t { kSilu, kGeluTanh, kGeluErf };
+
+// The instruction sets a linear layer can run on. kPortable is Highway's choice for whatever machine this is.
+enum class LinearPath : std::uint8_t { kPortable, kAvx2, kAvx512, kAvx512Bf16, kAmxBf16 };
+
+const char* linear_path_name(LinearPath path);  // "avx512_bf16"
+// The paths this machine can run for `compute`, best first. The first is the one used unless a caller forces another.
+std::span<const LinearPath> linear_paths(Compute compute);
+
+struct LinearEpilogue {
+  tensor::TensorView bias;  // absent: none
+  float alpha = 1.0f;
+  tensor::TensorView residual;  // absent: none
+};
+
+std::size_t linear_scratch_bytes(std::int64_t T, std::int64_t K);
+
+// `path` absent: the best one for `compute`.
+[[nodiscard]] Status linear_cpu(tensor::TensorView x, tensor::TensorView weight, const LinearEpilogue& epilogue,
+                                Compute compute, tensor::TensorView y, std::span<std::byte> scratch,
+                                device::Stream& stream, std::optional<LinearPath> path = std::nullopt);
+
+// y[t,f] = act(<x[t], gate[f]>) * <x[t], up[f]>; gate, up [F,K] of one dtype; y [T,F] f32.
+// The same bits as two linear_cpu() calls and an elementwise product.
+[[nodiscard]] Status linear_gated_cpu(tensor::TensorView x, tensor::TensorView gate, tensor::TensorView up,
+                                      Activation activation, Compute compute, tensor::TensorView y,
+                                      std::span<std::byte> scratch, device::Stream& stream,
+                                      std::optional<LinearPath> path = std::nullopt);
+
+}  // namespace tandem::kernels

@@ -1,0 +1,39 @@
+// Mixture of experts: which experts a token goes to, the grouping of tokens by expert, and the weighted sum back.
+//
+//   logits [T,X] f32     weights [T,topk] f32     experts [T,topk] i32, by falling logit, ties to the lower expert
+// The experts' own products are linear layers over the grouped rows (kernels/linear).
+// Errors: kInvalidArgument.   Threads: the stream's.
+#pragma once
+
+#include "base/status.h"
+#include "device/device.h"
+#include "tensor/tensor_view.h"
+
+namespace tandem::kernels {
+
+enum class RouterNorm : std::uint8_t {
+  kSoftmaxOverAll,       // softmax over all X, then the top k as they are
+  kSoftmaxOverSelected,  // softmax over the top k only (the same as the above, renormalised to sum 1)
+};
+
+[[nodiscard]] Status router_top_k_cpu(tensor::TensorView logits, RouterNorm norm, tensor::TensorView weights,
+                                      tensor::TensorView experts, device::Stream& stream);
+
+// Sorts the T*topk (token, choice) pairs by expert, stably.
+//   offsets [X+1] i32: pairs of expert x are offsets[x] .. offsets[x+1]-1
+//   tokens  [T*topk] i32: the token of each sorted pair
+//   pair_of [T,topk] i32: where (t, choice) went
+[[nodiscard]] Status moe_group_cpu(tensor::TensorView experts, std::int64_t X, tensor::TensorView offsets,
+                                   tensor::TensorView tokens, tensor::TensorView pair_of, device::Stream& stream);
+
+// y[p] = x[tokens[p]].   x [T,C] f32, row stride free     y [T*topk,C] f32
+[[nodiscard]] Status moe_gather_cpu(tensor::TensorView x, tensor::TensorView tokens, tensor::TensorView y,
+                                    device::Stream& stream);
+
+// y[t] = residual[t] + alpha * sum over choices c, in ascending order of c, of weights[t,c] * expert_out[pair_of[t,c]].
+//   expert_out [T*topk,C] f32     residual [T,C] f32 or absent; may be y     y [T,C] f32, row stride free
+[[nodiscard]] Status moe_combine_cpu(tensor::TensorView expert_out, tensor::TensorView weights,
+                                     tensor::TensorView pair_of, float alpha, tensor::TensorView residual,
+                                     tensor::TensorView y, device::Stream& stream);
+
+}  // namespace tandem::kernels
