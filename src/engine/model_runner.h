@@ -1,0 +1,31 @@
+// The engine's view of a model: a forward over packed rows and the limits it was planned for. The transformer is one;
+// tests and the simulator put a small deterministic function here instead.
+// Threads: the engine's own thread.
+#pragma once
+
+#include "base/status.h"
+#include "model/forward_batch.h"
+#include "tensor/tensor_view.h"
+
+namespace tandem::engine {
+
+struct RunnerLimits {
+  std::int64_t vocab_size = 0;       // V
+  std::int64_t context_tokens = 0;   // longest sequence, prompt and answer together
+  std::int64_t blocks_count = 0;     // KV blocks in the pool
+  int block_tokens = 0;              // P
+  std::int64_t step_tokens_max = 0;  // T of one forward
+  std::int64_t sequences_max = 0;    // B of one forward
+  std::int64_t logit_rows_max = 0;   // N of one forward; at least sequences_max
+};
+
+class ModelRunner {
+ public:
+  virtual ~ModelRunner() = default;
+  virtual const RunnerLimits& limits() const = 0;
+  // Runs one step; fills the KV cache at batch.slots and writes logits [N,V] f32, raw, for batch.logit_rows.
+  // The view is valid until the next call. Errors: kDeviceLost, kAborted: the step did not happen.
+  [[nodiscard]] virtual Result<tensor::TensorView> forward(const model::ForwardBatch& batch) = 0;
+};
+
+}  // namespace tandem::engine

@@ -1,0 +1,104 @@
+// What a caller asks of the engine, and what it gets back.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/status.h"
+#include "base/strong_id.h"
+
+namespace tandem::engine {
+
+using RequestId = StrongId<struct RequestIdTag, std::uint64_t>;
+
+// How the next token is chosen. The defaults sample from the model's own distribution.
+// Applied in this order: allowed/bad tokens and min_tokens, logit bias, penalties, temperature, top_k, top_p, min_p.
+struct SamplingParams {
+  float temperature = 1.0f;  // 0: greedy (the largest logit, ties to the lower id)
+  int top_k = 0;             // 0: all
+  float top_p = 1.0f;        // (0, 1]
+  float min_p = 0.0f;        // [0, 1]: drop tokens below min_p times the likeliest
+  float repetition_penalty =
+      1.0f;  // > 0; divides positive logits of tokens seen in prompt or answer, multiplies negative
+  float presence_penalty = 0.0f;   // [-2, 2]; subtracted from logits of tokens seen in the answer
+  float frequency_penalty = 0.0f;  // [-2, 2]; times their count, subtracted
+  std::vector<std::pair<TokenId, float>> logit_bias;
+  std::vector<TokenId> allowed_token_ids;       // empty: all
+  std::vector<std::vector<TokenId>> bad_words;  // sequences that must not be completed
+  std::uint64_t seed = 0;                       // draws are keyed by (seed, sample index, position)
+};
+
+enum class LogprobsMode : std::uint8_t {
+  kRaw,        // log-softmax of the model's logits
+  kProcessed,  // of the distribution sampled from: after bias, penalties, temperature and truncation
+};
+
+struct Request {
+  std::vector<TokenId> prompt;  // at least one token
+  SamplingParams sampling;
+  int samples_count = 1;        // n: answers to the one prompt; they share its KV blocks
+  std::int64_t max_tokens = 0;  // 0: as many as the context holds
+  std::int64_t min_tokens =
+      0;  // before this many, end-of-sequence and stop ids are not sampled and stop strings ignored
+  std::vector<TokenId> stop_token_ids;    // beside the model's end-of-sequence ids
+  std::vector<std::string> stop_strings;  // cut from the text
+  bool include_stop_string = false;
+  bool ignore_eos = false;
+  bool skip_special_tokens = true;  // leave special tokens out of the text
+  std::optional<int> logprobs;      // top-k alternatives beside each token's own; 0: just its own
+  std::optional<int> prompt_logprobs;
+  LogprobsMode logprobs_mode = LogprobsMode::kRaw;
+  int priority = 0;  // lower goes first
+  std::optional<TimePoint> deadline;
+  std::string cache_salt;    // requests share cached prefixes only with the same salt
+  bool cache_prefix = true;  // false: neither looks into the prefix cache nor leaves anything there
+};
+
+struct TokenLogprob {
+  TokenId token = 0;
+  float logprob = 0;
+  std::int64_t rank = 1;  // 1: the likeliest
+};
+
+// A token's own log-probability first, then the top-k alternatives by falling probability.
+using TokenLogprobs = std::vector<TokenLogprob>;
+
+enum class FinishReason : std::uint8_t {
+  kNone,       // not finished
+  kStop,       // end of sequence, a stop id, or a stop string
+  kLength,     // max_tokens, or the context is full
+  kCancelled,  // by the caller
+  kDeadline,   // the request's deadline passed
+  kError,      // the step failed; see TokenEvent::error
+};
+const char* finish_reason_name(FinishReason reason);  // "stop", "length", "cancelled", "deadline", "error"
+
+// One step's news of one sample of one request.
+struct TokenEvent {
+  RequestId request;
+  int sample = 0;
+  std::vector<TokenId> tokens;  // new tokens, stop ids and end of sequence included
+  std::string text;  // text that became certain: whole characters, nothing that a stop string may still take back
+  std::vector<TokenLogprobs> logprobs;  // one per new token, if asked for
+  std::vector<TokenLogprobs>
+      prompt_logprobs;  // on a sample's first event, one per prompt token after the first, if asked
+  FinishReason finish = FinishReason::kNone;
+  std::optional<std::string> stop_string;  // the one that ended it
+  std::optional<TokenId> stop_token;       // the one that ended it
+  std::int64_t cached_tokens = 0;  // of the prompt, found in the prefix cache when the sample was first admitted
+  Status error;                    // with kError
+};
+
+// Where a request's events go. Called on the engine's thread, once per step with all the events of that step for this
+// sink; must not block. After an event with `finish` set for each of its samples, a request sends nothing more.
+class EventSink {
+ public:
+  virtual ~EventSink() = default;
+  virtual void on_events(std::vector<TokenEvent> events) = 0;
+};
+
+}  // namespace tandem::engine
