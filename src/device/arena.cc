@@ -24,22 +24,32 @@ Result<Arena> Arena::create(Device device, std::size_t capacity_bytes) {
   return arena;
 }
 
+Arena Arena::create_planning() {
+  Arena arena;
+  arena.data_ = reinterpret_cast<std::byte*>(kArenaAlignment);  // not null, and never followed
+  arena.capacity_ = ~std::size_t{0} / 2;
+  arena.planning_ = true;
+  return arena;
+}
+
 Arena::Arena(Arena&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)),
       capacity_(std::exchange(other.capacity_, 0)),
       used_(std::exchange(other.used_, 0)),
-      peak_(std::exchange(other.peak_, 0)) {}
+      peak_(std::exchange(other.peak_, 0)),
+      planning_(std::exchange(other.planning_, false)) {}
 
 Arena& Arena::operator=(Arena&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(capacity_, other.capacity_);
   std::swap(used_, other.used_);
   std::swap(peak_, other.peak_);
+  std::swap(planning_, other.planning_);
   return *this;
 }
 
 Arena::~Arena() {
-  if (data_ != nullptr) ::munmap(data_, capacity_);
+  if (data_ != nullptr && !planning_) ::munmap(data_, capacity_);
 }
 
 void* Arena::take(std::size_t bytes) {

@@ -1,8 +1,9 @@
 // One block of memory, handed out from the front and taken back all at once.
 //
-// A step takes its buffers from an arena sized before "ready" (model/memory_plan.h), so that it allocates nothing.
-// Invariants: used <= capacity; every pointer is aligned to kArenaAlignment.
-// Threads: one at a time.   Memory: all of it reserved in create(); pages come in when first touched.
+// A step takes its buffers from an arena sized before "ready", so that it allocates nothing. The size comes from
+// running the same code once over a planning arena, which has no memory behind it and only counts. Invariants: used <=
+// capacity; every pointer is aligned to kArenaAlignment. Threads: one at a time.   Memory: all of it reserved in
+// create(); pages come in when first touched.
 #pragma once
 
 #include <cstddef>
@@ -20,6 +21,9 @@ class Arena {
   // Errors: kResourceExhausted (the system refuses).
   [[nodiscard]] static Result<Arena> create(Device device, std::size_t capacity_bytes);
 
+  // Counts without memory: the pointers it gives must not be followed.
+  static Arena create_planning();
+
   Arena() = default;
   Arena(Arena&& other) noexcept;
   Arena& operator=(Arena&& other) noexcept;
@@ -28,6 +32,7 @@ class Arena {
   // `bytes` of uninitialised memory. Running out is a bug in the plan, not a state of the world: it aborts.
   void* take(std::size_t bytes);
 
+  bool is_planning() const { return planning_; }
   std::size_t used_bytes() const { return used_; }
   std::size_t capacity_bytes() const { return capacity_; }
   std::size_t peak_bytes() const { return peak_; }
@@ -50,6 +55,7 @@ class Arena {
   std::size_t capacity_ = 0;
   std::size_t used_ = 0;
   std::size_t peak_ = 0;
+  bool planning_ = false;
 };
 
 }  // namespace tandem::device

@@ -1,0 +1,188 @@
+#include "ops/ops.h"
+
+#include "kernels/elementwise/elementwise.h"
+#include "kernels/embedding/embedding.h"
+#include "kernels/norm/norm.h"
+#include "kernels/rope/rope.h"
+#include "kernels/softmax/softmax.h"
+
+namespace tandem::ops {
+namespace {
+
+using tensor::DType;
+using tensor::Shape;
+
+Status require_no_tape(const Tape* tape, const char* op) {
+  if (tape == nullptr) return ok_status();
+  return invalid_argument("{} has no backward pass yet; run it without a tape", op);
+}
+
+std::span<std::byte> take_scratch(Context& context, std::size_t bytes) {
+  return {static_cast<std::byte*>(context.arena.take(bytes)), bytes};
+}
+
+// linear() into a given output, with scratch that is free again on return.
+Status linear_into(Context& context, TensorView x, TensorView weight, const kernels::LinearEpilogue& epilogue,
+                   TensorView y) {
+  const device::Arena::Scope scope(context.arena);
+  const auto scratch = take_scratch(context, kernels::linear_scratch_bytes(x.extent(0), x.extent(1)));
+  if (context.arena.is_planning()) return ok_status();
+  return kernels::linear_cpu(x, weight, epilogue, context.compute, y, scratch, context.stream);
+}
+
+Status linear_gated_into(Context& context, TensorView x, TensorView gate, TensorView up, kernels::Activation activation,
+                         TensorView y) {
+  const device::Arena::Scope scope(context.arena);
+  const auto scratch = take_scratch(context, kernels::linear_scratch_bytes(x.extent(0), x.extent(1)));
+  if (context.arena.is_planning()) return ok_status();
+  return kernels::linear_gated_cpu(x, gate, up, activation, context.compute, y, scratch, context.stream);
+}
+
+}  // namespace
+
+TensorView take(Context& context, DType dtype, const Shape& shape) {
+  const auto bytes = static_cast<std::size_t>(shape.count()) * static_cast<std::size_t>(dtype_bytes(dtype));
+  return TensorView(context.arena.take(bytes), dtype, shape, context.stream.device());
+}
+
+Result<TensorView> embedding(Context& context, TensorView ids, TensorView table, float scale, Tape* tape) {
+  TD_TRY(require_no_tape(tape, "embedding"));
+  const TensorView y = take(context, DType::kF32, Shape{ids.extent(0), table.extent(1)});
+  if (!context.arena.is_planning()) TD_TRY(kernels::embedding_cpu(ids, table, scale, y, context.stream));
+  return y;
+}
+
+Result<TensorView> rms_norm(Context& context, TensorView x, TensorView weight, float eps, float offset, Tape* tape) {
+  TD_TRY(require_no_tape(tape, "rms_norm"));
+  const TensorView y = take(context, DType::kF32, x.shape());
+  if (!context.arena.is_planning()) TD_TRY(kernels::rms_norm_cpu(x, weight, eps, offset, y, context.stream));
+  return y;
+}
+
+Result<TensorView> linear(Context& context, TensorView x, TensorView weight, const kernels::LinearEpilogue& epilogue,
+                          Tape* tape) {
+  TD_TRY(require_no_tape(tape, "linear"));
+  const TensorView y =
+      epilogue.residual ? epilogue.residual : take(context, DType::kF32, Shape{x.extent(0), weight.extent(0)});
+  TD_TRY(linear_into(context, x, weight, epilogue, y));
+  return y;
+}
+
+Result<TensorView> linear_gated(Context& context, TensorView x, TensorView gate, TensorView up,
+                                kernels::Activation activation, Tape* tape) {
+  TD_TRY(require_no_tape(tape, "linear_gated"));
+  const TensorView y = take(context, DType::kF32, Shape{x.extent(0), gate.extent(0)});
+  TD_TRY(linear_gated_into(context, x, gate, up, activation, y));
+  return y;
+}
+
+Result<Projected> qkv_projection(Context& context, TensorView x, const ProjectionWeights& weights, std::int64_t H,
+                                 std::int64_t G, std::int64_t D, Tape* tape) {
+  TD_TRY(require_no_tape(tape, "qkv_projection"));
+  const std::int64_t T = x.extent(0), width = (H + 2 * G) * D;
+  const TensorView packed = take(context, DType::kF32, Shape{T, width});
+  const auto project = [&](TensorView weight, TensorView bias, std::int64_t begin, std::int64_t heads) {
+    return linear_into(context, x, weight, {.bias = bias}, packed.columns(begin, begin + heads * D));
+  };
+  const auto heads_view = [&](std::int64_t begin, std::int64_t heads) {
+    const std::int64_t strides[] = {width, D, 1};
+    return TensorView(packed.as<float>() + begin, DType::kF32, Shape{T, heads, D}, strides, packed.device());
+  };
+  TD_TRY(project(weights.q, weights.q_bias, 0, H));
+  TD_TRY(project(weights.k, weights.k_bias, H * D, G));
+  TD_TRY(project(weights.v, weights.v_bias, (H + G) * D, G));
+  return Projected{heads_view(0, H), heads_view(H * D, G), heads_view((H + G) * D, G)};
+}
+
+Result<RopeTable> rope_table(Context& context, TensorView positions, TensorView inv_freq, float attention_factor) {
+  const Shape shape{positions.extent(0), inv_freq.extent(0)};
+  const RopeTable table{take(context, DType::kF32, shape), take(context, DType::kF32, shape)};
+  if (!context.arena.is_planning()) {
+    TD_TRY(kernels::rope_table_cpu(positions, inv_freq, attention_factor, table.cos, table.sin, context.stream));
+  }
+  return table;
+}
+
+Result<TensorView> rope(Context& context, TensorView x, const RopeTable& table, Tape* tape) {
+  TD_TRY(require_no_tape(tape, "rope"));
+  if (!context.arena.is_planning()) TD_TRY(kernels::rope_cpu(x, table.cos, table.sin, context.stream));
+  return x;
+}
+
+Result<TensorView> attention(Context& context, const Projected& projected, const kernels::PagedKv& kv,
+                             const AttentionBatch& batch, TensorView sinks, const kernels::AttentionParams& params,
+                             Tape* tape) {
+  TD_TRY(require_no_tape(tape, "attention"));
+  const TensorView& q = projected.q;
+  const std::int64_t T = q.extent(0), H = q.extent(1), D = q.extent(2), G = projected.k.extent(1);
+  const TensorView out = take(context, DType::kF32, Shape{T, H, D});
+  const device::Arena::Scope scope(context.arena);
+  const auto scratch =
+      take_scratch(context, kernels::attention_scratch_bytes(T, H, G, D, context.stream.pool().threads_count()));
+  if (!context.arena.is_planning()) {
+    TD_TRY(kernels::kv_append_cpu(projected.k, projected.v, batch.slots, kv, context.stream));
+    TD_TRY(kernels::attention_cpu(q, kv, batch.query_start, batch.context_len, sinks, params, out, TensorView(),
+                                  scratch, context.stream));
+  }
+  return out.reshape(Shape{T, H * D});
+}
+
+Result<TensorView> add_scaled(Context& context, TensorView a, TensorView b, float alpha, Tape* tape) {
+  TD_TRY(require_no_tape(tape, "add_scaled"));
+  if (!context.arena.is_planning()) TD_TRY(kernels::add_scaled_cpu(a, b, alpha, a, context.stream));
+  return a;
+}
+
+Result<TensorView> gather_rows(Context& context, TensorView x, TensorView rows, Tape* tape) {
+  TD_TRY(require_no_tape(tape, "gather_rows"));
+  const TensorView y = take(context, DType::kF32, Shape{rows.extent(0), x.extent(1)});
+  if (!context.arena.is_planning()) TD_TRY(kernels::moe_gather_cpu(x, rows, y, context.stream));
+  return y;
+}
+
+Result<TensorView> softcap(Context& context, TensorView x, float cap, Tape* tape) {
+  TD_TRY(require_no_tape(tape, "softcap"));
+  if (!context.arena.is_planning()) TD_TRY(kernels::softcap_cpu(x, cap, x, context.stream));
+  return x;
+}
+
+Result<TensorView> mixture_of_experts(Context& context, TensorView x, TensorView router,
+                                      std::span<const ExpertWeights> experts, const MoeParams& params,
+                                      TensorView residual, Tape* tape) {
+  TD_TRY(require_no_tape(tape, "mixture_of_experts"));
+  const std::int64_t T = x.extent(0), C = x.extent(1), X = router.extent(0), top_k = params.top_k;
+  const TensorView y = residual ? residual : take(context, DType::kF32, Shape{T, C});
+  const device::Arena::Scope scope(context.arena);
+  const TensorView logits = take(context, DType::kF32, Shape{T, X});
+  const TensorView weights = take(context, DType::kF32, Shape{T, top_k});
+  const TensorView chosen = take(context, DType::kI32, Shape{T, top_k});
+  const TensorView offsets = take(context, DType::kI32, Shape{X + 1});
+  const TensorView tokens = take(context, DType::kI32, Shape{T * top_k});
+  const TensorView pair_of = take(context, DType::kI32, Shape{T, top_k});
+  const TensorView gathered = take(context, DType::kF32, Shape{T * top_k, C});
+  const TensorView expert_out = take(context, DType::kF32, Shape{T * top_k, C});
+  TD_TRY(linear_into(context, x, router, {}, logits));
+
+  const auto run_expert = [&](const ExpertWeights& expert, std::int64_t begin, std::int64_t end) -> Status {
+    const device::Arena::Scope expert_scope(context.arena);
+    const TensorView hidden = take(context, DType::kF32, Shape{end - begin, expert.gate.extent(0)});
+    TD_TRY(linear_gated_into(context, gathered.rows(begin, end), expert.gate, expert.up, params.activation, hidden));
+    return linear_into(context, hidden, expert.down, {}, expert_out.rows(begin, end));
+  };
+  if (context.arena.is_planning()) {  // the most one expert can be given: every token
+    TD_TRY(run_expert(experts[0], 0, T));
+    return y;
+  }
+  TD_TRY(kernels::router_top_k_cpu(logits, params.norm, weights, chosen, context.stream));
+  TD_TRY(kernels::moe_group_cpu(chosen, X, offsets, tokens, pair_of, context.stream));
+  TD_TRY(kernels::moe_gather_cpu(x, tokens, gathered, context.stream));
+  const std::int32_t* bounds = offsets.as<const std::int32_t>();
+  for (std::int64_t expert = 0; expert < X; ++expert) {
+    if (bounds[expert] == bounds[expert + 1]) continue;
+    TD_TRY(run_expert(experts[static_cast<std::size_t>(expert)], bounds[expert], bounds[expert + 1]));
+  }
+  TD_TRY(kernels::moe_combine_cpu(expert_out, weights, pair_of, params.alpha, residual, y, context.stream));
+  return y;
+}
+
+}  // namespace tandem::ops

@@ -1,0 +1,105 @@
+// Differentiable ops over tensors: each picks the kernel of the stream's device, takes its output from the arena, and
+// records its backward if there is a tape.
+//
+// Shapes use the letters of the house: T tokens, C width, H query heads, G kv heads, D head dim, F ffn width, V vocab,
+// X experts. Activations are f32; Context::compute says how the products are taken (kernels/linear/linear.h).
+// Outputs live until the arena scope they were made in ends. With a planning arena (device/arena.h) no kernel runs: the
+// ops only count memory.
+// Errors: what the kernels say; kInvalidArgument if `tape` is set and the op has no backward yet.
+// Threads: the stream's.
+#pragma once
+
+#include <span>
+
+#include "base/status.h"
+#include "device/arena.h"
+#include "device/device.h"
+#include "kernels/attention/attention.h"
+#include "kernels/linear/linear.h"
+#include "kernels/moe/moe.h"
+#include "ops/tape.h"
+#include "tensor/tensor_view.h"
+
+namespace tandem::ops {
+
+using tensor::TensorView;
+
+struct Context {
+  device::Stream& stream;
+  device::Arena& arena;
+  kernels::Compute compute;
+};
+
+// An uninitialised tensor from the context's arena.
+TensorView take(Context& context, tensor::DType dtype, const tensor::Shape& shape);
+
+// ids [T] i32, table [V,C] -> [T,C] = scale * table[ids]
+[[nodiscard]] Result<TensorView> embedding(Context& context, TensorView ids, TensorView table, float scale, Tape* tape);
+
+// x [T,C] or [T,H,D], weight [C] or [D] -> the same shape
+[[nodiscard]] Result<TensorView> rms_norm(Context& context, TensorView x, TensorView weight, float eps, float offset,
+                                          Tape* tape);
+
+// x [T,K], weight [N,K] -> alpha * (x W^T + bias) [+ residual]; bias and residual may be absent. Without a tape a given
+// residual is overwritten by the sum and returned.
+[[nodiscard]] Result<TensorView> linear(Context& context, TensorView x, TensorView weight,
+                                        const kernels::LinearEpilogue& epilogue, Tape* tape);
+
+// x [T,C], gate, up [F,C] -> act(x gate^T) * (x up^T) [T,F]
+[[nodiscard]] Result<TensorView> linear_gated(Context& context, TensorView x, TensorView gate, TensorView up,
+                                              kernels::Activation activation, Tape* tape);
+
+// One projection of x to q [T,H,D], k [T,G,D] and v [T,G,D], views of one packed [T,(H+2G)*D] buffer.
+struct Projected {
+  TensorView q, k, v;
+};
+struct ProjectionWeights {
+  TensorView q, k, v;                 // [H*D,C], [G*D,C], [G*D,C]
+  TensorView q_bias, k_bias, v_bias;  // or absent
+};
+[[nodiscard]] Result<Projected> qkv_projection(Context& context, TensorView x, const ProjectionWeights& weights,
+                                               std::int64_t H, std::int64_t G, std::int64_t D, Tape* tape);
+
+// Cosines and sines of every position, [T,R/2] each: made once, used by all layers that share the frequencies.
+struct RopeTable {
+  TensorView cos, sin;
+};
+[[nodiscard]] Result<RopeTable> rope_table(Context& context, TensorView positions, TensorView inv_freq,
+                                           float attention_factor);
+// x [T,H,D]. Without a tape x is turned in place and returned.
+[[nodiscard]] Result<TensorView> rope(Context& context, TensorView x, const RopeTable& table, Tape* tape);
+
+// Appends k and v to the cache at `slots`, then attends: q [T,H,D] -> [T,H*D]. Shapes as in
+// kernels/attention/attention.h.
+struct AttentionBatch {
+  TensorView slots, query_start, context_len;
+};
+[[nodiscard]] Result<TensorView> attention(Context& context, const Projected& projected, const kernels::PagedKv& kv,
+                                           const AttentionBatch& batch, TensorView sinks,
+                                           const kernels::AttentionParams& params, Tape* tape);
+
+// a + alpha * b. Without a tape a is overwritten and returned.
+[[nodiscard]] Result<TensorView> add_scaled(Context& context, TensorView a, TensorView b, float alpha, Tape* tape);
+
+// x [T,C], rows [N] i32 -> [N,C]
+[[nodiscard]] Result<TensorView> gather_rows(Context& context, TensorView x, TensorView rows, Tape* tape);
+
+// cap * tanh(x / cap). Without a tape in place.
+[[nodiscard]] Result<TensorView> softcap(Context& context, TensorView x, float cap, Tape* tape);
+
+// Mixture of experts over x [T,C]: router [X,C] picks topk experts a token, each a gated MLP; their weighted sum, times
+// alpha, is added to `residual` [T,C] if given (overwritten and returned without a tape).
+struct ExpertWeights {
+  TensorView gate, up, down;  // [F,C], [F,C], [C,F]
+};
+struct MoeParams {
+  int top_k = 2;
+  kernels::RouterNorm norm = kernels::RouterNorm::kSoftmaxOverSelected;
+  kernels::Activation activation = kernels::Activation::kSilu;
+  float alpha = 1.0f;
+};
+[[nodiscard]] Result<TensorView> mixture_of_experts(Context& context, TensorView x, TensorView router,
+                                                    std::span<const ExpertWeights> experts, const MoeParams& params,
+                                                    TensorView residual, Tape* tape);
+
+}  // namespace tandem::ops
