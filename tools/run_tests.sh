@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Everything CI runs, in the order that fails fastest: arrows and layout, the release build's tests, the sanitizer builds,
+# the fuzzers for a fixed time each.   FUZZ_SECONDS=N makes the fuzzers run longer (default 10).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+jobs=$(nproc)
+fuzz_seconds=${FUZZ_SECONDS:-10}
+
+step() { printf '\n== %s (%d s)\n' "$1" "$SECONDS"; }
+
+step "include arrows and layout"
+python3 tools/check_layers.py
+python3 tools/check_layers_test.py
+git ls-files '*.h' '*.cc' '*.cu' '*.cuh' | xargs clang-format --dry-run --Werror
+
+step "release build and tests"
+cmake --preset release --log-level=WARNING
+cmake --build build/release -j "$jobs"
+ctest --test-dir build/release --output-on-failure
+
+step "address and undefined-behaviour sanitizers"
+cmake --preset asan --log-level=WARNING
+cmake --build build/asan -j "$jobs"
+ctest --test-dir build/asan --output-on-failure
+
+step "fuzzers, $fuzz_seconds s each"
+for fuzzer in build/asan/tests/fuzz/fuzz_*; do
+  [ -x "$fuzzer" ] && [ -f "$fuzzer" ] || continue
+  name=$(basename "$fuzzer")
+  corpus=build/asan/corpus/${name#fuzz_}
+  mkdir -p "$corpus"
+  seeds=tests/fuzz/corpus/${name#fuzz_}
+  log=build/asan/$name.log
+  if ! "$fuzzer" -max_total_time="$fuzz_seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+       -artifact_prefix="build/asan/$name-" "$corpus" $([ -d "$seeds" ] && echo "$seeds") >"$log" 2>&1; then
+    tail -40 "$log"
+    echo "$name failed: the input is in build/asan/$name-*" >&2
+    exit 1
+  fi
+  printf '%s: %s runs\n' "$name" "$(sed -n 's/stat::number_of_executed_units: *//p' "$log")"
+done
+
+step "thread sanitizer"
+cmake --preset tsan --log-level=WARNING
+cmake --build build/tsan -j "$jobs" --target test_base test_engine test_sim test_kernels
+ctest --test-dir build/tsan --output-on-failure -R '^(base|engine|sim|kernels)$'
+
+step "done"
