@@ -1,0 +1,56 @@
+// What an instruction set brings to a linear layer: how x is packed, and the products of one tile. Everything else
+// (blocks, threads, epilogue) is shared, in driver.cc.
+//
+// Tile: up to rows(tokens) weight rows by `tokens` packed rows of x, over one block of K. Its sums are reduced inside
+// the block in an order that depends on the block's length only; blocks are added in ascending order. Both hold for
+// every tile size, which is what makes a row's bits independent of its neighbours.
+//
+// Panel: `tokens` rows of x, k-step by k-step: [Kp/step][tokens][step], Kp = K rounded up, zeros beyond K. (AMX keeps
+// the same bytes per k-step in an order of its own.) The rows of a panel lie together so that a tile reads one stream.
+// Internal to kernels/linear.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/linear/linear.h"
+#include "tensor/dtype.h"
+
+namespace tandem::kernels::linear {
+
+inline constexpr int kTileRowsMax = 32;
+inline constexpr int kTileTokensMax = 32;
+inline constexpr std::int64_t kStepMax = 32;
+
+struct Tile {
+  const std::byte* const* weight_rows;  // rows(tokens) pointers to k = 0 of the block; past N they repeat the last row
+  const std::byte* panel;               // at the block's first k-step
+  int tokens;
+  std::int64_t k_count;         // elements of the block; a multiple of the step but in the last block
+  std::int64_t prefetch_bytes;  // how far ahead of each weight row to ask memory for; 0: do not
+  float* sums;                  // [tokens][rows(tokens)], written
+};
+
+struct Microkernel {
+  std::int64_t k_step;      // <= kStepMax
+  std::int64_t k_block;     // multiple of k_step
+  int packed_bytes;         // per element of x
+  int tokens_max;           // <= kTileTokensMax
+  int (*rows)(int tokens);  // <= kTileRowsMax
+  // Packs `tokens` rows of K floats, `stride` floats apart; rounds them to bf16 if `compute` says so.
+  void (*pack)(const float* x, std::int64_t stride, int tokens, std::int64_t K, Compute compute, std::byte* panel);
+  // The tile function for weights of this dtype (bf16, f16 or f32).
+  void (*(*tile)(tensor::DType weight, Compute compute))(const Tile&);
+  // Round every task that calls tile functions: AMX sets up and releases its tiles. May be null.
+  void (*begin_task)();
+  void (*end_task)();
+};
+
+// Null where the build's architecture has no such path. Whether the machine can run it is cpu_features()'s to say.
+const Microkernel* portable_microkernel();
+const Microkernel* avx2_microkernel();
+const Microkernel* avx512_microkernel();
+const Microkernel* avx512_bf16_microkernel();
+const Microkernel* amx_bf16_microkernel();
+
+}  // namespace tandem::kernels::linear
