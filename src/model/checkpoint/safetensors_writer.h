@@ -1,0 +1,57 @@
+// Writes safetensors files: the header first, then the tensors' bytes as they come, so that a file of any size costs no
+// memory. The file appears under its name only when it is complete and on disk; a crash leaves the old one.
+// Threads: one at a time.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "model/checkpoint/safetensors_header.h"
+#include "tensor/tensor_view.h"
+
+namespace tandem::model {
+
+struct NamedTensor {
+  std::string name;
+  tensor::TensorView view;  // on the CPU; any strides
+};
+
+// Errors: kInvalidArgument (two tensors of one name, or a tensor named __metadata__), kNotFound (no such folder),
+//         kResourceExhausted (disk full), kUnavailable (I/O).
+[[nodiscard]] Status write_safetensors(const std::filesystem::path& path, std::span<const NamedTensor> tensors,
+                                       const std::map<std::string, std::string>& metadata = {});
+
+// The same in pieces, for tensors that do not exist in memory yet.
+class SafetensorsWriter {
+ public:
+  // `entries` need name, dtype and shape; entries() has them in the order in which append() expects their bytes: wider
+  // dtypes first, so that every tensor is aligned, otherwise as given.
+  [[nodiscard]] static Result<SafetensorsWriter> create(const std::filesystem::path& path,
+                                                        std::vector<TensorEntry> entries,
+                                                        const std::map<std::string, std::string>& metadata);
+  SafetensorsWriter(SafetensorsWriter&& other) noexcept;
+  SafetensorsWriter& operator=(SafetensorsWriter&& other) noexcept;
+  ~SafetensorsWriter();  // without commit(), removes what was written
+
+  std::span<const TensorEntry> entries() const { return entries_; }
+  // The next bytes of the data section, in pieces of any size.
+  [[nodiscard]] Status append(std::span<const std::byte> bytes);
+  // Every byte has been appended (checked): syncs and puts the file in its place.
+  [[nodiscard]] Status commit();
+
+ private:
+  SafetensorsWriter() = default;
+  Status write_all(const void* data, std::size_t size);
+
+  std::filesystem::path path_, temporary_;
+  int fd_ = -1;
+  std::vector<TensorEntry> entries_;
+  std::uint64_t appended_ = 0;
+};
+
+}  // namespace tandem::model
