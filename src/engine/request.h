@@ -34,7 +34,8 @@ struct SamplingParams {
 
 enum class LogprobsMode : std::uint8_t {
   kRaw,        // log-softmax of the model's logits
-  kProcessed,  // of the distribution sampled from: after bias, penalties, temperature and truncation
+  kProcessed,  // of the distribution sampled from: after bias, penalties, temperature and truncation (greedy: of the
+               // processed logits at temperature 1)
 };
 
 struct Request {
@@ -76,6 +77,21 @@ enum class FinishReason : std::uint8_t {
   kError,      // the step failed; see TokenEvent::error
 };
 const char* finish_reason_name(FinishReason reason);  // "stop", "length", "cancelled", "deadline", "error"
+
+// Bounds on what one request may ask for.
+inline constexpr int kSamplesMax = 128;
+inline constexpr int kLogprobsMax = 20;
+inline constexpr std::size_t kStopStringsMax = 16, kStopStringBytesMax = 1024;
+inline constexpr std::size_t kStopTokenIdsMax = 1024;
+inline constexpr std::size_t kBadWordsMax = 1024, kBadWordTokensMax = 256;
+inline constexpr std::size_t kCacheSaltBytesMax = 1024;
+
+// Whether the engine can run `request`: every field in its range, every id in the vocabulary, every list bounded.
+//   context_tokens  longest sequence; the prompt must leave room for one token, and for min_tokens
+//   has_tokenizer   false: stop strings are refused, for there is no text to find them in
+// Errors: kInvalidArgument, naming the field, its value and what would be accepted.   Cost: O(size of the request).
+[[nodiscard]] Status validate_request(const Request& request, std::int64_t vocab_size, std::int64_t context_tokens,
+                                      bool has_tokenizer);
 
 // One step's news of one sample of one request.
 struct TokenEvent {

@@ -1,0 +1,264 @@
+#include "engine/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "base/check.h"
+#include "base/rng.h"
+
+namespace tandem::engine {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr double kLowestLogit = std::numeric_limits<float>::lowest();
+constexpr TokenId kLastToken = std::numeric_limits<TokenId>::max();
+constexpr std::int64_t kHeadLanes = 256;  // top_p first looks at the tokens above this many lanes' largest
+constexpr int kBins = 1024;
+constexpr float kBinsPerNat = 32;
+
+// 1/T, finite also for the smallest temperatures: the largest logit is at distance 0, and 0 * infinity is not a number.
+float inverse_of(float temperature) { return std::min(1.0f / temperature, std::numeric_limits<float>::max()); }
+
+// The bin of a logit: never falls as the logit falls.
+int bin_of(const RowScale& scale, float logit) {
+  const float nats = -scale.exponent(logit);
+  return nats < kBins / kBinsPerNat ? static_cast<int>(nats * kBinsPerNat) : kBins - 1;
+}
+
+// The one that keeps less.
+const RowCut& tighter(const RowCut& a, const RowCut& b) { return a.keeps(b.logit, b.token) ? b : a; }
+
+}  // namespace
+
+Sampler::Sampler(std::int64_t vocab_size, const RowPasses& passes) : passes_(&passes), processor_(vocab_size) {
+  TD_CHECK(vocab_size > 0, vocab_size);
+  const auto blocks = static_cast<std::size_t>((vocab_size + kRowBlockTokens - 1) / kRowBlockTokens);
+  lane_max_.resize(blocks * kRowLanes);
+  lane_order_.resize(blocks * kRowLanes);
+  block_sums_.resize(blocks);
+  bin_sums_.resize(kBins);
+  candidates_.reserve(static_cast<std::size_t>(vocab_size));
+}
+
+Result<SampledToken> Sampler::sample(const SampleInput& input, std::span<const float> logits) {
+  const SamplingParams& params = input.request->sampling;
+  const std::span<const float> processed = processor_.process(input, logits);
+  const bool same = processed.data() == logits.data();
+  const bool greedy = params.temperature == 0.0f;
+
+  const LogitsRow raw(logits, *passes_);
+  const RowMax raw_max = row_max(raw, lane_max_);
+  if (raw_max.has_bad) return Status(StatusCode::kAborted, "the model's logits are not finite: check its weights");
+  if (raw_max.value == -kInfinity) return Status(StatusCode::kAborted, "the model's logits are all -infinity");
+
+  const LogitsRow row(processed, *passes_);
+  const float max = same ? raw_max.value : row_max(row, lane_max_).value;
+  if (max == -kInfinity) {
+    return invalid_argument(
+        "no token is left to sample at position {}: relax allowed_token_ids, bad_words or min_tokens",
+        input.prompt.size() + input.generated.size());
+  }
+
+  SampledToken sampled;
+  const RowScale scale = {max, greedy ? 1.0f : inverse_of(params.temperature)};
+  RowCut cut;
+  double total = 0;
+  if (greedy) {
+    sampled.token = largest(row, max);
+  } else {
+    cut = truncate(row, params, scale);
+    total = weight_sums(row, lane_max_, scale, cut, block_sums_);
+    const std::uint64_t position = input.prompt.size() + input.generated.size();
+    const PhiloxKey key = {params.seed, static_cast<std::uint64_t>(input.sample)};
+    sampled.token = draw(row, scale, cut, total, philox_uniform(key, position));
+  }
+  if (!input.request->logprobs) return sampled;
+  // What was drawn from is often the model's own distribution; then its sum is at hand.
+  const bool drew_raw = same && scale.inverse_temperature == 1.0f && cut.logit == -kInfinity;
+  if (input.request->logprobs_mode == LogprobsMode::kRaw && !drew_raw) {
+    sampled.logprobs = token_logprobs(logits, sampled.token, *input.request->logprobs);
+  } else {
+    if (greedy) total = weight_sums(row, lane_max_, scale, cut, block_sums_);
+    sampled.logprobs = logprobs_of(row, scale, total, cut, sampled.token, *input.request->logprobs);
+  }
+  return sampled;
+}
+
+TokenLogprobs Sampler::token_logprobs(std::span<const float> logits, TokenId token, int top_k) {
+  TD_CHECK(token >= 0 && token < std::ssize(logits) && logits.size() <= candidates_.capacity(), token, logits.size());
+  const LogitsRow row(logits, *passes_);
+  const RowMax max = row_max(row, lane_max_);
+  if (max.has_bad || max.value == -kInfinity) return {{token, std::numeric_limits<float>::quiet_NaN(), 1}};
+  const RowScale scale = {max.value, 1.0f};
+  const double total = weight_sums(row, lane_max_, scale, RowCut(), block_sums_);
+  return logprobs_of(row, scale, total, RowCut(), token, top_k);
+}
+
+// The first token that has the largest logit; lane_max_ shows which block to look in.
+TokenId Sampler::largest(const LogitsRow& row, float max) const {
+  const auto lane = std::ranges::find(lane_max_, max) - lane_max_.begin();
+  const std::int64_t block = lane / kRowLanes;
+  const float* z = row.block(block);
+  return static_cast<TokenId>(block * kRowBlockTokens + (std::find(z, z + kRowBlockTokens, max) - z));
+}
+
+// The first token at which the kept weights, summed in token order, exceed uniform * total: the block by block_sums_,
+// then the token within it. Where rounding leaves none, the last kept one.
+TokenId Sampler::draw(const LogitsRow& row, const RowScale& scale, const RowCut& cut, double total,
+                      double uniform) const {
+  const double target = uniform * total;
+  double below = 0;
+  std::int64_t chosen = -1;
+  for (std::int64_t b = 0; b < row.blocks_count(); ++b) {
+    if (block_sums_[b] == 0) continue;
+    if (chosen >= 0) below += block_sums_[chosen];
+    chosen = b;
+    if (below + block_sums_[b] > target) break;
+  }
+  float weights[kRowBlockTokens];
+  block_weights(row, chosen, scale, cut, weights);
+  std::int64_t last = 0;
+  for (std::int64_t i = 0; i < kRowBlockTokens; ++i) {
+    if (weights[i] == 0) continue;
+    last = i;
+    below += weights[i];
+    if (below > target) break;
+  }
+  return static_cast<TokenId>(chosen * kRowBlockTokens + last);
+}
+
+RowCut Sampler::truncate(const LogitsRow& row, const SamplingParams& params, const RowScale& scale) {
+  RowCut cut;
+  if (params.top_k > 0 && params.top_k < row.size()) cut = top_k_cut(row, params.top_k);
+  if (params.top_p < 1.0f) {
+    const double total = weight_sums(row, lane_max_, scale, cut, block_sums_);
+    cut = tighter(cut, top_p_cut(row, scale, cut, static_cast<double>(params.top_p) * total));
+  }
+  if (params.min_p > 0.0f) {
+    const double lowest = static_cast<double>(scale.max) +
+                          std::log(static_cast<double>(params.min_p)) * static_cast<double>(params.temperature);
+    cut = tighter(cut, {static_cast<float>(std::max(lowest, kLowestLogit)), kLastToken});
+  }
+  return cut;
+}
+
+// The rank-th largest of the lanes' largest logits: at least `rank` tokens reach it.
+float Sampler::lane_max_bound(std::int64_t rank) {
+  if (rank > static_cast<std::int64_t>(lane_max_.size())) return -kInfinity;
+  std::ranges::copy(lane_max_, lane_order_.begin());
+  const auto nth = lane_order_.begin() + (rank - 1);
+  std::nth_element(lane_order_.begin(), nth, lane_order_.end(), std::greater<>());
+  return *nth;
+}
+
+// Fills candidates_ with the tokens that `cut` keeps and whose logit is above -infinity, lane by lane.
+void Sampler::gather(const LogitsRow& row, const RowCut& cut) {
+  candidates_.clear();
+  for (std::int64_t b = 0; b < row.blocks_count(); ++b) {
+    const float* z = row.block(b);
+    for (std::int64_t lane = 0; lane < kRowLanes; ++lane) {
+      const float lane_max = lane_max_[b * kRowLanes + lane];
+      if (lane_max < cut.logit || lane_max == -kInfinity) continue;
+      for (std::int64_t i = lane; i < kRowBlockTokens; i += kRowLanes) {
+        const auto token = static_cast<TokenId>(b * kRowBlockTokens + i);
+        if (z[i] > -kInfinity && cut.keeps(z[i], token)) candidates_.push_back({z[i], token});
+      }
+    }
+  }
+}
+
+RowCut Sampler::top_k_cut(const LogitsRow& row, std::int64_t top_k) {
+  gather(row, {lane_max_bound(top_k), kLastToken});
+  if (static_cast<std::int64_t>(candidates_.size()) <= top_k) return RowCut();
+  const auto last = candidates_.begin() + (top_k - 1);
+  std::nth_element(candidates_.begin(), last, candidates_.end(), before);
+  return {last->logit, last->token};
+}
+
+// The shortest head of the tokens `within` whose weight reaches `mass`.
+RowCut Sampler::top_p_cut(const LogitsRow& row, const RowScale& scale, const RowCut& within, double mass) {
+  const RowCut head = {lane_max_bound(std::min<std::int64_t>(kHeadLanes, std::ssize(lane_max_))), kLastToken};
+  gather(row, tighter(within, head));
+  double weight = 0;
+  for (const Candidate& candidate : candidates_) weight += exp_of_negative(scale.exponent(candidate.logit));
+  return weight >= mass ? head_of_mass(scale, mass) : top_p_cut_by_bins(row, scale, within, mass);
+}
+
+// For flat distributions: weighs the whole row by bins of the logit, then looks into the bin where the mass is reached.
+RowCut Sampler::top_p_cut_by_bins(const LogitsRow& row, const RowScale& scale, const RowCut& within, double mass) {
+  std::ranges::fill(bin_sums_, 0.0);
+  float weights[kRowBlockTokens];
+  for (std::int64_t b = 0; b < row.blocks_count(); ++b) {
+    if (block_sums_[b] == 0) continue;
+    const float* z = row.block(b);
+    block_weights(row, b, scale, within, weights);
+    for (std::int64_t i = 0; i < kRowBlockTokens; ++i) bin_sums_[bin_of(scale, z[i])] += weights[i];
+  }
+  int bin = 0;
+  for (; bin < kBins - 1 && bin_sums_[bin] < mass; ++bin) mass -= bin_sums_[bin];
+
+  candidates_.clear();
+  for (std::int64_t b = 0; b < row.blocks_count(); ++b) {
+    if (block_sums_[b] == 0) continue;
+    const float* z = row.block(b);
+    for (std::int64_t i = 0; i < kRowBlockTokens; ++i) {
+      const auto token = static_cast<TokenId>(b * kRowBlockTokens + i);
+      if (z[i] > -kInfinity && bin_of(scale, z[i]) == bin && within.keeps(z[i], token)) {
+        candidates_.push_back({z[i], token});
+      }
+    }
+  }
+  return candidates_.empty() ? within : head_of_mass(scale, mass);
+}
+
+// The shortest head of candidates_ whose weight reaches `mass` (all of them where none does), by halving.
+RowCut Sampler::head_of_mass(const RowScale& scale, double mass) {
+  constexpr std::ptrdiff_t kSortedMax = 32;
+  auto begin = candidates_.begin(), end = candidates_.end();
+  while (end - begin > kSortedMax) {
+    const auto middle = begin + (end - begin) / 2;
+    std::nth_element(begin, middle, end, before);
+    double weight = 0;
+    for (auto it = begin; it != middle; ++it) weight += exp_of_negative(scale.exponent(it->logit));
+    if (weight >= mass) {
+      end = middle;
+    } else {
+      mass -= weight;
+      begin = middle;
+    }
+  }
+  std::sort(begin, end, before);
+  for (auto it = begin;; ++it) {
+    mass -= exp_of_negative(scale.exponent(it->logit));
+    if (mass <= 0 || it + 1 == end) return {it->logit, it->token};
+  }
+}
+
+TokenLogprobs Sampler::logprobs_of(const LogitsRow& row, const RowScale& scale, double total, const RowCut& cut,
+                                   TokenId token, int top_k) {
+  const double log_total = std::log(total);
+  const auto logprob = [&](float logit, TokenId id) {
+    if (!cut.keeps(logit, id)) return -kInfinity;
+    const double exponent = (static_cast<double>(logit) - scale.max) * scale.inverse_temperature;
+    return static_cast<float>(exponent - log_total);
+  };
+  TokenLogprobs logprobs;
+  logprobs.reserve(static_cast<std::size_t>(top_k) + 1);
+  logprobs.push_back({token, logprob(row[token], token), 1 + count_larger(row, row[token])});
+  if (top_k == 0) return logprobs;
+
+  gather(row, tighter(cut, {lane_max_bound(top_k), kLastToken}));
+  const auto end = candidates_.begin() + std::min<std::ptrdiff_t>(top_k, std::ssize(candidates_));
+  std::partial_sort(candidates_.begin(), end, candidates_.end(), before);
+  for (auto it = candidates_.begin(); it != end; ++it) {
+    const bool tied = it != candidates_.begin() && it->logit == (it - 1)->logit;
+    const std::int64_t rank = tied ? logprobs.back().rank : 1 + (it - candidates_.begin());
+    const float value = logprob(it->logit, it->token);
+    if (value == -kInfinity) break;
+    logprobs.push_back({it->token, value, rank});
+  }
+  return logprobs;
+}
+
+}  // namespace tandem::engine
