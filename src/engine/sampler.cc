@@ -170,7 +170,7 @@ void Sampler::gather(const LogitsRow& row, const RowCut& cut) {
 
 RowCut Sampler::top_k_cut(const LogitsRow& row, std::int64_t top_k) {
   gather(row, {lane_max_bound(top_k), kLastToken});
-  if (static_cast<std::int64_t>(candidates_.size()) <= top_k) return RowCut();
+  if (std::ssize(candidates_) < top_k) return RowCut();  // the others have probability 0
   const auto last = candidates_.begin() + (top_k - 1);
   std::nth_element(candidates_.begin(), last, candidates_.end(), before);
   return {last->logit, last->token};
