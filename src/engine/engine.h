@@ -15,7 +15,10 @@
 #include "base/status.h"
 #include "engine/model_runner.h"
 #include "engine/request.h"
-#include "model/tokenizer/tokenizer.h"
+
+namespace tandem::model {
+class Tokenizer;
+}
 
 namespace tandem::engine {
 
@@ -26,9 +29,12 @@ struct EngineConfig {
 };
 
 struct EngineStats {
-  std::int64_t steps = 0, waiting = 0, running = 0, preemptions = 0;
-  std::int64_t prompt_tokens = 0, cached_prompt_tokens = 0, generated_tokens = 0;
-  std::int64_t blocks_free = 0, blocks_cached = 0, blocks_count = 0;
+  std::int64_t steps = 0, preemptions = 0;
+  std::int64_t waiting = 0, running = 0;                                           // samples without and with KV blocks
+  std::int64_t prompt_tokens = 0, cached_prompt_tokens = 0, generated_tokens = 0;  // of admitted samples
+  std::int64_t blocks_count = 0;
+  std::int64_t blocks_free = 0;    // held by no sample
+  std::int64_t blocks_cached = 0;  // of the free ones: those that hold a prefix that can be found again
 };
 
 class Engine {
@@ -37,18 +43,19 @@ class Engine {
   // clock are borrowed and outlive the engine.
   [[nodiscard]] static Result<std::unique_ptr<Engine>> create(const EngineConfig& config, ModelRunner& runner,
                                                               const model::Tokenizer* tokenizer, const Clock& clock);
-  ~Engine();  // cancels what is left, then joins the thread
+  ~Engine();  // cancels what is left, then joins the thread; not from a sink's callback
 
   // Errors: kInvalidArgument (empty prompt, a token outside the vocabulary, a prompt longer than the context, a
   // parameter out of range: named), kResourceExhausted (queue full). On an error `sink` hears nothing. `sink` is kept
-  // alive until the request's last event was delivered.
+  // alive until the request's last event was delivered; its first may come before submit() returns.
+  // A sink's callback may call submit, cancel and stats.
   [[nodiscard]] Result<RequestId> submit(Request request, std::shared_ptr<EventSink> sink);
 
   // Ends a request: each unfinished sample gets one event with kCancelled within one step. Unknown or finished:
   // nothing.
   void cancel(RequestId request);
 
-  EngineStats stats() const;
+  EngineStats stats() const;  // as of the last step
 
  private:
   class Impl;

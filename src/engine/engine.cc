@@ -1,0 +1,163 @@
+#include "engine/engine.h"
+
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "base/check.h"
+#include "engine/sampler.h"
+#include "engine/step_loop.h"
+
+namespace tandem::engine {
+
+// A mailbox, guarded by one mutex that is never held while the model or a sink runs, and the thread that empties it.
+class Engine::Impl {
+ public:
+  Impl(const EngineConfig& config, ModelRunner& runner, const model::Tokenizer* tokenizer, const Clock& clock)
+      : config_(config),
+        vocab_size_(runner.limits().vocab_size),
+        context_tokens_(runner.limits().context_tokens),
+        has_tokenizer_(tokenizer != nullptr),
+        loop_(config, runner, tokenizer, clock) {
+    stats_ = loop_.stats();
+    thread_ = std::thread([this] { run(); });
+  }
+
+  ~Impl() {
+    TD_CHECK(std::this_thread::get_id() != thread_.get_id());
+    {
+      std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    wake_.notify_one();
+    thread_.join();
+  }
+
+  Result<RequestId> submit(Request request, std::shared_ptr<EventSink> sink) {
+    if (!sink) return invalid_argument("a request needs a sink for its events");
+    TD_TRY(validate_request(request, vocab_size_, context_tokens_, has_tokenizer_));
+    RequestId id;
+    {
+      std::lock_guard lock(mutex_);
+      if (queued_requests_ >= config_.waiting_requests_max)
+        return resource_exhausted("{} requests are waiting already: try again later, or raise --waiting-requests-max",
+                                  queued_requests_);
+      id = RequestId(next_id_++);
+      live_.emplace(id, false);
+      submissions_.push_back({id, std::move(request), std::move(sink)});
+      queued_requests_ += 1;
+    }
+    wake_.notify_one();
+    return id;
+  }
+
+  void cancel(RequestId id) {
+    {
+      std::lock_guard lock(mutex_);
+      const auto found = live_.find(id);
+      if (found == live_.end() || found->second) return;
+      found->second = true;  // so that there is never more than one cancellation for a request
+      cancels_.push_back(id);
+    }
+    wake_.notify_one();
+  }
+
+  EngineStats stats() const {
+    std::lock_guard lock(mutex_);
+    EngineStats stats = stats_;
+    for (const Submission& submission : submissions_) stats.waiting += submission.request.samples_count;
+    return stats;
+  }
+
+ private:
+  struct Submission {
+    RequestId id;
+    Request request;
+    std::shared_ptr<EventSink> sink;
+  };
+
+  void run() {
+    std::vector<Submission> submissions;
+    std::vector<RequestId> cancels;
+    for (bool stopping = false; !stopping;) {
+      {
+        std::unique_lock lock(mutex_);
+        wake_.wait(lock, [&] { return stopping_ || !submissions_.empty() || !cancels_.empty() || !loop_.idle(); });
+        submissions.swap(submissions_);
+        cancels.swap(cancels_);
+        stopping = stopping_;
+      }
+      for (Submission& submission : submissions)
+        loop_.add(submission.id, std::move(submission.request), std::move(submission.sink));
+      submissions.clear();
+      for (const RequestId id : cancels) loop_.cancel(id);
+      cancels.clear();
+      if (stopping) {
+        loop_.cancel_all();
+      } else {
+        loop_.step();
+      }
+      publish();
+      loop_.deliver();
+    }
+  }
+
+  // Before deliver(): whoever hears a request's last event finds its blocks free and its place in the queue too.
+  void publish() {
+    std::lock_guard lock(mutex_);
+    stats_ = loop_.stats();
+    queued_requests_ = loop_.queued_requests() + static_cast<std::int64_t>(submissions_.size());
+    for (const RequestId id : loop_.ended()) live_.erase(id);
+  }
+
+  const EngineConfig config_;
+  const std::int64_t vocab_size_, context_tokens_;
+  const bool has_tokenizer_;
+  StepLoop loop_;  // engine thread only, once that runs
+
+  mutable std::mutex mutex_;
+  std::condition_variable wake_;
+  // Guarded by mutex_:
+  std::vector<Submission> submissions_;
+  std::vector<RequestId> cancels_;
+  std::unordered_map<RequestId, bool> live_;  // -> its cancellation is posted
+  std::int64_t queued_requests_ = 0;          // submitted, none of whose samples was ever admitted
+  std::uint64_t next_id_ = 1;
+  EngineStats stats_;
+  bool stopping_ = false;
+
+  std::thread thread_;
+};
+
+Result<std::unique_ptr<Engine>> Engine::create(const EngineConfig& config, ModelRunner& runner,
+                                               const model::Tokenizer* tokenizer, const Clock& clock) {
+  const RunnerLimits& limits = runner.limits();
+  if (limits.vocab_size < 1 || limits.context_tokens < 1 || limits.blocks_count < 1 || limits.block_tokens < 1 ||
+      limits.step_tokens_max < 1 || limits.sequences_max < 1)
+    return invalid_argument(
+        "the model's limits must be positive: vocabulary {}, context {}, KV blocks {} of {} tokens, tokens per step "
+        "{}, "
+        "sequences {}",
+        limits.vocab_size, limits.context_tokens, limits.blocks_count, limits.block_tokens, limits.step_tokens_max,
+        limits.sequences_max);
+  if (limits.logit_rows_max < limits.sequences_max)
+    return invalid_argument("{} logit rows are too few for {} sequences: give each at least one", limits.logit_rows_max,
+                            limits.sequences_max);
+  if (config.waiting_requests_max < 1)
+    return invalid_argument("--waiting-requests-max {} must be positive", config.waiting_requests_max);
+  return std::unique_ptr<Engine>(new Engine(std::make_unique<Impl>(config, runner, tokenizer, clock)));
+}
+
+Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Engine::~Engine() = default;
+
+Result<RequestId> Engine::submit(Request request, std::shared_ptr<EventSink> sink) {
+  return impl_->submit(std::move(request), std::move(sink));
+}
+void Engine::cancel(RequestId request) { impl_->cancel(request); }
+EngineStats Engine::stats() const { return impl_->stats(); }
+
+}  // namespace tandem::engine

@@ -1,0 +1,393 @@
+#include "engine/step_loop.h"
+
+#include <algorithm>
+#include <exception>
+#include <utility>
+
+#include "base/check.h"
+
+namespace tandem::engine {
+namespace {
+
+Limits limits_of(const RunnerLimits& limits) {
+  return {.step_tokens_max = limits.step_tokens_max,
+          .sequences_max = limits.sequences_max,
+          .logit_rows_max = limits.logit_rows_max,
+          .blocks_count = limits.blocks_count,
+          .block_tokens = limits.block_tokens};
+}
+
+}  // namespace
+
+StepLoop::StepLoop(const EngineConfig& config, ModelRunner& runner, const model::Tokenizer* tokenizer,
+                   const Clock& clock)
+    : config_(config),
+      runner_(runner),
+      tokenizer_(tokenizer),
+      clock_(clock),
+      runner_limits_(runner.limits()),
+      limits_(limits_of(runner_limits_)),
+      sequence_tokens_max_(
+          std::min(runner_limits_.context_tokens, runner_limits_.blocks_count * runner_limits_.block_tokens + 1)),
+      pool_({.blocks_count = runner_limits_.blocks_count,
+             .block_tokens = runner_limits_.block_tokens,
+             .sequences_max = runner_limits_.sequences_max,
+             .sequence_tokens_max = runner_limits_.context_tokens}),
+      sampler_(runner_limits_.vocab_size),
+      builder_(runner_limits_) {
+  const auto sequences_max = static_cast<std::size_t>(limits_.sequences_max);
+  running_.reserve(sequences_max);
+  running_rows_.reserve(sequences_max);
+  running_samples_.reserve(sequences_max);
+  batch_.reserve(sequences_max);
+}
+
+void StepLoop::add(RequestId id, Request request, std::shared_ptr<EventSink> sink) {
+  auto state = std::make_unique<RequestState>();
+  state->id = id;
+  state->request = std::move(request);
+  state->sink = std::move(sink);
+  const Request& asked = state->request;
+  state->salt = config_.prefix_cache && asked.cache_prefix ? shared_salt(asked.cache_salt) : private_salt(id.value());
+  if (asked.min_tokens > 0) {
+    state->forbidden_ids = config_.eos_token_ids;
+    state->forbidden_ids.insert(state->forbidden_ids.end(), asked.stop_token_ids.begin(), asked.stop_token_ids.end());
+  }
+  state->samples.resize(static_cast<std::size_t>(asked.samples_count));
+  state->unfinished_count = asked.samples_count;
+  for (int i = 0; i < asked.samples_count; ++i) {
+    Sample& sample = state->samples[static_cast<std::size_t>(i)];
+    sample.request = state.get();
+    sample.index = i;
+    waiting_.emplace(sample.key(), &sample);
+  }
+  queued_requests_ += 1;
+  const bool is_new = requests_.emplace(id, std::move(state)).second;
+  TD_CHECK(is_new, id.value());
+}
+
+void StepLoop::cancel(RequestId id) {
+  if (const auto found = requests_.find(id); found != requests_.end())
+    end_request(*found->second, FinishReason::kCancelled, {});
+}
+
+void StepLoop::cancel_all() {
+  while (!requests_.empty()) end_request(*requests_.begin()->second, FinishReason::kCancelled, {});
+}
+
+void StepLoop::step() {
+  if (idle()) return;
+  fill_state();
+  plan_step({running_rows_, waiting_rows_, pool_.blocks_free()}, limits_, clock_.now(), plan_);
+  apply_ends_and_preemptions();
+  assemble_batch();
+  if (batch_.empty()) return;
+
+  counts_.steps += 1;
+  const Result<tensor::TensorView> logits = forward();
+  if (!logits.ok()) {
+    fail_batch(logits.status());
+    return;
+  }
+  for (const BatchEntry& entry : batch_) {
+    Sample& sample = *entry.sample;
+    sample.computed_tokens += entry.chunk_tokens;
+    pool_.commit(*sample.sequence, sample.tokens, sample.computed_tokens);
+    if (sample.index == 0 && sample.computed_tokens >= sample.request->prompt_tokens())
+      sample.request->prompt_computed = true;
+  }
+  const float* rows = builder_.logit_rows_count() > 0 ? logits->as<const float>() : nullptr;
+  for (const BatchEntry& entry : batch_) take_logits(entry, rows);
+}
+
+SchedRow StepLoop::row_of(const Sample& sample) const {
+  const RequestState& request = *sample.request;
+  SchedRow row;
+  row.key = sample.key();
+  row.tokens_count = static_cast<std::int64_t>(sample.known_tokens().size());
+  row.scored_begin = static_cast<std::int64_t>(request.prompt_logprobs.size());
+  row.scored_end = request.scored_end(sample);
+  row.deadline = request.request.deadline;
+  return row;
+}
+
+// Tokens taken from the cache give no logits, so whoever scores its prompt computes it.
+bool StepLoop::may_share(const Sample& sample) const { return !sample.request->scoring(sample); }
+
+void StepLoop::fill_state() {
+  running_samples_ = running_;
+  running_rows_.clear();
+  const bool scarce = pool_.blocks_free() < static_cast<std::int64_t>(running_.size());
+  for (const Sample* sample : running_) {
+    SchedRow& row = running_rows_.emplace_back(row_of(*sample));
+    row.computed_tokens = sample->computed_tokens;
+    row.blocks = static_cast<std::int64_t>(pool_.blocks(*sample->sequence).size());
+    if (scarce) row.blocks_exclusive = pool_.exclusive_blocks(*sample->sequence);
+  }
+
+  waiting_samples_.clear();
+  waiting_rows_.clear();
+  // The cache is asked only about rows that this step could admit.
+  std::int64_t rows_left = limits_.sequences_max - static_cast<std::int64_t>(running_.size());
+  std::int64_t tokens_left = limits_.step_tokens_max, blocks_left = pool_.blocks_free();
+  for (const auto& [key, sample] : waiting_) {
+    const RequestState& request = *sample->request;
+    waiting_samples_.push_back(sample);
+    SchedRow& row = waiting_rows_.emplace_back(row_of(*sample));
+    row.waits_for_prompt = sample->index > 0 && !request.prompt_computed && !request.samples[0].finished;
+    if (row.waits_for_prompt) continue;
+    row.far_back = rows_left <= 0 || tokens_left <= 0 || blocks_left <= 0;
+    if (row.far_back) continue;
+    const BlockPool::Need need = pool_.probe(sample->known_tokens(), request.salt, may_share(*sample));
+    row.computed_tokens = need.cached_tokens;
+    row.blocks = need.blocks;
+    rows_left -= 1;
+    tokens_left -= row.tokens_count - row.computed_tokens;
+    blocks_left -= row.blocks;
+  }
+}
+
+void StepLoop::apply_ends_and_preemptions() {
+  auto end_row = [&](Sample& sample, Reason reason) {
+    if (reason == Reason::kDeadline) {
+      end(sample, FinishReason::kDeadline);
+    } else if (sample.generated_count() > 0) {
+      end(sample, FinishReason::kLength);
+    } else {
+      end(sample, FinishReason::kError,
+          resource_exhausted("a prompt of {} tokens needs {} KV blocks, there are {}: raise --kv-blocks",
+                             sample.request->prompt_tokens(), pool_.blocks_for(sample.request->prompt_tokens()),
+                             pool_.blocks_count()));
+    }
+  };
+  for (std::size_t i = 0; i < plan_.waiting.size(); ++i)
+    if (plan_.waiting[i].decision == Decision::kEnd) end_row(*waiting_samples_[i], plan_.waiting[i].reason);
+  // From the last to the first: what is preempted last is evicted last.
+  for (std::size_t i = plan_.running.size(); i-- > 0;) {
+    Sample& sample = *running_samples_[i];
+    if (plan_.running[i].decision == Decision::kEnd) {
+      end_row(sample, plan_.running[i].reason);
+    } else if (plan_.running[i].decision == Decision::kPreempt) {
+      pool_.release(*sample.sequence);
+      sample.sequence.reset();
+      sample.computed_tokens = 0;
+      std::erase(running_, &sample);
+      waiting_.emplace(sample.key(), &sample);
+      counts_.preemptions += 1;
+    }
+  }
+}
+
+void StepLoop::assemble_batch() {
+  batch_.clear();
+  std::int64_t table_blocks = 1;
+  for (const StepPlan::BatchRow& planned : plan_.batch) {
+    Sample& sample = planned.admitted ? *waiting_samples_[planned.index] : *running_samples_[planned.index];
+    std::int64_t chunk = 0;
+    if (planned.admitted) {
+      // Rows before it may have evicted what the plan counted as cached; then it stays where it is for this step.
+      if (!admit(sample)) continue;
+      chunk = plan_.waiting[planned.index].chunk_tokens;
+    } else {
+      chunk = plan_.running[planned.index].chunk_tokens;
+      const Status grown = pool_.grow(*sample.sequence, sample.computed_tokens + chunk);
+      TD_CHECK(grown.ok(), grown.message());
+    }
+    const auto remaining = static_cast<std::int64_t>(sample.tokens.size()) - sample.computed_tokens;
+    batch_.push_back({&sample, std::min(chunk, remaining), {}});
+    table_blocks = std::max(table_blocks, static_cast<std::int64_t>(pool_.blocks(*sample.sequence).size()));
+  }
+  builder_.begin(table_blocks);
+  for (BatchEntry& entry : batch_) {
+    const Sample& sample = *entry.sample;
+    entry.logits = builder_.add(
+        sample.tokens, sample.computed_tokens, entry.chunk_tokens, pool_.blocks(*sample.sequence),
+        static_cast<std::int64_t>(sample.request->prompt_logprobs.size()), sample.request->scored_end(sample));
+  }
+}
+
+bool StepLoop::admit(Sample& sample) {
+  RequestState& request = *sample.request;
+  const Result<BlockPool::Reservation> reserved = pool_.reserve(sample.known_tokens(), request.salt, may_share(sample));
+  if (!reserved.ok()) return false;
+  sample.sequence = reserved->sequence;
+  sample.computed_tokens = reserved->cached_tokens;
+  if (sample.tokens.empty()) {
+    sample.tokens = request.request.prompt;
+    sample.cached_tokens = reserved->cached_tokens;
+    counts_.prompt_tokens += request.prompt_tokens();
+    counts_.cached_prompt_tokens += reserved->cached_tokens;
+  }
+  if (!request.admitted) {
+    request.admitted = true;
+    queued_requests_ -= 1;
+  }
+  waiting_.erase(sample.key());
+  const auto place = std::ranges::lower_bound(running_, sample.key(), {}, &Sample::key);
+  running_.insert(place, &sample);
+  return true;
+}
+
+Result<tensor::TensorView> StepLoop::forward() {
+  try {
+    auto logits = TD_TRY(runner_.forward(builder_.batch()));
+    const tensor::Shape expected{builder_.logit_rows_count(), runner_limits_.vocab_size};
+    TD_CHECK(logits.shape() == expected || expected[0] == 0, logits.shape().to_string(), expected.to_string());
+    return logits;
+  } catch (const std::exception& error) {
+    return make_status(StatusCode::kAborted, "the step failed: {}", error.what());
+  }
+}
+
+void StepLoop::fail_batch(const Status& status) {
+  // A request with several samples in the batch is ended by the first of them.
+  for (const BatchEntry& entry : batch_)
+    if (!entry.sample->finished) end_request(*entry.sample->request, FinishReason::kError, status);
+}
+
+void StepLoop::take_logits(const BatchEntry& entry, const float* logits) {
+  Sample& sample = *entry.sample;
+  RequestState& request = *sample.request;
+  const std::int64_t vocab = runner_limits_.vocab_size;
+  const float* row = logits + entry.logits.first * vocab;
+  for (std::int64_t i = 0; i < entry.logits.scored_count; ++i, row += vocab) {
+    const auto next = static_cast<std::size_t>(entry.logits.scored_position + i + 1);
+    request.prompt_logprobs.push_back(sampler_.token_logprobs({row, static_cast<std::size_t>(vocab)},
+                                                              sample.tokens[next], *request.request.prompt_logprobs));
+  }
+  if (entry.logits.last) take_token(sample, row);
+}
+
+void StepLoop::take_token(Sample& sample, const float* logits) {
+  const Request& request = sample.request->request;
+  const auto prompt_size = request.prompt.size();
+  const std::span<const TokenId> tokens = sample.tokens;
+  const SampleInput input{.request = &request,
+                          .sample = sample.index,
+                          .prompt = tokens.first(prompt_size),
+                          .generated = tokens.subspan(prompt_size),
+                          .forbidden_ids = sample.generated_count() < request.min_tokens
+                                               ? std::span<const TokenId>(sample.request->forbidden_ids)
+                                               : std::span<const TokenId>()};
+  Result<SampledToken> sampled = sampler_.sample(input, {logits, static_cast<std::size_t>(runner_limits_.vocab_size)});
+  if (!sampled.ok()) {
+    end(sample, FinishReason::kError, sampled.status());
+    return;
+  }
+
+  const TokenId token = sampled->token;
+  sample.tokens.push_back(token);
+  counts_.generated_tokens += 1;
+  TokenEvent event;
+  event.tokens.push_back(token);
+  if (request.logprobs) event.logprobs.push_back(std::move(sampled->logprobs));
+
+  FinishReason finish = FinishReason::kNone;
+  const bool is_stop = std::ranges::count(request.stop_token_ids, token) > 0 ||
+                       (!request.ignore_eos && std::ranges::count(config_.eos_token_ids, token) > 0);
+  if (is_stop) {
+    event.stop_token = token;
+    finish = FinishReason::kStop;
+  }
+  if (tokenizer_ != nullptr && (!is_stop || request.include_stop_string)) {
+    if (!sample.text) sample.text = std::make_unique<OutputText>(*tokenizer_, request);
+    OutputText::Update update = sample.text->push(token, sample.generated_count());
+    event.text = std::move(update.text);
+    if (update.stopped_by) {
+      event.stop_string = std::move(update.stopped_by);
+      finish = FinishReason::kStop;
+    }
+  }
+  const bool is_full = (request.max_tokens > 0 && sample.generated_count() >= request.max_tokens) ||
+                       static_cast<std::int64_t>(sample.tokens.size()) >= sequence_tokens_max_;
+  if (finish == FinishReason::kNone && is_full) finish = FinishReason::kLength;
+  if (finish == FinishReason::kNone) {
+    send(sample, std::move(event));
+  } else {
+    end(sample, finish, {}, std::move(event));
+  }
+}
+
+void StepLoop::end(Sample& sample, FinishReason reason, Status error, TokenEvent event) {
+  RequestState& request = *sample.request;
+  TD_CHECK(!sample.finished, request.id.value(), sample.index);
+  if (sample.sequence) {
+    pool_.release(*sample.sequence);
+    sample.sequence.reset();
+    std::erase(running_, &sample);
+  } else {
+    waiting_.erase(sample.key());
+  }
+  sample.finished = true;
+  if (sample.text && !event.stop_string) event.text += sample.text->finish();
+  event.finish = reason;
+  event.error = std::move(error);
+  send(sample, std::move(event));
+
+  if (--request.unfinished_count > 0) return;
+  if (!request.admitted) queued_requests_ -= 1;
+  ended_.push_back(request.id);
+  ended_states_.push_back(std::move(requests_.extract(request.id).mapped()));
+}
+
+void StepLoop::end_request(RequestState& request, FinishReason reason, const Status& error) {
+  for (Sample& sample : request.samples)
+    if (!sample.finished) end(sample, reason, error);
+}
+
+void StepLoop::send(Sample& sample, TokenEvent event) {
+  const RequestState& request = *sample.request;
+  event.request = request.id;
+  event.sample = sample.index;
+  event.cached_tokens = sample.cached_tokens;
+  if (!sample.heard_of) event.prompt_logprobs = request.prompt_logprobs;
+  sample.heard_of = true;
+  const auto [place, is_new] = delivery_of_.try_emplace(request.sink.get(), deliveries_.size());
+  if (is_new) deliveries_.push_back({request.sink, {}});
+  deliveries_[place->second].events.push_back(std::move(event));
+}
+
+void StepLoop::deliver() {
+  for (Delivery& delivery : deliveries_) delivery.sink->on_events(std::move(delivery.events));
+  deliveries_.clear();
+  delivery_of_.clear();
+  ended_.clear();
+  ended_states_.clear();
+}
+
+EngineStats StepLoop::stats() const {
+  EngineStats stats = counts_;
+  stats.waiting = static_cast<std::int64_t>(waiting_.size());
+  stats.running = static_cast<std::int64_t>(running_.size());
+  stats.blocks_free = pool_.blocks_free();
+  stats.blocks_cached = pool_.blocks_cached();
+  stats.blocks_count = pool_.blocks_count();
+  return stats;
+}
+
+void StepLoop::check_invariants() const {
+  pool_.check_invariants();
+  std::size_t unfinished = 0, queued = 0;
+  for (const auto& [id, request] : requests_) {
+    std::int64_t of_request = 0;
+    for (const Sample& sample : request->samples) {
+      if (sample.finished) continue;
+      of_request += 1;
+      if (sample.sequence) {
+        TD_CHECK(std::ranges::count(running_, &sample) == 1, id.value(), sample.index);
+        TD_CHECK(sample.computed_tokens < static_cast<std::int64_t>(sample.tokens.size()), id.value(), sample.index);
+      } else {
+        TD_CHECK(waiting_.contains(sample.key()), id.value(), sample.index);
+        TD_CHECK(sample.computed_tokens == 0, id.value(), sample.index);
+      }
+    }
+    TD_CHECK(of_request > 0 && of_request == request->unfinished_count, id.value(), of_request);
+    unfinished += static_cast<std::size_t>(of_request);
+    queued += !request->admitted;
+  }
+  TD_CHECK(unfinished == running_.size() + waiting_.size(), unfinished, running_.size(), waiting_.size());
+  TD_CHECK(static_cast<std::int64_t>(queued) == queued_requests_, queued, queued_requests_);
+  TD_CHECK(std::ranges::is_sorted(running_, {}, &Sample::key), running_.size());
+}
+
+}  // namespace tandem::engine

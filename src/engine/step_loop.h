@@ -1,0 +1,106 @@
+// Everything the engine does on its own thread, without the thread: the simulator and tests drive it step by step.
+//
+// step(): plan rows, end and preempt, reserve blocks, run the model, commit, sample; then deliver() hands the events to
+// their sinks. Between the two the caller can publish what happened, so that whoever hears a last event finds the
+// request gone and its blocks free.
+// Invariant: a request is in requests_ until its last sample is finished; its unfinished samples are each in running_
+//            (with blocks) or in waiting_ (without).
+// Threads: one at a time.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "base/clock.h"
+#include "engine/block_pool.h"
+#include "engine/engine.h"
+#include "engine/model_runner.h"
+#include "engine/request_state.h"
+#include "engine/sampler.h"
+#include "engine/scheduler.h"
+#include "engine/step_builder.h"
+
+namespace tandem::engine {
+
+class StepLoop {
+ public:
+  // Borrows runner, tokenizer (may be null) and clock. The runner's limits must make sense: see Engine::create().
+  StepLoop(const EngineConfig& config, ModelRunner& runner, const model::Tokenizer* tokenizer, const Clock& clock);
+
+  // `request` was validated; ids rise with arrival.
+  void add(RequestId id, Request request, std::shared_ptr<EventSink> sink);
+  void cancel(RequestId id);  // unknown or ended: nothing
+  void cancel_all();
+
+  bool idle() const { return requests_.empty(); }
+  void step();
+  // Requests that ended since the last deliver().
+  std::span<const RequestId> ended() const { return ended_; }
+  void deliver();
+
+  EngineStats stats() const;
+  std::int64_t queued_requests() const { return queued_requests_; }  // none of whose samples was ever admitted
+  void check_invariants() const;
+
+ private:
+  struct BatchEntry {
+    Sample* sample = nullptr;
+    std::int64_t chunk_tokens = 0;
+    LogitRows logits;
+  };
+  struct Delivery {
+    std::shared_ptr<EventSink> sink;
+    std::vector<TokenEvent> events;
+  };
+
+  void fill_state();
+  SchedRow row_of(const Sample& sample) const;
+  bool may_share(const Sample& sample) const;
+  void apply_ends_and_preemptions();
+  void assemble_batch();
+  bool admit(Sample& sample);
+  Result<tensor::TensorView> forward();
+  void fail_batch(const Status& status);
+  void take_logits(const BatchEntry& entry, const float* logits);
+  void take_token(Sample& sample, const float* logits);
+  // Ends a sample with an event of its own, or with `event` if that is already under way.
+  void end(Sample& sample, FinishReason reason, Status error = {}, TokenEvent event = {});
+  void end_request(RequestState& request, FinishReason reason, const Status& error);
+  void send(Sample& sample, TokenEvent event);
+
+  const EngineConfig config_;
+  ModelRunner& runner_;
+  const model::Tokenizer* const tokenizer_;
+  const Clock& clock_;
+  const RunnerLimits runner_limits_;
+  const Limits limits_;
+  const std::int64_t sequence_tokens_max_;  // prompt and answer: the context, or all blocks and one token beyond
+
+  BlockPool pool_;
+  Sampler sampler_;
+  StepBuilder builder_;
+  std::unordered_map<RequestId, std::unique_ptr<RequestState>> requests_;
+  std::vector<Sample*> running_;  // by rising key
+  std::map<RowKey, Sample*> waiting_;
+  std::int64_t queued_requests_ = 0;
+
+  // Of the step under way.
+  std::vector<SchedRow> running_rows_, waiting_rows_;  // parallel to the next two
+  std::vector<Sample*> running_samples_, waiting_samples_;
+  StepPlan plan_;
+  std::vector<BatchEntry> batch_;
+
+  // Of the steps since the last deliver().
+  std::vector<Delivery> deliveries_;
+  std::unordered_map<const EventSink*, std::size_t> delivery_of_;
+  std::vector<RequestId> ended_;
+  std::vector<std::unique_ptr<RequestState>> ended_states_;  // until deliver(): the step may still refer to them
+
+  EngineStats counts_;  // the sums; stats() adds the levels
+};
+
+}  // namespace tandem::engine
