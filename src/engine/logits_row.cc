@@ -134,12 +134,14 @@ LogitsRow::LogitsRow(std::span<const float> logits, const RowPasses& passes) : l
   std::copy(logits.begin() + whole, logits.end(), tail_.begin());
 }
 
-RowMax row_max(const LogitsRow& row, std::span<float> lane_max) {
+RowMax row_max(const LogitsRow& row, std::span<float> block_max, std::span<float> lane_max) {
   RowMax max;
   for (std::int64_t b = 0; b < row.blocks_count(); ++b) {
-    max.has_bad |= row.passes().block_max(row.block(b), lane_max.data() + b * kRowLanes);
+    float* lanes = lane_max.data() + b * kRowLanes;
+    max.has_bad |= row.passes().block_max(row.block(b), lanes);
+    block_max[b] = *std::max_element(lanes, lanes + kRowLanes);
+    max.value = std::max(max.value, block_max[b]);
   }
-  for (std::int64_t i = 0; i < row.blocks_count() * kRowLanes; ++i) max.value = std::max(max.value, lane_max[i]);
   return max;
 }
 
@@ -159,14 +161,13 @@ void block_weights(const LogitsRow& row, std::int64_t block, const RowScale& sca
   }
 }
 
-double weight_sums(const LogitsRow& row, std::span<const float> lane_max, const RowScale& scale, const RowCut& cut,
+double weight_sums(const LogitsRow& row, std::span<const float> block_max, const RowScale& scale, const RowCut& cut,
                    std::span<double> block_sums) {
   float weights[kRowBlockTokens];
   double total = 0;
   for (std::int64_t b = 0; b < row.blocks_count(); ++b) {
-    const float* lanes = lane_max.data() + b * kRowLanes;
     block_sums[b] = 0;
-    if (*std::max_element(lanes, lanes + kRowLanes) < cut.logit) continue;
+    if (block_max[b] < cut.logit) continue;
     block_weights(row, b, scale, cut, weights);
     block_sums[b] = row.passes().block_sum(weights);
     total += block_sums[b];

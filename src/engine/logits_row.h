@@ -45,11 +45,12 @@ class LogitsRow {
 
 struct RowMax {
   float value = -std::numeric_limits<float>::infinity();
-  bool has_bad = false;  // a NaN or +infinity is in the row; `value` and `lane_max` are then unspecified
+  bool has_bad = false;  // a NaN or +infinity is in the row; the rest is then unspecified
 };
 
-// The largest logit, and that of each lane of each block.   lane_max [blocks * kRowLanes]
-RowMax row_max(const LogitsRow& row, std::span<float> lane_max);
+// The largest logit; and that of each block, and of each lane of each block.
+//   block_max [blocks]   lane_max [blocks * kRowLanes]
+RowMax row_max(const LogitsRow& row, std::span<float> block_max, std::span<float> lane_max);
 
 // Tokens in the order of falling logit, ties by rising id, up to and including this place: what truncation keeps.
 struct RowCut {
@@ -73,9 +74,9 @@ float exp_of_negative(float x);
 // The weights of one block; 0 for tokens that `cut` drops.   weights [kRowBlockTokens]
 void block_weights(const LogitsRow& row, std::int64_t block, const RowScale& scale, const RowCut& cut, float* weights);
 
-// Sums the weights of the tokens that `cut` keeps, in f64, by block, skipping blocks whose `lane_max` shows none.
+// Sums the weights of the tokens that `cut` keeps, in f64, by block, skipping blocks whose `block_max` shows none.
 //   returns   the sum of block_sums [blocks], first to last
-double weight_sums(const LogitsRow& row, std::span<const float> lane_max, const RowScale& scale, const RowCut& cut,
+double weight_sums(const LogitsRow& row, std::span<const float> block_max, const RowScale& scale, const RowCut& cut,
                    std::span<double> block_sums);
 
 // How many logits of the row are larger than `logit`.

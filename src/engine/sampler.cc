@@ -13,7 +13,7 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr double kLowestLogit = std::numeric_limits<float>::lowest();
 constexpr TokenId kLastToken = std::numeric_limits<TokenId>::max();
-constexpr std::int64_t kHeadLanes = 256;  // top_p first looks at the tokens above this many lanes' largest
+constexpr std::int64_t kHeadTokens = 256;  // top_p first looks at about so many of the likeliest
 constexpr int kBins = 1024;
 constexpr float kBinsPerNat = 32;
 
@@ -35,7 +35,8 @@ Sampler::Sampler(std::int64_t vocab_size, const RowPasses& passes) : passes_(&pa
   TD_CHECK(vocab_size > 0, vocab_size);
   const auto blocks = static_cast<std::size_t>((vocab_size + kRowBlockTokens - 1) / kRowBlockTokens);
   lane_max_.resize(blocks * kRowLanes);
-  lane_order_.resize(blocks * kRowLanes);
+  block_max_.resize(blocks);
+  max_order_.resize(blocks * kRowLanes);
   block_sums_.resize(blocks);
   bin_sums_.resize(kBins);
   candidates_.reserve(static_cast<std::size_t>(vocab_size));
@@ -48,12 +49,12 @@ Result<SampledToken> Sampler::sample(const SampleInput& input, std::span<const f
   const bool greedy = params.temperature == 0.0f;
 
   const LogitsRow raw(logits, *passes_);
-  const RowMax raw_max = row_max(raw, lane_max_);
+  const RowMax raw_max = row_max(raw, block_max_, lane_max_);
   if (raw_max.has_bad) return Status(StatusCode::kAborted, "the model's logits are not finite: check its weights");
   if (raw_max.value == -kInfinity) return Status(StatusCode::kAborted, "the model's logits are all -infinity");
 
   const LogitsRow row(processed, *passes_);
-  const float max = same ? raw_max.value : row_max(row, lane_max_).value;
+  const float max = same ? raw_max.value : row_max(row, block_max_, lane_max_).value;
   if (max == -kInfinity) {
     return invalid_argument(
         "no token is left to sample at position {}: relax allowed_token_ids, bad_words or min_tokens",
@@ -68,7 +69,7 @@ Result<SampledToken> Sampler::sample(const SampleInput& input, std::span<const f
     sampled.token = largest(row, max);
   } else {
     cut = truncate(row, params, scale);
-    total = weight_sums(row, lane_max_, scale, cut, block_sums_);
+    total = weight_sums(row, block_max_, scale, cut, block_sums_);
     const std::uint64_t position = input.prompt.size() + input.generated.size();
     const PhiloxKey key = {params.seed, static_cast<std::uint64_t>(input.sample)};
     sampled.token = draw(row, scale, cut, total, philox_uniform(key, position));
@@ -79,7 +80,7 @@ Result<SampledToken> Sampler::sample(const SampleInput& input, std::span<const f
   if (input.request->logprobs_mode == LogprobsMode::kRaw && !drew_raw) {
     sampled.logprobs = token_logprobs(logits, sampled.token, *input.request->logprobs);
   } else {
-    if (greedy) total = weight_sums(row, lane_max_, scale, cut, block_sums_);
+    if (greedy) total = weight_sums(row, block_max_, scale, cut, block_sums_);
     sampled.logprobs = logprobs_of(row, scale, total, cut, sampled.token, *input.request->logprobs);
   }
   return sampled;
@@ -88,17 +89,16 @@ Result<SampledToken> Sampler::sample(const SampleInput& input, std::span<const f
 TokenLogprobs Sampler::token_logprobs(std::span<const float> logits, TokenId token, int top_k) {
   TD_CHECK(token >= 0 && token < std::ssize(logits) && logits.size() <= candidates_.capacity(), token, logits.size());
   const LogitsRow row(logits, *passes_);
-  const RowMax max = row_max(row, lane_max_);
+  const RowMax max = row_max(row, block_max_, lane_max_);
   if (max.has_bad || max.value == -kInfinity) return {{token, std::numeric_limits<float>::quiet_NaN(), 1}};
   const RowScale scale = {max.value, 1.0f};
-  const double total = weight_sums(row, lane_max_, scale, RowCut(), block_sums_);
+  const double total = weight_sums(row, block_max_, scale, RowCut(), block_sums_);
   return logprobs_of(row, scale, total, RowCut(), token, top_k);
 }
 
-// The first token that has the largest logit; lane_max_ shows which block to look in.
+// The first token that has the largest logit.
 TokenId Sampler::largest(const LogitsRow& row, float max) const {
-  const auto lane = std::ranges::find(lane_max_, max) - lane_max_.begin();
-  const std::int64_t block = lane / kRowLanes;
+  const std::int64_t block = std::ranges::find(block_max_, max) - block_max_.begin();
   const float* z = row.block(block);
   return static_cast<TokenId>(block * kRowBlockTokens + (std::find(z, z + kRowBlockTokens, max) - z));
 }
@@ -132,7 +132,7 @@ RowCut Sampler::truncate(const LogitsRow& row, const SamplingParams& params, con
   RowCut cut;
   if (params.top_k > 0 && params.top_k < row.size()) cut = top_k_cut(row, params.top_k);
   if (params.top_p < 1.0f) {
-    const double total = weight_sums(row, lane_max_, scale, cut, block_sums_);
+    const double total = weight_sums(row, block_max_, scale, cut, block_sums_);
     cut = tighter(cut, top_p_cut(row, scale, cut, static_cast<double>(params.top_p) * total));
   }
   if (params.min_p > 0.0f) {
@@ -143,12 +143,14 @@ RowCut Sampler::truncate(const LogitsRow& row, const SamplingParams& params, con
   return cut;
 }
 
-// The rank-th largest of the lanes' largest logits: at least `rank` tokens reach it.
-float Sampler::lane_max_bound(std::int64_t rank) {
-  if (rank > static_cast<std::int64_t>(lane_max_.size())) return -kInfinity;
-  std::ranges::copy(lane_max_, lane_order_.begin());
-  const auto nth = lane_order_.begin() + (rank - 1);
-  std::nth_element(lane_order_.begin(), nth, lane_order_.end(), std::greater<>());
+// A logit that at least `tokens` tokens reach, if so many are above -infinity, and not many more: the tokens-th largest
+// of the blocks' largest or, where there are too few blocks for that to be close, of the lanes' largest.
+float Sampler::reached_by(std::int64_t tokens) {
+  const std::vector<float>& maxima = 2 * tokens <= std::ssize(block_max_) ? block_max_ : lane_max_;
+  if (tokens > std::ssize(maxima)) return -kInfinity;
+  std::ranges::copy(maxima, max_order_.begin());
+  const auto nth = max_order_.begin() + (tokens - 1);
+  std::nth_element(max_order_.begin(), nth, max_order_.begin() + std::ssize(maxima), std::greater<>());
   return *nth;
 }
 
@@ -156,6 +158,7 @@ float Sampler::lane_max_bound(std::int64_t rank) {
 void Sampler::gather(const LogitsRow& row, const RowCut& cut) {
   candidates_.clear();
   for (std::int64_t b = 0; b < row.blocks_count(); ++b) {
+    if (block_max_[b] < cut.logit) continue;
     const float* z = row.block(b);
     for (std::int64_t lane = 0; lane < kRowLanes; ++lane) {
       const float lane_max = lane_max_[b * kRowLanes + lane];
@@ -169,7 +172,7 @@ void Sampler::gather(const LogitsRow& row, const RowCut& cut) {
 }
 
 RowCut Sampler::top_k_cut(const LogitsRow& row, std::int64_t top_k) {
-  gather(row, {lane_max_bound(top_k), kLastToken});
+  gather(row, {reached_by(top_k), kLastToken});
   if (std::ssize(candidates_) < top_k) return RowCut();  // the others have probability 0
   const auto last = candidates_.begin() + (top_k - 1);
   std::nth_element(candidates_.begin(), last, candidates_.end(), before);
@@ -178,7 +181,7 @@ RowCut Sampler::top_k_cut(const LogitsRow& row, std::int64_t top_k) {
 
 // The shortest head of the tokens `within` whose weight reaches `mass`.
 RowCut Sampler::top_p_cut(const LogitsRow& row, const RowScale& scale, const RowCut& within, double mass) {
-  const RowCut head = {lane_max_bound(std::min<std::int64_t>(kHeadLanes, std::ssize(lane_max_))), kLastToken};
+  const RowCut head = {reached_by(kHeadTokens), kLastToken};
   gather(row, tighter(within, head));
   double weight = 0;
   for (const Candidate& candidate : candidates_) weight += exp_of_negative(scale.exponent(candidate.logit));
@@ -248,7 +251,7 @@ TokenLogprobs Sampler::logprobs_of(const LogitsRow& row, const RowScale& scale, 
   logprobs.push_back({token, logprob(row[token], token), 1 + count_larger(row, row[token])});
   if (top_k == 0) return logprobs;
 
-  gather(row, tighter(cut, {lane_max_bound(top_k), kLastToken}));
+  gather(row, tighter(cut, {reached_by(top_k), kLastToken}));
   const auto end = candidates_.begin() + std::min<std::ptrdiff_t>(top_k, std::ssize(candidates_));
   std::partial_sort(candidates_.begin(), end, candidates_.end(), before);
   for (auto it = candidates_.begin(); it != end; ++it) {

@@ -59,18 +59,18 @@ class Sampler {
   RowCut top_p_cut(const LogitsRow& row, const RowScale& scale, const RowCut& within, double mass);
   RowCut top_p_cut_by_bins(const LogitsRow& row, const RowScale& scale, const RowCut& within, double mass);
   RowCut head_of_mass(const RowScale& scale, double mass);
-  float lane_max_bound(std::int64_t rank);
+  float reached_by(std::int64_t tokens);
   void gather(const LogitsRow& row, const RowCut& cut);
   TokenLogprobs logprobs_of(const LogitsRow& row, const RowScale& scale, double total, const RowCut& cut, TokenId token,
                             int top_k);
 
   const RowPasses* passes_;
   LogitsProcessor processor_;
-  std::vector<float> lane_max_;        // of the row in hand: one per lane of each block
-  std::vector<float> lane_order_;      // a copy of lane_max_ to select from
-  std::vector<double> block_sums_;     // weight of each block's kept tokens
-  std::vector<double> bin_sums_;       // weight by distance from the largest logit
-  std::vector<Candidate> candidates_;  // capacity V
+  std::vector<float> block_max_, lane_max_;  // of the row in hand: largest logits, see row_max()
+  std::vector<float> max_order_;             // a copy of one of them to select from
+  std::vector<double> block_sums_;           // weight of each block's kept tokens
+  std::vector<double> bin_sums_;             // weight by distance from the largest logit
+  std::vector<Candidate> candidates_;        // capacity V
 };
 
 }  // namespace tandem::engine
