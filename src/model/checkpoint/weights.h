@@ -45,4 +45,8 @@ struct ModelWeights {
 // Errors: kInvalidArgument (a missing tensor, a shape that does not fit config.json, a dtype that is not supported).
 [[nodiscard]] Result<ModelWeights> bind_weights(const Checkpoint& checkpoint, const ModelConfig& config);
 
+// The tensors that a checkpoint of `config` holds, under the names its authors use; begin and end are left zero.
+// Errors: kInvalidArgument (an architecture that is not known).
+[[nodiscard]] Result<std::vector<TensorEntry>> checkpoint_layout(const ModelConfig& config, tensor::DType dtype);
+
 }  // namespace tandem::model
