@@ -269,6 +269,10 @@ TEST(Sampler, EqualLogitsKeepTheLowerIds) {
   EXPECT_FLOAT_EQ(sampled.logprobs[0].logprob, -std::log(750.0f));
   request.sampling = {.temperature = 0};
   EXPECT_EQ(sampler.sample({&request, 0, prompt, {}, {}}, logits).value().token, 0);
+  Sampler small(8);
+  request.sampling = {.top_p = 0.25f};
+  const auto two = small.sample({&request, 0, prompt, {}, {}}, std::span(logits).first(8)).value();
+  EXPECT_FLOAT_EQ(two.logprobs[0].logprob, -std::log(2.0f));
 }
 
 double chi_square(Sampler& sampler, Request& request, std::span<const float> logits, const std::vector<double>& chances,
