@@ -8,7 +8,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "model/config/architectures.h"
-#include "model/config/json_fields.h"
+#include "model/config/config_fields.h"
 #include "model/config/rope_fields.h"
 
 namespace tandem::model {
@@ -26,7 +26,7 @@ constexpr IntegerRange kTokenIdRange{0, (std::int64_t{1} << 31) - 1};
 constexpr std::int64_t kProjectionWidthMax = 1 << 22;
 constexpr std::int64_t kConfigBytesMax = 16 << 20;
 
-Result<const Architecture*> read_architecture(const JsonFields& fields) {
+Result<const Architecture*> read_architecture(const ConfigFields& fields) {
   const std::vector<std::string> names = TD_TRY(fields.texts("architectures"));
   const std::string model_type = TD_TRY(fields.text("model_type", ""));
   const Architecture* found =
@@ -37,7 +37,7 @@ Result<const Architecture*> read_architecture(const JsonFields& fields) {
                           names.empty() ? model_type : names.front(), known_architectures());
 }
 
-Result<kernels::Activation> read_activation(const JsonFields& fields, const Architecture& architecture) {
+Result<kernels::Activation> read_activation(const ConfigFields& fields, const Architecture& architecture) {
   const std::string_view field = architecture.activation_field;
   const std::string name = TD_TRY(fields.text(field, architecture.activation));
   if (name == "silu" || name == "swish") return kernels::Activation::kSilu;
@@ -46,7 +46,7 @@ Result<kernels::Activation> read_activation(const JsonFields& fields, const Arch
   return fields.refuse(field, fmt::format("is '{}'; known are silu, gelu and gelu_pytorch_tanh", name));
 }
 
-Status read_sizes(const JsonFields& fields, const Architecture& architecture, ModelConfig& config) {
+Status read_sizes(const ConfigFields& fields, const Architecture& architecture, ModelConfig& config) {
   const ConfigDefaults& defaults = architecture.defaults;
   config.C = TD_TRY(fields.integer("hidden_size", kWidthRange, defaults.C));
   config.L = TD_TRY(fields.integer("num_hidden_layers", kLayersRange, defaults.L));
@@ -81,7 +81,7 @@ Status read_sizes(const JsonFields& fields, const Architecture& architecture, Mo
   return ok_status();
 }
 
-Status read_biases(const JsonFields& fields, const Architecture& architecture, ModelConfig& config) {
+Status read_biases(const ConfigFields& fields, const Architecture& architecture, ModelConfig& config) {
   const bool attention_bias = TD_TRY(fields.boolean("attention_bias", false));
   const bool mlp_bias = TD_TRY(fields.boolean("mlp_bias", false));
   const auto holds = [](BiasRule rule, bool configured) {
@@ -93,7 +93,7 @@ Status read_biases(const JsonFields& fields, const Architecture& architecture, M
   return ok_status();
 }
 
-Status read_scales(const JsonFields& fields, const Architecture& architecture, ModelConfig& config) {
+Status read_scales(const ConfigFields& fields, const Architecture& architecture, ModelConfig& config) {
   config.attention_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.D)));
   if (architecture.scaled_embeddings) {
     const ConfigDefaults& defaults = architecture.defaults;
@@ -122,7 +122,7 @@ Status read_scales(const JsonFields& fields, const Architecture& architecture, M
 }
 
 // Which layers look through the window, and how wide it is.
-Status read_windows(const JsonFields& fields, const Architecture& architecture, ModelConfig& config) {
+Status read_windows(const ConfigFields& fields, const Architecture& architecture, ModelConfig& config) {
   config.layers.assign(static_cast<std::size_t>(config.L), LayerConfig{});
   if (architecture.window == WindowRule::kNone) return ok_status();
   if (architecture.window_switch && !TD_TRY(fields.boolean("use_sliding_window", false))) return ok_status();
@@ -163,7 +163,7 @@ Status read_windows(const JsonFields& fields, const Architecture& architecture, 
   return ok_status();
 }
 
-Status read_ropes(const JsonFields& fields, const Architecture& architecture, ModelConfig& config) {
+Status read_ropes(const ConfigFields& fields, const Architecture& architecture, ModelConfig& config) {
   LayerRopes ropes = TD_TRY(read_layer_ropes(fields, architecture, config));
   const bool any_full = std::ranges::any_of(config.layers, [](const LayerConfig& l) { return l.window == 0; });
   const bool any_sliding = std::ranges::any_of(config.layers, [](const LayerConfig& l) { return l.window != 0; });
@@ -174,7 +174,7 @@ Status read_ropes(const JsonFields& fields, const Architecture& architecture, Mo
   return ok_status();
 }
 
-Status read_experts(const JsonFields& fields, const Architecture& architecture, ModelConfig& config) {
+Status read_experts(const ConfigFields& fields, const Architecture& architecture, ModelConfig& config) {
   if (!architecture.sparse) return ok_status();
   MoeConfig& moe = config.moe;
   const char* count_field = fields.has("num_local_experts") ? "num_local_experts" : "num_experts";
@@ -199,9 +199,9 @@ Status read_experts(const JsonFields& fields, const Architecture& architecture, 
   return ok_status();
 }
 
-Status refuse_unsupported(const JsonFields& fields) {
+Status refuse_unsupported(const ConfigFields& fields) {
   if (const json::object* quantization = TD_TRY(fields.object("quantization_config"))) {
-    const JsonFields inner = fields.inside("quantization_config", *quantization);
+    const ConfigFields inner = fields.inside("quantization_config", *quantization);
     const std::string method = TD_TRY(inner.text("quant_method", "unknown"));
     return invalid_argument(
         "{}: weights are quantized by '{}', which is not supported: use the bf16 or f16 checkpoint of this model",
@@ -214,7 +214,7 @@ Status refuse_unsupported(const JsonFields& fields) {
   return ok_status();
 }
 
-Status read_stored_dtype(const JsonFields& fields, ModelConfig& config) {
+Status read_stored_dtype(const ConfigFields& fields, ModelConfig& config) {
   const std::string legacy = TD_TRY(fields.text("torch_dtype", ""));
   const std::string name = TD_TRY(fields.text("dtype", legacy));
   if (name == "bfloat16") config.stored_dtype = tensor::DType::kBf16;
@@ -224,7 +224,7 @@ Status read_stored_dtype(const JsonFields& fields, ModelConfig& config) {
 }
 
 // Beginning and end of sequence: what `fields` says replaces what `config` has.
-Status read_token_ids(const JsonFields& fields, ModelConfig& config) {
+Status read_token_ids(const ConfigFields& fields, ModelConfig& config) {
   if (fields.has("bos_token_id")) {
     config.bos_token_id = static_cast<TokenId>(TD_TRY(fields.integer("bos_token_id", kTokenIdRange, 0)));
   }
@@ -241,7 +241,7 @@ std::optional<float> narrowed(std::optional<double> value) {
   return value ? std::optional(static_cast<float>(*value)) : std::nullopt;
 }
 
-Status read_sampling(const JsonFields& fields, SamplingDefaults& sampling) {
+Status read_sampling(const ConfigFields& fields, SamplingDefaults& sampling) {
   constexpr std::nullopt_t none = std::nullopt;
   if (fields.has("do_sample")) sampling.do_sample = TD_TRY(fields.boolean("do_sample", false));
   sampling.temperature = narrowed(TD_TRY(fields.optional_number("temperature", {0.0, 1e6}, none)));
@@ -261,7 +261,7 @@ Result<json::object> parse_object(std::string_view text, std::string_view source
 }
 
 // A multimodal model's config keeps its decoder's under text_config; members beside it hold for the whole.
-Result<json::object> flatten_wrapper(const JsonFields& fields, const json::object& outer, std::string_view wrapper) {
+Result<json::object> flatten_wrapper(const ConfigFields& fields, const json::object& outer, std::string_view wrapper) {
   const json::object* text = TD_TRY(fields.object("text_config"));
   if (text == nullptr) return fields.refuse("text_config", fmt::format("is missing from a {}", wrapper));
   json::object merged = *text;
@@ -288,13 +288,13 @@ std::string known_architectures() {
 Result<ModelConfig> parse_model_config(std::string_view config_json, std::string_view generation_json,
                                        std::string_view source) {
   json::object document = TD_TRY(parse_object(config_json, source));
-  const JsonFields outer(document, std::string(source));
+  const ConfigFields outer(document, std::string(source));
   const Architecture& architecture = *TD_TRY(read_architecture(outer));
   TD_TRY(refuse_unsupported(outer));
   const bool wrapped = find_member(document, "text_config") != nullptr && !architecture.wrapper.empty();
   const json::object text =
       wrapped ? TD_TRY(flatten_wrapper(outer, document, architecture.wrapper)) : std::move(document);
-  const JsonFields fields(text, std::string(source));
+  const ConfigFields fields(text, std::string(source));
   if (wrapped) TD_TRY(refuse_unsupported(fields));
 
   ModelConfig config;
@@ -321,7 +321,7 @@ Result<ModelConfig> parse_model_config(std::string_view config_json, std::string
     const std::string generation_source =
         (std::filesystem::path(source).parent_path() / "generation_config.json").string();
     const json::object generation = TD_TRY(parse_object(generation_json, generation_source));
-    const JsonFields generation_fields(generation, generation_source);
+    const ConfigFields generation_fields(generation, generation_source);
     TD_TRY(read_token_ids(generation_fields, config));
     TD_TRY(read_sampling(generation_fields, config.sampling));
   }

@@ -10,7 +10,7 @@ constexpr IntegerRange kContextRange{1, (std::int64_t{1} << 31) - 1};
 constexpr NumberRange kThetaRange{1.0 + 1e-6, 1e30};
 constexpr NumberRange kFactorRange{1e-6, 1e9};
 
-Result<RopeKind> parse_kind(const JsonFields& fields, const Architecture& architecture) {
+Result<RopeKind> parse_kind(const ConfigFields& fields, const Architecture& architecture) {
   const std::string legacy = TD_TRY(fields.text("type", "default"));
   const std::string kind = TD_TRY(fields.text("rope_type", legacy));
   if (kind == "default") return RopeKind::kDefault;
@@ -25,21 +25,21 @@ Result<RopeKind> parse_kind(const JsonFields& fields, const Architecture& archit
 }
 
 // The context that scaling starts from.
-Result<std::int64_t> read_context_original(const JsonFields& top, const JsonFields& rope,
+Result<std::int64_t> read_context_original(const ConfigFields& top, const ConfigFields& rope,
                                            const Architecture& architecture, const ModelConfig& config) {
   constexpr const char* kName = "original_max_position_embeddings";
   if (top.has(kName) || architecture.phi_rope) return top.integer(kName, kContextRange, 4096);
   return rope.integer(kName, kContextRange, config.context);
 }
 
-Result<double> read_factor(const JsonFields& rope, const RopeConfig& config, std::int64_t context) {
+Result<double> read_factor(const ConfigFields& rope, const RopeConfig& config, std::int64_t context) {
   const bool required = config.kind != RopeKind::kLongRope;
   if (required && !rope.has("factor")) return rope.refuse("factor", "is missing");
   const double stretch = static_cast<double>(context) / static_cast<double>(config.context_original);
   return rope.number("factor", kFactorRange, stretch);
 }
 
-Status read_longrope(const JsonFields& rope, RopeConfig& config) {
+Status read_longrope(const ConfigFields& rope, RopeConfig& config) {
   config.short_factors = TD_TRY(rope.numbers("short_factor", kFactorRange));
   config.long_factors = TD_TRY(rope.numbers("long_factor", kFactorRange));
   const auto pairs = static_cast<std::size_t>(config.R / 2);
@@ -54,7 +54,7 @@ Status read_longrope(const JsonFields& rope, RopeConfig& config) {
 }
 
 // `rope` is the object with the scaling; it may be the empty one. `theta` is what holds if it has none.
-Result<RopeConfig> read_rope(const JsonFields& top, const JsonFields& rope, const Architecture& architecture,
+Result<RopeConfig> read_rope(const ConfigFields& top, const ConfigFields& rope, const Architecture& architecture,
                              const ModelConfig& model, double theta) {
   RopeConfig config;
   config.kind = TD_TRY(parse_kind(rope, architecture));
@@ -102,7 +102,7 @@ Result<RopeConfig> read_rope(const JsonFields& top, const JsonFields& rope, cons
 
 }  // namespace
 
-Result<LayerRopes> read_layer_ropes(const JsonFields& fields, const Architecture& architecture,
+Result<LayerRopes> read_layer_ropes(const ConfigFields& fields, const Architecture& architecture,
                                     const ModelConfig& config) {
   const json::object nothing;
   const json::object* scaling = TD_TRY(fields.object("rope_scaling"));
@@ -116,12 +116,12 @@ Result<LayerRopes> read_layer_ropes(const JsonFields& fields, const Architecture
 
   const bool use_parameters = parameters != nullptr && (scaling == nullptr || scaling->empty());
   if (use_parameters) {
-    const JsonFields inner = fields.inside("rope_parameters", *parameters);
+    const ConfigFields inner = fields.inside("rope_parameters", *parameters);
     const json::object* full = TD_TRY(inner.object("full_attention"));
     const json::object* sliding = TD_TRY(inner.object("sliding_attention"));
     if (full != nullptr || sliding != nullptr) {
-      const JsonFields full_fields = inner.inside("full_attention", full != nullptr ? *full : nothing);
-      const JsonFields sliding_fields = inner.inside("sliding_attention", sliding != nullptr ? *sliding : nothing);
+      const ConfigFields full_fields = inner.inside("full_attention", full != nullptr ? *full : nothing);
+      const ConfigFields sliding_fields = inner.inside("sliding_attention", sliding != nullptr ? *sliding : nothing);
       ropes.full = TD_TRY(read_rope(fields, full_fields, architecture, config, theta));
       ropes.sliding = TD_TRY(read_rope(fields, sliding_fields, architecture, config, window_theta));
       return ropes;
@@ -132,10 +132,10 @@ Result<LayerRopes> read_layer_ropes(const JsonFields& fields, const Architecture
   }
   const char* name = use_parameters ? "rope_parameters" : "rope_scaling";
   const json::object* shared = use_parameters ? parameters : scaling;
-  const JsonFields inner = fields.inside(name, shared != nullptr ? *shared : nothing);
+  const ConfigFields inner = fields.inside(name, shared != nullptr ? *shared : nothing);
   ropes.full = TD_TRY(read_rope(fields, inner, architecture, config, theta));
   // Scaling is for the layers that see everything; those with a theta of their own never look that far.
-  const JsonFields unscaled = fields.inside(name, nothing);
+  const ConfigFields unscaled = fields.inside(name, nothing);
   ropes.sliding =
       architecture.window_theta ? TD_TRY(read_rope(fields, unscaled, architecture, config, window_theta)) : ropes.full;
   return ropes;

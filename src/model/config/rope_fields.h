@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "model/config/architectures.h"
-#include "model/config/json_fields.h"
+#include "model/config/config_fields.h"
 #include "model/config/model_config.h"
 
 namespace tandem::model {
@@ -15,7 +15,7 @@ struct LayerRopes {
 };
 
 // `config` has D and context. Errors: kInvalidArgument.
-[[nodiscard]] Result<LayerRopes> read_layer_ropes(const JsonFields& fields, const Architecture& architecture,
+[[nodiscard]] Result<LayerRopes> read_layer_ropes(const ConfigFields& fields, const Architecture& architecture,
                                                   const ModelConfig& config);
 
 }  // namespace tandem::model

@@ -1,4 +1,4 @@
-#include "model/config/json_fields.h"
+#include "model/config/config_fields.h"
 
 #include <cmath>
 
@@ -44,17 +44,17 @@ std::string expected(const json::value& value, NumberRange range) {
 
 }  // namespace
 
-Status JsonFields::refuse(std::string_view name, std::string_view reason) const {
+Status ConfigFields::refuse(std::string_view name, std::string_view reason) const {
   return invalid_argument("{}: {}{} {}: compare with the file its authors published", source_, path_, name, reason);
 }
 
-bool JsonFields::has(std::string_view name) const {
+bool ConfigFields::has(std::string_view name) const {
   const json::value* value = find_member(object_, name);
   return value != nullptr && !value->is_null();
 }
 
-Result<std::optional<std::int64_t>> JsonFields::optional_integer(std::string_view name, IntegerRange range,
-                                                                 std::optional<std::int64_t> missing) const {
+Result<std::optional<std::int64_t>> ConfigFields::optional_integer(std::string_view name, IntegerRange range,
+                                                                   std::optional<std::int64_t> missing) const {
   const json::value* value = find_member(object_, name);
   if (value == nullptr) return missing;
   if (value->is_null()) return std::optional<std::int64_t>();
@@ -63,12 +63,12 @@ Result<std::optional<std::int64_t>> JsonFields::optional_integer(std::string_vie
   return integer;
 }
 
-Result<std::int64_t> JsonFields::integer(std::string_view name, IntegerRange range, std::int64_t missing) const {
+Result<std::int64_t> ConfigFields::integer(std::string_view name, IntegerRange range, std::int64_t missing) const {
   return TD_TRY(optional_integer(name, range, missing)).value_or(missing);
 }
 
-Result<std::optional<double>> JsonFields::optional_number(std::string_view name, NumberRange range,
-                                                          std::optional<double> missing) const {
+Result<std::optional<double>> ConfigFields::optional_number(std::string_view name, NumberRange range,
+                                                            std::optional<double> missing) const {
   const json::value* value = find_member(object_, name);
   if (value == nullptr) return missing;
   if (value->is_null()) return std::optional<double>();
@@ -77,25 +77,25 @@ Result<std::optional<double>> JsonFields::optional_number(std::string_view name,
   return number;
 }
 
-Result<double> JsonFields::number(std::string_view name, NumberRange range, double missing) const {
+Result<double> ConfigFields::number(std::string_view name, NumberRange range, double missing) const {
   return TD_TRY(optional_number(name, range, missing)).value_or(missing);
 }
 
-Result<bool> JsonFields::boolean(std::string_view name, bool missing) const {
+Result<bool> ConfigFields::boolean(std::string_view name, bool missing) const {
   if (!has(name)) return missing;
   const json::value& value = *find_member(object_, name);
   if (!value.is_bool()) return refuse(name, fmt::format("is {}, not true or false", shown(value)));
   return value.get_bool();
 }
 
-Result<std::string> JsonFields::text(std::string_view name, std::string_view missing) const {
+Result<std::string> ConfigFields::text(std::string_view name, std::string_view missing) const {
   if (!has(name)) return std::string(missing);
   const json::value& value = *find_member(object_, name);
   if (!value.is_string()) return refuse(name, fmt::format("is {}, not a string", shown(value)));
   return std::string(value.get_string());
 }
 
-Result<std::vector<double>> JsonFields::numbers(std::string_view name, NumberRange range) const {
+Result<std::vector<double>> ConfigFields::numbers(std::string_view name, NumberRange range) const {
   std::vector<double> values;
   if (!has(name)) return values;
   const json::value& list = *find_member(object_, name);
@@ -108,7 +108,7 @@ Result<std::vector<double>> JsonFields::numbers(std::string_view name, NumberRan
   return values;
 }
 
-Result<std::vector<std::int64_t>> JsonFields::integers(std::string_view name, IntegerRange range) const {
+Result<std::vector<std::int64_t>> ConfigFields::integers(std::string_view name, IntegerRange range) const {
   std::vector<std::int64_t> values;
   if (!has(name)) return values;
   const json::value& member = *find_member(object_, name);
@@ -121,7 +121,7 @@ Result<std::vector<std::int64_t>> JsonFields::integers(std::string_view name, In
   return values;
 }
 
-Result<std::vector<std::string>> JsonFields::texts(std::string_view name) const {
+Result<std::vector<std::string>> ConfigFields::texts(std::string_view name) const {
   std::vector<std::string> values;
   if (!has(name)) return values;
   const json::value& list = *find_member(object_, name);
@@ -133,15 +133,15 @@ Result<std::vector<std::string>> JsonFields::texts(std::string_view name) const 
   return values;
 }
 
-Result<const json::object*> JsonFields::object(std::string_view name) const {
+Result<const json::object*> ConfigFields::object(std::string_view name) const {
   if (!has(name)) return static_cast<const json::object*>(nullptr);
   const json::value& value = *find_member(object_, name);
   if (!value.is_object()) return refuse(name, fmt::format("is {}, not an object", shown(value)));
   return &value.get_object();
 }
 
-JsonFields JsonFields::inside(std::string_view name, const json::object& member) const {
-  return JsonFields(member, source_, path_ + std::string(name) + ".");
+ConfigFields ConfigFields::inside(std::string_view name, const json::object& member) const {
+  return ConfigFields(member, source_, path_ + std::string(name) + ".");
 }
 
 }  // namespace tandem::model

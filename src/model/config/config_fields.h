@@ -25,10 +25,10 @@ struct NumberRange {
 inline constexpr NumberRange kAnyNumber{std::numeric_limits<double>::lowest(), std::numeric_limits<double>::max()};
 inline constexpr NumberRange kPositiveNumber{std::numeric_limits<double>::min(), 1e30};
 
-class JsonFields {
+class ConfigFields {
  public:
   // `object` is borrowed. `source` names the file in errors; `path` what leads to the object: "rope_scaling."
-  JsonFields(const json::object& object, std::string source, std::string path = "")
+  ConfigFields(const json::object& object, std::string source, std::string path = "")
       : object_(object), source_(std::move(source)), path_(std::move(path)) {}
 
   const std::string& source() const { return source_; }
@@ -51,7 +51,7 @@ class JsonFields {
 
   // The object of that name, or null where it is missing or null.
   Result<const json::object*> object(std::string_view name) const;
-  JsonFields inside(std::string_view name, const json::object& member) const;
+  ConfigFields inside(std::string_view name, const json::object& member) const;
 
   // "config.json: rope_scaling.factor ..." for errors.
   Status refuse(std::string_view name, std::string_view reason) const;
