@@ -87,7 +87,9 @@ class TileTask {
   void run() {
     begin_rows();
     const std::int64_t last = tile_.position + tile_.tokens - 1;
-    for (block_ = tile_.first_key(tile_.position) / kKeys * kKeys; block_ <= last; block_ += kKeys) {
+    block_ = tile_.first_key(tile_.position) / kKeys * kKeys;
+    find_tokens(block_, offsets_);
+    for (; block_ <= last; block_ += kKeys) {
       pack_block();
       attend_block();
     }
@@ -136,20 +138,38 @@ class TileTask {
     }
   }
 
-  void pack_block() {
-    const std::int64_t low = std::max(block_, tile_.first_key(tile_.position));
-    const std::int64_t high = std::min(block_ + kKeys, tile_.position + tile_.tokens) - 1;
-    std::int64_t offsets[kKeys];
-    std::int64_t within = 0;
-    for (std::int64_t j = low; j <= high; ++j, ++within) {
-      const bool starts_run = j == low || within == tile_.block_tokens;
-      offsets[j - block_] = starts_run ? tile_.cache_offset(j) : offsets[j - block_ - 1] + tile_.D;
-      if (starts_run) within = j % tile_.block_tokens;
+  // Where the tokens of the block that begins at token `block` lie; what the tile does not see of it, it replaces.
+  void find_tokens(std::int64_t block, std::int64_t* offsets) const {
+    const std::int64_t low = std::max(block, tile_.first_key(tile_.position));
+    const std::int64_t high = std::min(block + kKeys, tile_.position + tile_.tokens) - 1;
+    for (std::int64_t j = low; j <= high;) {
+      const std::int64_t within = j % tile_.block_tokens;
+      const std::int64_t run_end = std::min(high + 1, j - within + tile_.block_tokens);
+      for (std::int64_t offset = tile_.cache_offset(j); j < run_end; ++j, offset += tile_.D)
+        offsets[j - block] = offset;
     }
-    std::fill(offsets, offsets + (low - block_), offsets[low - block_]);
-    std::fill(offsets + (high + 1 - block_), offsets + kKeys, offsets[high - block_]);
-    pack_keys<kLayout>(tile_.k, offsets, tile_.D, scratch_.keys);
-    pack_values<kLayout>(tile_.v, offsets, tile_.D, width(), scratch_.values);
+    std::fill(offsets, offsets + (low - block), offsets[low - block]);
+    std::fill(offsets + (high + 1 - block), offsets + kKeys, offsets[high - block]);
+  }
+
+  // The next block's keys and values are fetched while this one's are packed: a block is too short for the hardware's
+  // own prefetching to get going.
+  void pack_block() {
+    const bool is_last = block_ + kKeys > tile_.position + tile_.tokens - 1;
+    if (!is_last) find_tokens(block_ + kKeys, next_offsets_);
+    if (!is_last) prefetch(tile_.k, next_offsets_);
+    pack_keys<kLayout>(tile_.k, offsets_, tile_.D, scratch_.keys);
+    if (!is_last) prefetch(tile_.v, next_offsets_);
+    pack_values<kLayout>(tile_.v, offsets_, tile_.D, width(), scratch_.values);
+    std::swap(offsets_, next_offsets_);
+  }
+
+  void prefetch(const void* cache, const std::int64_t* offsets) const {
+    constexpr std::int64_t kElementBytes = kLayout == Layout::kF32 ? 4 : 2, kLine = 64;
+    for (std::int64_t i = 0; i < kKeys; ++i) {
+      const std::byte* const row = static_cast<const std::byte*>(cache) + offsets[i] * kElementBytes;
+      for (std::int64_t at = 0; at < tile_.D * kElementBytes; at += kLine) __builtin_prefetch(row + at, 0, 2);
+    }
   }
 
   void attend_block() {
@@ -299,6 +319,9 @@ class TileTask {
   TileScratch scratch_;
   Multiply multiply_;
   std::int64_t block_ = 0;  // the first token of the block in hand
+  std::int64_t offsets_storage_[2][kKeys];
+  std::int64_t* offsets_ = offsets_storage_[0];       // of the block in hand
+  std::int64_t* next_offsets_ = offsets_storage_[1];  // and of the one after
   // Rows of as many whole tokens as make a group, so that each token's rows are multiplied together.
   const std::int64_t whole_tokens_ = tile_.heads < kGroupRows ? kGroupRows / tile_.heads * tile_.heads : kGroupRows;
 };

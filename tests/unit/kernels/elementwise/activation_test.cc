@@ -4,12 +4,16 @@
 #include <limits>
 
 #include "kernels/elementwise/elementwise.h"
+#include "unit/kernels/each_target.h"
 #include "unit/kernels/reference.h"
 
 namespace tandem::kernels {
 namespace {
 
 using namespace testing;
+
+TANDEM_EACH_TARGET(ActivationRow);
+TANDEM_EACH_TARGET(Gate);
 
 constexpr Activation kActivations[] = {Activation::kSilu, Activation::kGeluTanh, Activation::kGeluErf};
 
@@ -29,7 +33,7 @@ std::vector<float> activate(const std::vector<float>& x, Activation activation) 
   return y;
 }
 
-TEST(Activation, IsAccurateOnBothTailsAndNearZero) {
+TEST_P(ActivationRow, IsAccurateOnBothTailsAndNearZero) {
   std::vector<float> x;
   for (int i = -30000; i <= 30000; ++i) x.push_back(static_cast<float>(i) * 1e-3f);
   for (float tiny = 1e-30f; tiny < 1.0f; tiny *= 1.7f) x.insert(x.end(), {tiny, -tiny});
@@ -45,7 +49,7 @@ TEST(Activation, IsAccurateOnBothTailsAndNearZero) {
   }
 }
 
-TEST(Activation, TreatsExtremesAndNaN) {
+TEST_P(ActivationRow, TreatsExtremesAndNaN) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   for (const Activation activation : kActivations) {
     const std::vector<float> y = activate({-kInfinity, -1e30f, kInfinity, 1e30f, 0.0f, std::nanf("")}, activation);
@@ -58,7 +62,7 @@ TEST(Activation, TreatsExtremesAndNaN) {
   }
 }
 
-TEST(Activation, DoesNotDependOnThePlaceInTheRow) {
+TEST_P(ActivationRow, DoesNotDependOnThePlaceInTheRow) {
   const std::vector<float> gate = random_values(1, 131, 6.0f), up = random_values(2, 131, 3.0f);
   for (const Activation activation : kActivations) {
     std::vector<float> whole(gate.size());
@@ -71,7 +75,7 @@ TEST(Activation, DoesNotDependOnThePlaceInTheRow) {
   }
 }
 
-TEST(Gate, HasTheBitsOfTheRowFunctionAndMayRunInPlace) {
+TEST_P(Gate, HasTheBitsOfTheRowFunctionAndMayRunInPlace) {
   constexpr std::int64_t kRows = 9, kWidth = 1030;
   const std::vector<float> gate = random_values(3, kRows * kWidth, 4.0f), up = random_values(4, kRows * kWidth, 4.0f);
   for (const Activation activation : kActivations) {

@@ -1,5 +1,6 @@
 #include "kernels/elementwise/elementwise.h"
 
+#include "unit/kernels/each_target.h"
 #include "unit/kernels/reference.h"
 
 namespace tandem::kernels {
@@ -7,7 +8,9 @@ namespace {
 
 using namespace testing;
 
-TEST(Elementwise, SmallIntegersAreExact) {
+TANDEM_EACH_TARGET(Elementwise);
+
+TEST_P(Elementwise, SmallIntegersAreExact) {
   const auto stream = device::Stream::create_cpu(2);
   for (const std::int64_t rows : {0, 1, 3, 40}) {
     for (const std::int64_t width : {0, 1, 15, 16, 17, 33, 1000}) {
@@ -25,7 +28,7 @@ TEST(Elementwise, SmallIntegersAreExact) {
   }
 }
 
-TEST(Elementwise, AddMayOverwriteEitherOperand) {
+TEST_P(Elementwise, AddMayOverwriteEitherOperand) {
   const auto stream = device::Stream::create_cpu(1);
   const std::vector<float> a = random_integers(3, 70, 9), b = random_integers(4, 70, 9);
   std::vector<float> first = a, second = b;
@@ -36,7 +39,7 @@ TEST(Elementwise, AddMayOverwriteEitherOperand) {
   EXPECT_TRUE(same_bits(first, second));
 }
 
-TEST(Elementwise, RefusesWrongShapesAndDtypesBeforeWriting) {
+TEST_P(Elementwise, RefusesWrongShapesAndDtypesBeforeWriting) {
   const auto stream = device::Stream::create_cpu(1);
   const std::vector<float> a(12);
   GuardedRows y(3, 4);

@@ -1,5 +1,6 @@
 #include "kernels/embedding/embedding.h"
 
+#include "unit/kernels/each_target.h"
 #include "unit/kernels/reference.h"
 
 namespace tandem::kernels {
@@ -7,7 +8,9 @@ namespace {
 
 using namespace testing;
 
-TEST(Embedding, CopiesRowsOfEveryDtypeExactly) {
+TANDEM_EACH_TARGET(Embedding);
+
+TEST_P(Embedding, CopiesRowsOfEveryDtypeExactly) {
   constexpr std::int64_t kVocab = 11;
   const std::vector<std::int32_t> ids = {10, 0, 3, 3, 7};
   for (const std::int64_t width : {1, 15, 16, 17, 64, 777}) {
@@ -30,7 +33,7 @@ TEST(Embedding, CopiesRowsOfEveryDtypeExactly) {
   }
 }
 
-TEST(Embedding, RefusesIdsOutsideTheTableBeforeWriting) {
+TEST_P(Embedding, RefusesIdsOutsideTheTableBeforeWriting) {
   const auto stream = device::Stream::create_cpu(1);
   const std::vector<float> table(12);
   GuardedRows y(2, 4);

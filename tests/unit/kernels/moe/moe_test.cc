@@ -4,12 +4,16 @@
 #include <limits>
 #include <numeric>
 
+#include "unit/kernels/each_target.h"
 #include "unit/kernels/reference.h"
 
 namespace tandem::kernels {
 namespace {
 
 using namespace testing;
+
+TANDEM_EACH_TARGET(Router);
+TANDEM_EACH_TARGET(Moe);
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
@@ -30,7 +34,7 @@ Routing route(const std::vector<float>& logits, std::int64_t experts_count, std:
   return routing;
 }
 
-TEST(Router, TakesTheLargestAndWeighsThem) {
+TEST_P(Router, TakesTheLargestAndWeighsThem) {
   constexpr std::int64_t kExperts = 37, kTopK = 5, kTokens = 64;
   std::vector<float> logits = random_integers(1, kTokens * kExperts, 6);  // with many ties
   const Routing all = route(logits, kExperts, kTopK, RouterNorm::kSoftmaxOverAll, 2);
@@ -53,7 +57,7 @@ TEST(Router, TakesTheLargestAndWeighsThem) {
   }
 }
 
-TEST(Router, ChoosesDifferentExpertsWhateverTheLogits) {
+TEST_P(Router, ChoosesDifferentExpertsWhateverTheLogits) {
   const float nan = std::nanf("");
   const std::vector<float> logits = {nan,  nan, nan,        nan,  -kInfinity, -kInfinity, -kInfinity, -kInfinity,
                                      1.0f, nan, -kInfinity, 2.0f, kInfinity,  0.0f,       kInfinity,  -kInfinity};
@@ -82,7 +86,7 @@ TEST(MoeGroup, SortsPairsStablyByExpert) {
   EXPECT_EQ(pair_of, (std::vector<std::int32_t>{4, 1, 2, 0, 5, 3}));
 }
 
-TEST(Moe, GatherGroupAndCombineMakeTheWeightedSum) {
+TEST_P(Moe, GatherGroupAndCombineMakeTheWeightedSum) {
   constexpr std::int64_t kTokens = 29, kExperts = 7, kTopK = 3;
   for (const std::int64_t width : {1, 16, 17, 100}) {
     const std::vector<float> x = random_integers(2, kTokens * width, 20),
@@ -128,7 +132,7 @@ TEST(Moe, GatherGroupAndCombineMakeTheWeightedSum) {
   }
 }
 
-TEST(Moe, RefusesWhatDoesNotFit) {
+TEST_P(Moe, RefusesWhatDoesNotFit) {
   const auto stream = device::Stream::create_cpu(1);
   std::vector<float> floats(64);
   std::vector<std::int32_t> ints(64, 0), bad(64, 5);

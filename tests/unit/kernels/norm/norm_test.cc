@@ -2,12 +2,15 @@
 
 #include <cmath>
 
+#include "unit/kernels/each_target.h"
 #include "unit/kernels/reference.h"
 
 namespace tandem::kernels {
 namespace {
 
 using namespace testing;
+
+TANDEM_EACH_TARGET(RmsNorm);
 
 constexpr float kEps = 1e-5f;
 
@@ -21,7 +24,7 @@ std::vector<float> normalise(std::span<const float> x, std::int64_t width, const
   return y.dense();
 }
 
-TEST(RmsNorm, AgreesWithDoublePrecision) {
+TEST_P(RmsNorm, AgreesWithDoublePrecision) {
   for (const std::int64_t width : {1, 3, 15, 16, 17, 63, 64, 65, 127, 2048, 4099}) {
     const std::vector<float> x = random_values(1, 5 * width, 3.0f), weight = random_values(2, width);
     for (const float offset : {0.0f, 1.0f}) {
@@ -32,7 +35,7 @@ TEST(RmsNorm, AgreesWithDoublePrecision) {
   }
 }
 
-TEST(RmsNorm, WidensSixteenBitWeightsExactly) {
+TEST_P(RmsNorm, WidensSixteenBitWeightsExactly) {
   constexpr std::int64_t kWidth = 83;
   const std::vector<float> x = random_values(3, 2 * kWidth);
   std::vector<float> weight = random_values(4, kWidth);
@@ -49,7 +52,7 @@ TEST(RmsNorm, WidensSixteenBitWeightsExactly) {
                         normalise(x, kWidth, view_of(weight, {kWidth}), 0.0f, 1)));
 }
 
-TEST(RmsNorm, ARowDoesNotDependOnItsNeighboursOrTheThreads) {
+TEST_P(RmsNorm, ARowDoesNotDependOnItsNeighboursOrTheThreads) {
   constexpr std::int64_t kRows = 37, kWidth = 1025;
   const std::vector<float> x = random_values(5, kRows * kWidth), weight = random_values(6, kWidth);
   const std::vector<float> one = normalise(x, kWidth, view_of(weight, {kWidth}), 0.0f, 1);
@@ -61,7 +64,7 @@ TEST(RmsNorm, ARowDoesNotDependOnItsNeighboursOrTheThreads) {
   }
 }
 
-TEST(RmsNorm, NormalisesEachHeadInPlaceInsideAFusedRow) {
+TEST_P(RmsNorm, NormalisesEachHeadInPlaceInsideAFusedRow) {
   constexpr std::int64_t kTokens = 5, kHeads = 3, kD = 40;
   const auto stream = device::Stream::create_cpu(2);
   const std::vector<float> x = random_values(7, kTokens * kHeads * kD), weight = random_values(8, kD);
@@ -73,7 +76,7 @@ TEST(RmsNorm, NormalisesEachHeadInPlaceInsideAFusedRow) {
   EXPECT_TRUE(same_bits(fused.dense(), normalise(x, kD, view_of(weight, {kD}), 0.0f, 1)));
 }
 
-TEST(RmsNorm, OfZerosIsZeroAndNaNStaysInItsRow) {
+TEST_P(RmsNorm, OfZerosIsZeroAndNaNStaysInItsRow) {
   const std::vector<float> weight(16, 1.0f);
   std::vector<float> x(48, 0.0f);
   x[20] = std::nanf("");
@@ -82,7 +85,7 @@ TEST(RmsNorm, OfZerosIsZeroAndNaNStaysInItsRow) {
   EXPECT_EQ(y[0], 0.0f);
 }
 
-TEST(RmsNorm, TakesNoRowsAndRefusesWhatDoesNotFit) {
+TEST_P(RmsNorm, TakesNoRowsAndRefusesWhatDoesNotFit) {
   const auto stream = device::Stream::create_cpu(1);
   const std::vector<float> x(32), weight(16);
   const TensorView none(static_cast<void*>(nullptr), DType::kF32, Shape{0, 16});

@@ -2,12 +2,15 @@
 
 #include <cmath>
 
+#include "unit/kernels/each_target.h"
 #include "unit/kernels/reference.h"
 
 namespace tandem::kernels {
 namespace {
 
 using namespace testing;
+
+TANDEM_EACH_TARGET(Rope);
 
 std::vector<float> frequencies(std::int64_t half) {
   std::vector<float> inv_freq(static_cast<std::size_t>(half));
@@ -38,7 +41,7 @@ TEST(RopeTable, RoundsTheCosineOfTheF32Angle) {
   }
 }
 
-TEST(Rope, TurnsHalfSplitPairsAndPassesTheRestThrough) {
+TEST_P(Rope, TurnsHalfSplitPairsAndPassesTheRestThrough) {
   constexpr std::int64_t kTokens = 6, kHeads = 3;
   for (const std::int64_t width : {2, 8, 40, 64, 128}) {
     for (const std::int64_t half : {width / 2, width / 4}) {
@@ -65,7 +68,7 @@ TEST(Rope, TurnsHalfSplitPairsAndPassesTheRestThrough) {
   }
 }
 
-TEST(Rope, IsExactForQuarterTurnsAndTheSameAlone) {
+TEST_P(Rope, IsExactForQuarterTurnsAndTheSameAlone) {
   constexpr std::int64_t kTokens = 70, kWidth = 64, kHalf = 32;
   const auto stream = device::Stream::create_cpu(2), single = device::Stream::create_cpu(1);
   const std::vector<float> zeros(kTokens * kHalf, 0.0f), ones(kTokens * kHalf, 1.0f);
@@ -94,7 +97,7 @@ TEST(Rope, IsExactForQuarterTurnsAndTheSameAlone) {
   EXPECT_TRUE(same_bits(together, apart));
 }
 
-TEST(Rope, RefusesWhatDoesNotFit) {
+TEST_P(Rope, RefusesWhatDoesNotFit) {
   const auto stream = device::Stream::create_cpu(1);
   const std::vector<float> table(64, 1.0f);
   std::vector<float> x = random_values(7, 64);

@@ -3,12 +3,16 @@
 #include <cmath>
 #include <limits>
 
+#include "unit/kernels/each_target.h"
 #include "unit/kernels/reference.h"
 
 namespace tandem::kernels {
 namespace {
 
 using namespace testing;
+
+TANDEM_EACH_TARGET(Softmax);
+TANDEM_EACH_TARGET(Softcap);
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
@@ -38,7 +42,7 @@ std::vector<float> log_sum_exp(std::span<const float> x, std::int64_t width, int
   return lse;
 }
 
-TEST(Softmax, FamilyAgreesWithDoublePrecision) {
+TEST_P(Softmax, FamilyAgreesWithDoublePrecision) {
   constexpr std::int64_t kRows = 3;
   for (const std::int64_t width : {1, 2, 15, 16, 17, 31, 33, 1023, 1024, 1025, 5000, 131073}) {
     const std::vector<float> x = random_values(1, kRows * width, 12.0f);
@@ -61,12 +65,12 @@ TEST(Softmax, FamilyAgreesWithDoublePrecision) {
   }
 }
 
-TEST(Softmax, OfEqualPowersOfTwoIsExact) {
+TEST_P(Softmax, OfEqualPowersOfTwoIsExact) {
   const std::vector<float> x(64, -3.5f);
   for (const float p : softmax(x, 64)) EXPECT_EQ(p, 1.0f / 64.0f);
 }
 
-TEST(Softmax, GivesMaskedEntriesExactlyZero) {
+TEST_P(Softmax, GivesMaskedEntriesExactlyZero) {
   const std::vector<float> x = {0.0f, -kInfinity, 0.0f, -1e30f, -kInfinity, -kInfinity, -kInfinity, -kInfinity};
   const std::vector<float> p = softmax(x, 4), log_p = log_softmax(x, 4), lse = log_sum_exp(x, 4);
   EXPECT_EQ(p, (std::vector<float>{0.5f, 0.0f, 0.5f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f}));
@@ -75,7 +79,7 @@ TEST(Softmax, GivesMaskedEntriesExactlyZero) {
   EXPECT_EQ(lse[1], -kInfinity);
 }
 
-TEST(Softmax, NaNFillsItsRowOnly) {
+TEST_P(Softmax, NaNFillsItsRowOnly) {
   for (const std::size_t place : {0u, 16u, 40u}) {
     std::vector<float> x = random_values(2, 123);
     x[41 + place] = std::nanf("");
@@ -88,7 +92,7 @@ TEST(Softmax, NaNFillsItsRowOnly) {
   }
 }
 
-TEST(Softmax, ARowDoesNotDependOnItsNeighboursOrTheThreads) {
+TEST_P(Softmax, ARowDoesNotDependOnItsNeighboursOrTheThreads) {
   constexpr std::int64_t kRows = 21, kWidth = 1111;
   const std::vector<float> x = random_values(3, kRows * kWidth, 5.0f);
   const std::vector<float> p = softmax(x, kWidth), log_p = log_softmax(x, kWidth), lse = log_sum_exp(x, kWidth);
@@ -103,7 +107,7 @@ TEST(Softmax, ARowDoesNotDependOnItsNeighboursOrTheThreads) {
   }
 }
 
-TEST(Softmax, MayRunInPlace) {
+TEST_P(Softmax, MayRunInPlace) {
   const auto stream = device::Stream::create_cpu(1);
   std::vector<float> x = random_values(4, 130);
   const std::vector<float> p = softmax(x, 65);
@@ -111,7 +115,7 @@ TEST(Softmax, MayRunInPlace) {
   EXPECT_TRUE(same_bits(x, p));
 }
 
-TEST(Softcap, AgreesWithDoublePrecision) {
+TEST_P(Softcap, AgreesWithDoublePrecision) {
   const auto stream = device::Stream::create_cpu(2);
   std::vector<float> x = random_values(5, 4000, 300.0f);
   for (float tiny = 1e-20f; tiny < 50.0f; tiny *= 1.3f) x.insert(x.end(), {tiny, -tiny});
@@ -125,7 +129,7 @@ TEST(Softcap, AgreesWithDoublePrecision) {
   }
 }
 
-TEST(Softmax, RefusesWhatDoesNotFit) {
+TEST_P(Softmax, RefusesWhatDoesNotFit) {
   const auto stream = device::Stream::create_cpu(1);
   const std::vector<float> x(12);
   GuardedRows y(3, 4);
