@@ -37,7 +37,7 @@ std::span<const Value> characters(Runtime& runtime, std::string_view text) {
 
 // Python's slice.indices(length).
 struct SliceIndices {
-  std::int64_t start, step, count;
+  std::int64_t start, stop, step, count;
 };
 SliceIndices slice_indices(Value start, Value stop, Value step, std::int64_t length) {
   const auto given = [](Value value) { return !value.is_missing() && !value.is_none(); };
@@ -61,12 +61,12 @@ SliceIndices slice_indices(Value start, Value stop, Value step, std::int64_t len
   std::int64_t count = 0;
   if (by > 0 && from < to) count = (to - from - 1) / by + 1;
   if (by < 0 && to < from) count = (from - to - 1) / -by + 1;
-  return {from, by, count};
+  return {from, to, by, count};
 }
 
 Value slice_text(Runtime& runtime, std::string_view text, Value start, Value stop, Value step) {
   const std::size_t size = code_points_count(text);
-  const auto [from, by, count] = slice_indices(start, stop, step, static_cast<std::int64_t>(size));
+  const auto [from, to, by, count] = slice_indices(start, stop, step, static_cast<std::int64_t>(size));
   runtime.charge_bytes(text.size());
   if (count == 0) return Value::string({});
   const auto index = [](std::int64_t i) { return static_cast<std::size_t>(i); };
@@ -218,12 +218,11 @@ Value slice(Runtime& runtime, Value value, Value start, Value stop, Value step) 
   if (value.is_string()) return slice_text(runtime, value.as_string(), start, stop, step);
   if (!value.is_sequence() && !value.is(Kind::kRange)) fail("a value of type '{}' cannot be sliced", type_name(value));
   const auto items = items_of(runtime, value);
-  const auto [from, by, count] = slice_indices(start, stop, step, static_cast<std::int64_t>(items.size()));
+  const auto [from, to, by, count] = slice_indices(start, stop, step, static_cast<std::int64_t>(items.size()));
   if (value.is(Kind::kRange)) {
     const Range& whole = *value.as<Range>();
-    const std::int64_t first = whole.start + from * whole.step;
-    return Value::object(Kind::kRange,
-                         runtime.arena.make<Range>(first, whole.step * by, count, first + whole.step * by * count));
+    return Value::object(Kind::kRange, runtime.arena.make<Range>(whole.start + from * whole.step, whole.step * by,
+                                                                 count, whole.start + to * whole.step));
   }
   std::span<const Value> picked;
   if (count > 0 && by == 1) {

@@ -110,9 +110,8 @@ Value truncate(Runtime& runtime, Value self, const Arguments& arguments) {
   const std::int64_t kept = size - static_cast<std::int64_t>(code_points_count(end));
   if (kept < 0) fail("truncate to {} characters leaves no room for '{}'", size, end);
   if (leeway < 0) fail("the leeway of truncate cannot be negative");
-  if (!self.is_string()) length(self);
-  if (!self.is_string()) fail("truncate needs a string, not '{}'", type_name(self));
   if (static_cast<std::int64_t>(length(self)) <= size + leeway) return self;
+  if (!self.is_string()) fail("truncate needs a string, not '{}'", type_name(self));
   std::string_view text = self.as_string();
   text = text.substr(0, byte_offset(text, static_cast<std::size_t>(kept)));
   if (!bound.truth(1, false)) text = text.substr(0, std::min(text.rfind(' '), text.size()));

@@ -135,6 +135,9 @@ class PercentFormatter {
  public:
   PercentFormatter(Runtime& runtime, std::string_view format, Value values) : runtime_(runtime), format_(format) {
     by_name_ = values.is(Kind::kDict) ? values : Value();
+    // Python takes whatever has items for a mapping, and does not mind when a mapping is not used up.
+    may_have_rest_ =
+        values.is(Kind::kDict) || values.is(Kind::kList) || values.is(Kind::kRange) || values.is_undefined();
     single_ = values;
     if (values.is(Kind::kTuple))
       values_ = values.as_items();
@@ -151,7 +154,7 @@ class PercentFormatter {
       if (at < format_.size()) out += one(++at);
       if (out.size() > runtime_.limits.output_bytes_max) exhausted("formatted text is too long");
     }
-    if (next_ < values_.size() && by_name_.is_missing()) fail("not all arguments of % are used by the format");
+    if (next_ < values_.size() && !may_have_rest_) fail("not all arguments of % are used by the format");
     return runtime_.copy(out);
   }
 
@@ -266,6 +269,7 @@ class PercentFormatter {
   Value single_, by_name_;
   std::span<const Value> values_;
   std::size_t next_ = 0;
+  bool may_have_rest_;
 };
 
 // ---- str.format ----
@@ -310,7 +314,7 @@ std::string format_value(Runtime& runtime, Value value, std::string_view text) {
   Spec spec = parse_spec(text);
   const auto refuse = [&] { fail("the format '{}' does not fit a value of type '{}'", text, type_name(value)); };
   if (value.is_string()) {
-    if (spec.type != 0 && spec.type != 's') refuse();
+    if ((spec.type != 0 && spec.type != 's') || spec.grouping != 0 || spec.sign != '-' || spec.alternate) refuse();
     if (spec.align == '=') {
       if (spec.fill != "0") refuse();
       spec.align = '<';
@@ -321,7 +325,6 @@ std::string format_value(Runtime& runtime, Value value, std::string_view text) {
   const bool float_type = spec.type != 0 && std::string_view("eEfFgG%").find(spec.type) != std::string_view::npos;
   if (value.is_integral() && !float_type) {
     if (spec.type == 's' || spec.precision >= 0) refuse();
-    if (value.is(Kind::kBool) && spec.type == 0) return format_text(value.as_bool() ? "True" : "False", spec, '<');
     if (spec.type == 'c') {
       std::string character;
       append_utf8(character, static_cast<char32_t>(value.as_int()));

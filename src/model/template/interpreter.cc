@@ -212,13 +212,17 @@ class Interpreter final : public Runtime {
     Activation& activation = statement.function ? *make_activation(*statement.function, &outer) : outer;
     auto& loop = *arena.make<Loop>(items, &statement, &activation, depth0,
                                    statement.filter ? &Interpreter::passes_filter : nullptr, this);
+    // jinja2 runs the else part unless some round reached the end of the body: a break or continue does not.
+    bool finished_round = false;
     while (loop.advance()) {
       if (statement.has_loop) activation.at(statement.loop) = Value::object(Kind::kLoop, &loop);
       assign(statement.target, loop.current, activation);
       enter(statement.frame, activation);
-      if (execute(statement.body, activation) == Flow::kBreak) break;
+      const Flow flow = execute(statement.body, activation);
+      if (flow == Flow::kBreak) break;
+      finished_round = finished_round || flow == Flow::kNext;
     }
-    if (loop.index0 < 0 && statement.has_otherwise) {
+    if (!finished_round && statement.has_otherwise) {
       enter(statement.otherwise_frame, activation);
       execute(statement.otherwise, activation);
     }

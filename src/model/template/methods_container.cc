@@ -10,7 +10,7 @@ namespace {
 
 Value index_of(Runtime& runtime, Value self, const Arguments& arguments) {
   const Bound bound("index", arguments, {"value", "start", "stop"}, 1);
-  const auto items = self.as_items();
+  const auto items = items_of(runtime, self);
   const auto size = static_cast<std::int64_t>(items.size());
   const auto place = [&](std::size_t i, std::int64_t otherwise) {
     const std::int64_t index = bound.integer(i, otherwise);
@@ -27,7 +27,7 @@ Value index_of(Runtime& runtime, Value self, const Arguments& arguments) {
 Value count_of(Runtime& runtime, Value self, const Arguments& arguments) {
   const Bound bound("count", arguments, {"value"}, 1);
   std::int64_t count = 0;
-  for (const Value item : self.as_items()) {
+  for (const Value item : items_of(runtime, self)) {
     runtime.charge();
     count += equal(runtime, item, bound[0]) ? 1 : 0;
   }
@@ -118,7 +118,8 @@ bool is_refused_method(Kind kind, std::string_view name) {
 std::span<const BuiltinEntry> container_methods(Kind kind) {
   switch (kind) {
     case Kind::kList: return kListMethods;
-    case Kind::kTuple: return kTupleMethods;
+    case Kind::kTuple:
+    case Kind::kRange: return kTupleMethods;
     case Kind::kDict: return kDictMethods;
     case Kind::kCycler: return kCyclerMethods;
     default: return {};
