@@ -41,6 +41,7 @@ class Engine {
  public:
   // `tokenizer` may be null: events then carry ids without text, and stop strings are refused. It, the runner and the
   // clock are borrowed and outlive the engine.
+  // Errors: kInvalidArgument (limits of the runner or a config that cannot work: named).
   [[nodiscard]] static Result<std::unique_ptr<Engine>> create(const EngineConfig& config, ModelRunner& runner,
                                                               const model::Tokenizer* tokenizer, const Clock& clock);
   ~Engine();  // cancels what is left, then joins the thread; not from a sink's callback

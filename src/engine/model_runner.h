@@ -23,8 +23,9 @@ class ModelRunner {
  public:
   virtual ~ModelRunner() = default;
   virtual const RunnerLimits& limits() const = 0;
-  // Runs one step; fills the KV cache at batch.slots and writes logits [N,V] f32, raw, for batch.logit_rows.
-  // The view is valid until the next call. Errors: kDeviceLost, kAborted: the step did not happen.
+  // Runs one step; fills the KV cache at batch.slots and gives logits [N,V] f32, raw, for batch.logit_rows. N may be 0.
+  // The batch's arrays and the logits are in host memory; the view is valid until the next call.
+  // Errors: kDeviceLost, kAborted: the step did not happen, though slots of its rows may hold rubbish.
   [[nodiscard]] virtual Result<tensor::TensorView> forward(const model::ForwardBatch& batch) = 0;
 };
 

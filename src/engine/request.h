@@ -110,7 +110,8 @@ struct TokenEvent {
 };
 
 // Where a request's events go. Called on the engine's thread, once per step with all the events of that step for this
-// sink; must not block. After an event with `finish` set for each of its samples, a request sends nothing more.
+// sink; must neither block nor throw. After an event with `finish` set for each of its samples, a request sends nothing
+// more.
 class EventSink {
  public:
   virtual ~EventSink() = default;

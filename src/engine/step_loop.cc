@@ -36,6 +36,8 @@ StepLoop::StepLoop(const EngineConfig& config, ModelRunner& runner, const model:
       sampler_(runner_limits_.vocab_size),
       builder_(runner_limits_) {
   const auto sequences_max = static_cast<std::size_t>(limits_.sequences_max);
+  // Ids that the model cannot give need no watching, and the sampler takes only those that it can.
+  std::erase_if(config_.eos_token_ids, [&](TokenId id) { return id < 0 || id >= runner_limits_.vocab_size; });
   running_.reserve(sequences_max);
   running_rows_.reserve(sequences_max);
   running_samples_.reserve(sequences_max);

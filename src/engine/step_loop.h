@@ -72,7 +72,7 @@ class StepLoop {
   void end_request(RequestState& request, FinishReason reason, const Status& error);
   void send(Sample& sample, TokenEvent event);
 
-  const EngineConfig config_;
+  EngineConfig config_;
   ModelRunner& runner_;
   const model::Tokenizer* const tokenizer_;
   const Clock& clock_;

@@ -163,7 +163,7 @@ void run_history(std::uint64_t seed) {
 }
 
 TEST(EngineSim, FixedSeeds) {
-  for (std::uint64_t seed = 1; seed <= 150 && !HasFatalFailure(); ++seed) run_history(seed);
+  for (std::uint64_t seed = 1; seed <= 100 && !HasFatalFailure(); ++seed) run_history(seed);
 }
 
 TEST(EngineSim, NewSeeds) {
@@ -172,7 +172,7 @@ TEST(EngineSim, NewSeeds) {
     return;
   }
   std::random_device device;
-  for (int i = 0; i < 50 && !HasFatalFailure(); ++i) {
+  for (int i = 0; i < 30 && !HasFatalFailure(); ++i) {
     const std::uint64_t seed = device();
     // Before it runs: a failed check aborts.
     std::fprintf(stderr, "TANDEM_SIM_SEED=%llu\n", static_cast<unsigned long long>(seed));

@@ -3,62 +3,18 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
-#include <condition_variable>
 #include <ctime>
-#include <map>
 #include <mutex>
 #include <random>
 #include <thread>
 
+#include "unit/engine/collector.h"
 #include "unit/engine/fake_runner.h"
 
 namespace tandem::engine {
 namespace {
 
 using namespace std::chrono_literals;
-
-// Collects what was said; wait_for() waits for that many samples to end.
-class Collector final : public EventSink {
- public:
-  void on_events(std::vector<TokenEvent> events) override {
-    {
-      std::lock_guard lock(mutex_);
-      for (const TokenEvent& event : events) {
-        add_event(answers_[{event.request, event.sample}], event);
-        ended_ += event.finish != FinishReason::kNone;
-      }
-      calls_ += 1;
-    }
-    heard_.notify_all();
-    for (const TokenEvent& event : events)
-      if (then) then(event);
-  }
-
-  bool wait_for(std::int64_t ended) {
-    std::unique_lock lock(mutex_);
-    return heard_.wait_for(lock, 60s, [&] { return ended_ >= ended; });
-  }
-  bool wait_for_tokens(RequestId id, std::size_t count) {
-    std::unique_lock lock(mutex_);
-    return heard_.wait_for(lock, 60s, [&] { return answers_[{id, 0}].tokens.size() >= count; });
-  }
-  Answer answer(RequestId id, int sample = 0) {
-    std::lock_guard lock(mutex_);
-    return answers_[{id, sample}];
-  }
-  std::int64_t calls() {
-    std::lock_guard lock(mutex_);
-    return calls_;
-  }
-
-  std::function<void(const TokenEvent&)> then;  // called without the lock
-
- private:
-  std::mutex mutex_;
-  std::condition_variable heard_;
-  std::map<std::pair<RequestId, int>, Answer> answers_;
-  std::int64_t ended_ = 0, calls_ = 0;
-};
 
 const std::vector<TokenId> kEos = {3};
 const SteadyClock kClock;
@@ -261,10 +217,10 @@ TEST(Engine, SubmitAndCancelTenThousandTimes) {
 }
 
 TEST(Engine, CancellingARunningRequest) {
+  std::atomic<std::int64_t> tokens_after_cancel = -1;
   FakeRunner runner(small_limits(64, 64, 8));
   auto engine = Engine::create(config_of(), runner, nullptr, kClock).value();
   auto sink = std::make_shared<Collector>();
-  std::atomic<std::int64_t> tokens_after_cancel = -1;
   sink->then = [&](const TokenEvent& event) {
     if (tokens_after_cancel >= 0) tokens_after_cancel += static_cast<std::int64_t>(event.tokens.size());
     if (tokens_after_cancel < 0 && event.finish == FinishReason::kNone) {
@@ -282,10 +238,10 @@ TEST(Engine, CancellingARunningRequest) {
 }
 
 TEST(Engine, SubmittingFromASink) {
+  std::atomic<int> left = 3;
   FakeRunner runner(small_limits(64, 64, 8));
   auto engine = Engine::create(config_of(), runner, nullptr, kClock).value();
   auto sink = std::make_shared<Collector>();
-  std::atomic<int> left = 3;
   sink->then = [&](const TokenEvent& event) {
     if (event.finish != FinishReason::kNone && left-- > 0) {
       EXPECT_TRUE(engine->submit(request_of(5, 3), sink).ok());
@@ -358,8 +314,8 @@ TEST(Engine, AnExceptionOfTheRunnerIsAFailedStep) {
 }
 
 TEST(Engine, RefusesWhenTheQueueIsFull) {
-  FakeRunner runner(small_limits(64, 64, 1));
   std::mutex gate;
+  FakeRunner runner(small_limits(64, 64, 1));
   runner.on_forward = [&](const model::ForwardBatch&) { std::lock_guard lock(gate); };
   EngineConfig config = config_of();
   config.waiting_requests_max = 2;
@@ -432,13 +388,12 @@ TEST(Engine, Deadlines) {
 }
 
 TEST(Engine, LowerPriorityNumbersGoFirst) {
+  std::mutex gate, mutex;
+  std::vector<RequestId> order;
   FakeRunner runner(small_limits(64, 64, 1));
-  std::mutex gate;
   runner.on_forward = [&](const model::ForwardBatch&) { std::lock_guard lock(gate); };
   auto engine = Engine::create(config_of(), runner, nullptr, kClock).value();
   auto sink = std::make_shared<Collector>();
-  std::mutex mutex;
-  std::vector<RequestId> order;
   sink->then = [&](const TokenEvent& event) {
     std::lock_guard lock(mutex);
     if (event.finish != FinishReason::kNone) order.push_back(event.request);
@@ -485,6 +440,20 @@ TEST(Engine, RefusesWrongRequestsAndLimits) {
   EngineConfig no_queue = config_of();
   no_queue.waiting_requests_max = 0;
   EXPECT_EQ(Engine::create(no_queue, runner, nullptr, kClock).code(), StatusCode::kInvalidArgument);
+}
+
+TEST(Engine, EndOfSequenceIdsOutsideTheVocabularyAreHarmless) {
+  FakeRunner runner(small_limits(64, 64, 4));
+  EngineConfig config = config_of();
+  config.eos_token_ids = {-1, 3, 40, 1 << 30};
+  auto engine = Engine::create(config, runner, nullptr, kClock).value();
+  auto sink = std::make_shared<Collector>();
+  Request request = request_of(4, 30);
+  request.ignore_eos = false;
+  request.min_tokens = 10;
+  const RequestId id = engine->submit(request, sink).value();
+  ASSERT_TRUE(sink->wait_for(1));
+  EXPECT_TRUE(sink->answer(id).same_content(expected_answers(request, runner.limits(), kEos)[0]));
 }
 
 TEST(Engine, IdleUsesNoProcessor) {

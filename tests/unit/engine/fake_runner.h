@@ -60,9 +60,11 @@ RunnerLimits small_limits(std::int64_t blocks_count, std::int64_t step_tokens_ma
 // All that one sample of a request said.
 struct Answer {
   std::vector<TokenId> tokens;
+  std::string text;
   std::vector<TokenLogprobs> logprobs, prompt_logprobs;
   FinishReason finish = FinishReason::kNone;
   std::optional<TokenId> stop_token;
+  std::optional<std::string> stop_string;
   std::int64_t cached_tokens = 0;
   Status error;
   std::int64_t events = 0;
@@ -267,7 +269,9 @@ inline void add_event(Answer& answer, const TokenEvent& event) {
   answer.tokens.insert(answer.tokens.end(), event.tokens.begin(), event.tokens.end());
   answer.logprobs.insert(answer.logprobs.end(), event.logprobs.begin(), event.logprobs.end());
   answer.finish = event.finish;
+  answer.text += event.text;
   answer.stop_token = event.stop_token;
+  answer.stop_string = event.stop_string;
   answer.error = event.error;
 }
 
