@@ -32,7 +32,7 @@ class OutputText {
   Update push(TokenId token, std::int64_t generated_count);
 
   // What was held back, when the answer ends otherwise than by a stop string; bytes that never became a character come
-  // out as the tokenizer replaces them. Empty after a stop.
+  // out as the tokenizer replaces them, and are not searched for stop strings. Empty after a stop.
   std::string finish();
 
  private:
