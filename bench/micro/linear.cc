@@ -1,10 +1,12 @@
 // Linear layers against this machine's ceilings: decode against read bandwidth, prefill against the multiply-add peak.
-//   bench_linear [--smoke] [--decode] [--prefill] [--threads N] [--path NAME] [--f32] [--weights BYTES] [--file PATH]
+//   bench_linear [--smoke] [--decode] [--step] [--prefill] [--threads N] [--path NAME] [--f32] [--weights BYTES]
+//   [--file PATH]
 // Decode walks --weights bytes of distinct matrices in order (default 2.5 GB), so that no cache holds them; with --file
 // they are the pages of that file, mapped, otherwise anonymous memory in huge pages. --smoke: tiny, seconds.
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -16,6 +18,7 @@
 #include "base/file.h"
 #include "base/rng.h"
 #include "kernels/linear/linear.h"
+#include "kernels/roofline/read_loop.h"
 #include "kernels/roofline/roofline.h"
 
 namespace {
@@ -28,7 +31,7 @@ using tensor::Shape;
 using tensor::TensorView;
 
 struct Options {
-  bool smoke = false, decode = true, prefill = true;
+  bool smoke = false, decode = true, prefill = true, step_only = false;
   Compute compute = Compute::kBf16;
   int threads = 2;
   std::optional<LinearPath> path;
@@ -88,6 +91,19 @@ class WeightMemory {
     return from;
   }
   bool holds(std::int64_t bytes) const { return bytes <= bytes_; }
+
+  // Bytes per second of a plain read of all of it, once.
+  double read_once(device::Stream& stream) const {
+    constexpr std::int64_t kChunkBytes = 1 << 18;
+    const std::int64_t chunks = bytes_ / kChunkBytes;
+    std::atomic<unsigned> bits{0};
+    const double begin = seconds_now();
+    stream.pool().parallel_for(chunks, [&](std::int64_t i) {
+      const auto* const from = static_cast<const std::byte*>(data_) + i * kChunkBytes;
+      bits.fetch_xor(kernels::roofline::read_all(from, kChunkBytes), std::memory_order_relaxed);
+    });
+    return static_cast<double>(chunks * kChunkBytes) / (seconds_now() - begin);
+  }
 
  private:
   MappedFile file_;
@@ -164,14 +180,16 @@ std::vector<Layer> layers(bool smoke) {
 }
 
 // A decode step: the matrices of Llama-3.2-1B in order, each met once per step.
-void bench_decode_step(const Options& options, WeightMemory& memory, device::Stream& stream, double bandwidth) {
+// Each pass is paired with a plain read of the same memory, because on a shared host the bandwidth itself drifts.
+void bench_decode_step(const Options& options, WeightMemory& memory, device::Stream& stream) {
   const std::vector<Layer> all = layers(options.smoke);
   const int blocks = options.smoke ? 2 : 16;
   std::vector<Bench> per_layer;
   for (const Layer& layer : all) per_layer.emplace_back(options, layer, 1, stream);
-  Times times;
+  Times times, reads, shares;
   double bytes = 0;
-  for (int pass = 0; pass < 5; ++pass) {
+  for (int pass = 0; pass < 9; ++pass) {
+    const double read = memory.read_once(stream);
     double seconds = 0;
     bytes = 0;
     const auto add = [&](std::size_t layer) {
@@ -187,10 +205,14 @@ void bench_decode_step(const Options& options, WeightMemory& memory, device::Str
     }
     if (!options.smoke && memory.holds(per_layer[4].weight_bytes())) add(4);
     times.seconds.push_back(seconds);
+    reads.seconds.push_back(read);
+    shares.seconds.push_back(bytes / seconds / read);
   }
   const double median = times.at(0.5);
-  fmt::print("decode step: {:.2f} GB in {:.2f} ms (p95 {:.2f}), {:.1f} GB/s, {:.1f} % of read bandwidth\n", bytes / 1e9,
-             median * 1e3, times.at(0.95) * 1e3, bytes / median / 1e9, 100 * bytes / median / bandwidth);
+  fmt::print(
+      "decode step: {:.2f} GB in {:.2f} ms (p95 {:.2f}), {:.1f} GB/s; plain read of the same memory {:.1f} GB/s; share "
+      "{:.1f} % (median of pairs)\n",
+      bytes / 1e9, median * 1e3, times.at(0.95) * 1e3, bytes / median / 1e9, reads.at(0.5) / 1e9, 100 * shares.at(0.5));
 }
 
 std::optional<LinearPath> path_named(const std::string& name) {
@@ -217,6 +239,8 @@ Options parse(int argc, char** argv) {
       options.prefill = false;
     } else if (flag == "--prefill") {
       options.decode = false;
+    } else if (flag == "--step") {
+      options.step_only = true;
     } else if (flag == "--f32") {
       options.compute = Compute::kF32;
     } else if (flag == "--threads") {
@@ -262,11 +286,12 @@ int main(int argc, char** argv) {
     report(layer, T, one, times, bandwidth, peak);
   };
   if (options.decode) {
-    bench_decode_step(options, memory, *stream, bandwidth);
+    bench_decode_step(options, memory, *stream);
+    if (options.step_only) return 0;
     for (const Layer& layer : layers(options.smoke)) bench(layer, 1, layer.N > 100000 ? 5 : 40);
     for (const std::int64_t T : {2, 3, 4, 6, 8, 12, 16, 24, 32, 64}) bench(layers(options.smoke)[2], T, 7);
   }
-  if (options.prefill) {
+if (options.prefill) {
     for (const Layer& layer : layers(options.smoke)) {
       if (layer.N < 100000) bench(layer, options.smoke ? 20 : 512, 7);
     }

@@ -1,6 +1,7 @@
 #include "kernels/linear/driver.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "kernels/elementwise/activation.h"
 
@@ -9,9 +10,11 @@ namespace {
 
 constexpr std::size_t kScratchAlignment = 64;
 constexpr std::int64_t kTokensBlock = 96;
-constexpr std::int64_t kRowsBlockMax = 128;                      // of both weights together, if gated
-constexpr std::int64_t kChunkBytes = 256 << 10;                  // of weights per task
-constexpr std::int64_t kSumsMax = kTokensBlock * kRowsBlockMax;  // 48 KiB of a task's stack
+constexpr std::int64_t kRowsMax = 128;                      // of a chunk, both weights together if gated
+constexpr std::int64_t kSumsMax = kTokensBlock * kRowsMax;  // 48 KiB of a task's stack
+constexpr std::int64_t kChunkBytes = 512 << 10;             // of weights: half of an L2 of 1 MiB
+constexpr std::int64_t kChunksPerThread = 8;
+constexpr std::int64_t kPrefetchBytes = 16 << 10;  // while memory is the bound: latency times a core's bandwidth, twice
 
 constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -40,33 +43,39 @@ const std::byte* panel_at(const Plan& plan, std::int64_t panel, std::int64_t k) 
   return plan.packed + elements * plan.kernel.packed_bytes;
 }
 
-// sums[t - t_begin][n - n_begin] of rows [n_begin, n_end) for the panels given; row stride `sums_stride`.
-void multiply_block(const Plan& plan, const Weight& weight, std::int64_t panel_begin, std::int64_t panel_end,
-                    std::int64_t n_begin, std::int64_t n_end, float* sums, std::int64_t sums_stride) {
+// Rows [n_begin, n_end) of one of the layer's weights.
+struct Chunk {
+  Weight weight;
+  std::int64_t n_begin, n_end;
+};
+
+// sums[t - t_begin][n - n_begin] of the chunk's rows for the panels given.
+void multiply(const Plan& plan, const Chunk& chunk, std::int64_t panel_begin, std::int64_t panel_end, float* sums,
+              std::int64_t sums_stride) {
   const std::int64_t K = plan.problem.K, t_begin = plan.panels.first(panel_begin);
   for (std::int64_t k = 0; k < K; k += plan.kernel.k_block) {
-    const std::int64_t k_count = std::min(plan.kernel.k_block, K - k);
     for (std::int64_t panel = panel_begin; panel < panel_end; ++panel) {
       const int tokens = plan.panels.tokens(panel), rows = plan.kernel.rows(tokens);
+      const std::byte* weight_rows[kTileRowsMax];
+      Tile tile{};
+      tile.weight_rows = weight_rows;
+      tile.panel = panel_at(plan, panel, k);
+      tile.tokens = tokens;
+      tile.k_count = std::min(plan.kernel.k_block, K - k);
+      tile.sums_stride = sums_stride;
+      tile.add = k > 0;
       float* const panel_sums = sums + (plan.panels.first(panel) - t_begin) * sums_stride;
-      for (std::int64_t n = n_begin; n < n_end; n += rows) {
-        const std::byte* weight_rows[kTileRowsMax];
+      // The first panel brings the chunk from memory, the others find it in L2. Ahead in the order of addresses:
+      // eight rows in as many pages of 4 KiB at once are more than TLB and prefetchers follow.
+      tile.prefetch_row_bytes = panel == 0 ? plan.kernel.k_step * plan.weight_bytes : 0;
+      for (std::int64_t n = chunk.n_begin; n < chunk.n_end; n += rows) {
         for (int row = 0; row < rows; ++row) {
-          weight_rows[row] = weight.data + std::min(n + row, n_end - 1) * weight.row_bytes + k * plan.weight_bytes;
+          weight_rows[row] =
+              chunk.weight.data + std::min(n + row, chunk.n_end - 1) * chunk.weight.row_bytes + k * plan.weight_bytes;
         }
-        alignas(64) float tile_sums[kTileTokensMax * kTileRowsMax];
-        const std::int64_t prefetch_bytes = panel == 0 ? rows * weight.row_bytes : 0;
-        plan.tile({weight_rows, panel_at(plan, panel, k), tokens, k_count, prefetch_bytes, tile_sums});
-        const std::int64_t rows_count = std::min<std::int64_t>(rows, n_end - n);
-        for (int token = 0; token < tokens; ++token) {
-          float* const to = panel_sums + token * sums_stride + (n - n_begin);
-          const float* const from = tile_sums + token * rows;
-          if (k == 0) {
-            for (std::int64_t row = 0; row < rows_count; ++row) to[row] = from[row];
-          } else {
-            for (std::int64_t row = 0; row < rows_count; ++row) to[row] += from[row];
-          }
-        }
+        tile.sums = panel_sums + (n - chunk.n_begin);
+        tile.prefetch = weight_rows[0] + (panel == 0 ? kPrefetchBytes : 0);
+        plan.tile(tile);
       }
     }
   }
@@ -102,35 +111,56 @@ void write_row(const Problem& problem, std::int64_t t, std::int64_t n_begin, std
 void run_chunk(const Plan& plan, std::int64_t n_begin, std::int64_t n_end) {
   alignas(64) float sums[kSumsMax];
   const Problem& problem = plan.problem;
-  const std::int64_t rows = n_end - n_begin;
-  const std::int64_t sums_stride = problem.gated ? 2 * rows : rows;
+  const std::int64_t rows = n_end - n_begin, rows_padded = round_up(rows, kTileRowsMax);
+  const std::int64_t sums_stride = problem.gated ? 2 * rows_padded : rows_padded;
+  const Chunk chunk{problem.weight, n_begin, n_end}, up_chunk{problem.up, n_begin, n_end};
   if (plan.kernel.begin_task != nullptr) plan.kernel.begin_task();
   for (std::int64_t panel = 0, panel_end; panel < plan.panels.count; panel = panel_end) {
     const std::int64_t t_begin = plan.panels.first(panel);
     panel_end = panel + 1;
     while (panel_end < plan.panels.count && plan.panels.first(panel_end + 1) - t_begin <= kTokensBlock) ++panel_end;
-    multiply_block(plan, problem.weight, panel, panel_end, n_begin, n_end, sums, sums_stride);
-    if (problem.gated) {
-      multiply_block(plan, problem.up, panel, panel_end, n_begin, n_end, sums + rows, sums_stride);
-    }
+    multiply(plan, chunk, panel, panel_end, sums, sums_stride);
+    if (problem.gated) multiply(plan, up_chunk, panel, panel_end, sums + rows_padded, sums_stride);
     for (std::int64_t t = t_begin; t < plan.panels.first(panel_end); ++t) {
       float* const row_sums = sums + (t - t_begin) * sums_stride;
-      write_row(problem, t, n_begin, rows, row_sums, row_sums + rows);
+      write_row(problem, t, n_begin, rows, row_sums, row_sums + rows_padded);
     }
   }
   if (plan.kernel.end_task != nullptr) plan.kernel.end_task();
 }
 
-// Weight rows per task: a chunk that fits in L2, and several tasks per thread, so that a slow one does not hold the
-// rest.
+// Weight rows per chunk: few enough to stay in L2 and to share out evenly among the threads.
 std::int64_t chunk_rows(const Plan& plan, int threads) {
   const Problem& problem = plan.problem;
   const std::int64_t weights = problem.gated ? 2 : 1;
   const std::int64_t multiple = plan.kernel.rows(plan.panels.tokens(0));
-  const std::int64_t row_bytes = std::max<std::int64_t>(1, problem.K * plan.weight_bytes * weights);
-  const std::int64_t fair = (problem.N + 8 * threads - 1) / (8 * threads);
-  const std::int64_t rows = std::min({kChunkBytes / row_bytes, kRowsBlockMax / weights, fair});
+  const std::int64_t row_bytes = problem.K * plan.weight_bytes * weights;
+  const std::int64_t fair = (problem.N + kChunksPerThread * threads - 1) / (kChunksPerThread * threads);
+  const std::int64_t rows = std::min({kChunkBytes / row_bytes, kRowsMax / weights, fair});
   return std::max(multiple, rows / multiple * multiple);
+}
+
+// Runs task(i) for i < count. Each thread walks a range of its own from front to back, so that what it prefetches past
+// the end of one task is what it reads in the next; who has finished takes from the others' ranges.
+template <class Task>
+void parallel_for_ranges(ThreadPool& pool, std::int64_t count, Task&& task) {
+  struct alignas(64) Range {
+    std::atomic<std::int64_t> next;
+    std::int64_t end;
+  };
+  constexpr std::int64_t kRangesMax = 256;
+  Range ranges[kRangesMax];
+  const std::int64_t ranges_count = std::min<std::int64_t>({pool.threads_count(), kRangesMax, count});
+  for (std::int64_t i = 0; i < ranges_count; ++i) {
+    ranges[i].next.store(i * count / ranges_count, std::memory_order_relaxed);
+    ranges[i].end = (i + 1) * count / ranges_count;
+  }
+  pool.parallel_for(ranges_count, [&](std::int64_t first) {
+    for (std::int64_t i = 0; i < ranges_count; ++i) {
+      Range& range = ranges[(first + i) % ranges_count];
+      for (std::int64_t at; (at = range.next.fetch_add(1, std::memory_order_relaxed)) < range.end;) task(at);
+    }
+  });
 }
 
 }  // namespace
@@ -156,7 +186,7 @@ void run(const Microkernel& kernel, Compute compute, const Problem& problem, std
                 const_cast<std::byte*>(panel_at(plan, panel, 0)));
   });
   const std::int64_t rows = chunk_rows(plan, pool.threads_count());
-  pool.parallel_for((problem.N + rows - 1) / rows, [&](std::int64_t chunk) {
+  parallel_for_ranges(pool, (problem.N + rows - 1) / rows, [&](std::int64_t chunk) {
     run_chunk(plan, chunk * rows, std::min(problem.N, (chunk + 1) * rows));
   });
 }

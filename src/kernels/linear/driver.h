@@ -1,7 +1,7 @@
 // The loops of a linear layer, the same for every microkernel.
 //
-//   task        a chunk of weight rows, small enough to stay in a core's L2 while all of x passes by
-//     panels    a block of up to kTokensBlock rows of x
+//   chunk       weight rows, few enough to stay in a core's L2 while all of x passes by
+//     panels    a block of up to 96 rows of x
 //       k       blocks of K, ascending; their sums are added to those before
 //         panel x rows: one microkernel tile each
 //     epilogue  alpha, bias, residual or gate; written to y

@@ -46,7 +46,7 @@ TD_INLINE __m512i load_weights(const std::byte* weights) {
   }
 }
 
-// The lanes of 16 accumulators, each added in the order of the file comment; sum i lands in lane i.
+// The transposing tree: adds the lanes of each accumulator in the order of the file comment.
 TD_INLINE __m512 add_quarters(__m512 a, __m512 b, __m512 c, __m512 d) {
   const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
   const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
@@ -58,25 +58,37 @@ TD_INLINE __m512 add_neighbours(__m512 a, __m512 b) {
   return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
 }
 
-template <int kCount>
-TD_INLINE void reduce(const __m512* lanes, float* sums) {
-  static_assert(kCount % 4 == 0);
-  if constexpr (kCount >= 16) {
-    const __m512 low = add_neighbours(add_quarters(lanes[0], lanes[1], lanes[2], lanes[3]),
-                                      add_quarters(lanes[4], lanes[5], lanes[6], lanes[7]));
-    const __m512 high = add_neighbours(add_quarters(lanes[8], lanes[9], lanes[10], lanes[11]),
-                                       add_quarters(lanes[12], lanes[13], lanes[14], lanes[15]));
-    _mm512_storeu_ps(sums, add_neighbours(low, high));
-    reduce<kCount - 16>(lanes + 16, sums + 16);
-  } else if constexpr (kCount >= 8) {
-    const __m512 pairs = add_neighbours(add_quarters(lanes[0], lanes[1], lanes[2], lanes[3]),
-                                        add_quarters(lanes[4], lanes[5], lanes[6], lanes[7]));
-    _mm256_storeu_ps(sums, _mm512_castps512_ps256(add_neighbours(pairs, pairs)));
-    reduce<kCount - 8>(lanes + 8, sums + 8);
-  } else if constexpr (kCount >= 4) {
-    const __m512 quarters = add_quarters(lanes[0], lanes[1], lanes[2], lanes[3]);
-    const __m512 pairs = add_neighbours(quarters, quarters);
-    _mm_storeu_ps(sums, _mm512_castps512_ps128(add_neighbours(pairs, pairs)));
+TD_INLINE void store_four(__m128 sums, bool add, float* to) {
+  _mm_storeu_ps(to, add ? _mm_add_ps(_mm_loadu_ps(to), sums) : sums);
+}
+
+// The sums of kRows * kTokens accumulators, to their places.
+template <int kRows, int kTokens>
+TD_INLINE void write_sums(const __m512* lanes, const Tile& tile) {
+  static_assert(kRows == 4 || kRows == 8);
+  float* to = tile.sums;
+  if constexpr (kRows == 8) {
+#pragma GCC unroll 3
+    for (int token = 0; token < kTokens; ++token, lanes += 8, to += tile.sums_stride) {
+      const __m512 pairs = add_neighbours(add_quarters(lanes[0], lanes[1], lanes[2], lanes[3]),
+                                          add_quarters(lanes[4], lanes[5], lanes[6], lanes[7]));
+      const __m256 sums = _mm512_castps512_ps256(add_neighbours(pairs, pairs));
+      _mm256_storeu_ps(to, tile.add ? _mm256_add_ps(_mm256_loadu_ps(to), sums) : sums);
+    }
+  } else {
+#pragma GCC unroll 3
+    for (int pair = 0; pair < kTokens / 2; ++pair, lanes += 8, to += 2 * tile.sums_stride) {
+      const __m512 pairs = add_neighbours(add_quarters(lanes[0], lanes[1], lanes[2], lanes[3]),
+                                          add_quarters(lanes[4], lanes[5], lanes[6], lanes[7]));
+      const __m256 sums = _mm512_castps512_ps256(add_neighbours(pairs, pairs));
+      store_four(_mm256_castps256_ps128(sums), tile.add, to);
+      store_four(_mm256_extractf128_ps(sums, 1), tile.add, to + tile.sums_stride);
+    }
+    if constexpr (kTokens % 2 == 1) {
+      const __m512 quarters = add_quarters(lanes[0], lanes[1], lanes[2], lanes[3]);
+      const __m512 pairs = add_neighbours(quarters, quarters);
+      store_four(_mm512_castps512_ps128(add_neighbours(pairs, pairs)), tile.add, to);
+    }
   }
 }
 
@@ -91,13 +103,16 @@ void tile(const Tile& tile) {
 #pragma GCC unroll 8
   for (int row = 0; row < kRows; ++row) rows[row] = tile.weight_rows[row];
   const std::byte* x = tile.panel;
+  const std::byte* prefetch = tile.prefetch;
 
-  const auto step = [&](std::int64_t offset, std::int64_t ahead) __attribute__((always_inline)) {
+  const auto step = [&](std::int64_t offset) __attribute__((always_inline)) {
     __m512i w[kRows];
 #pragma GCC unroll 8
     for (int row = 0; row < kRows; ++row) {
       w[row] = load_weights<kWeight>(rows[row] + offset);
-      _mm_prefetch(reinterpret_cast<const char*>(rows[row] + offset + ahead), _MM_HINT_T0);
+      const char* const ahead = reinterpret_cast<const char*>(prefetch + row * tile.prefetch_row_bytes);
+      _mm_prefetch(ahead, _MM_HINT_T0);
+      if constexpr (kWeightBytes == 4) _mm_prefetch(ahead + 64, _MM_HINT_T0);
     }
 #pragma GCC unroll 6
     for (int token = 0; token < kTokens; ++token) {
@@ -109,9 +124,10 @@ void tile(const Tile& tile) {
       }
     }
     x += kTokens * kStep * 2;
+    prefetch += kRows * tile.prefetch_row_bytes;
   };
   const std::int64_t whole = tile.k_count / kStep * kStep;
-  for (std::int64_t k = 0; k < whole; k += kStep) step(k * kWeightBytes, tile.prefetch_bytes);
+  for (std::int64_t k = 0; k < whole; k += kStep) step(k * kWeightBytes);
   if (whole < tile.k_count) {
     alignas(64) std::byte tails[kRows][kStep * kWeightBytes] = {};
     for (int row = 0; row < kRows; ++row) {
@@ -119,9 +135,9 @@ void tile(const Tile& tile) {
                   static_cast<std::size_t>((tile.k_count - whole) * kWeightBytes));
       rows[row] = tails[row];
     }
-    step(0, 0);
+    step(0);
   }
-  reduce<kTokens * kRows>(lanes, tile.sums);
+  write_sums<kRows, kTokens>(lanes, tile);
 }
 
 template <DType kWeight>

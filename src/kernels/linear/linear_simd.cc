@@ -69,13 +69,14 @@ void tile(const Tile& tile) {
 #pragma GCC unroll 8
   for (int row = 0; row < kRows; ++row) rows[row] = tile.weight_rows[row];
   const float* x = reinterpret_cast<const float*>(tile.panel);
+  const std::byte* prefetch = tile.prefetch;
 
-  const auto step = [&](std::int64_t offset, std::int64_t ahead) HWY_ATTR __attribute__((always_inline)) {
+  const auto step = [&](std::int64_t offset) HWY_ATTR __attribute__((always_inline)) {
     Vec w[kRows];
 #pragma GCC unroll 8
     for (int row = 0; row < kRows; ++row) {
       w[row] = load_weights<kWeight, kRound>(rows[row] + offset);
-      __builtin_prefetch(rows[row] + offset + ahead);
+      __builtin_prefetch(prefetch + row * tile.prefetch_row_bytes);
     }
 #pragma GCC unroll 6
     for (int token = 0; token < kTokens; ++token) {
@@ -86,9 +87,10 @@ void tile(const Tile& tile) {
       }
     }
     x += kTokens * kStep;
+    prefetch += kRows * tile.prefetch_row_bytes;
   };
   const std::int64_t whole = tile.k_count / kStep * kStep;
-  for (std::int64_t k = 0; k < whole; k += kStep) step(k * kWeightBytes, tile.prefetch_bytes);
+  for (std::int64_t k = 0; k < whole; k += kStep) step(k * kWeightBytes);
   if (whole < tile.k_count) {
     alignas(64) std::byte tails[kRows][kStep * kWeightBytes] = {};
     for (int row = 0; row < kRows; ++row) {
@@ -96,10 +98,17 @@ void tile(const Tile& tile) {
                   static_cast<std::size_t>((tile.k_count - whole) * kWeightBytes));
       rows[row] = tails[row];
     }
-    step(0, 0);
+    step(0);
   }
-#pragma GCC unroll 32
-  for (int i = 0; i < kTokens * kRows; ++i) tile.sums[i] = hn::GetLane(hn::SumOfLanes(floats, lanes[i]));
+#pragma GCC unroll 6
+  for (int token = 0; token < kTokens; ++token) {
+    float* const to = tile.sums + token * tile.sums_stride;
+#pragma GCC unroll 8
+    for (int row = 0; row < kRows; ++row) {
+      const float sum = hn::GetLane(hn::SumOfLanes(floats, lanes[token * kRows + row]));
+      to[row] = tile.add ? to[row] + sum : sum;
+    }
+  }
 }
 
 template <DType kWeight, bool kRound>

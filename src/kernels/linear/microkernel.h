@@ -26,9 +26,14 @@ struct Tile {
   const std::byte* const* weight_rows;  // rows(tokens) pointers to k = 0 of the block; past N they repeat the last row
   const std::byte* panel;               // at the block's first k-step
   int tokens;
-  std::int64_t k_count;         // elements of the block; a multiple of the step but in the last block
-  std::int64_t prefetch_bytes;  // how far ahead of each weight row to ask memory for; 0: do not
-  float* sums;                  // [tokens][rows(tokens)], written
+  std::int64_t k_count;  // elements of the block; a multiple of the step but in the last block
+  // Memory to ask for meanwhile: at k-step j and weight row r, prefetch + (j * rows(tokens) + r) * prefetch_row_bytes.
+  // Only a hint: it may lie anywhere, also beyond the weights.
+  const std::byte* prefetch;
+  std::int64_t prefetch_row_bytes;
+  float* sums;  // [tokens][rows(tokens)], written, or added to if `add`
+  std::int64_t sums_stride;
+  bool add;
 };
 
 struct Microkernel {

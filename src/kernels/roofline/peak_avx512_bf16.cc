@@ -21,7 +21,7 @@ void multiply_add(std::int64_t iterations) {
   const __m512bh a = (__m512bh)_mm512_set1_epi32(opaque), b = (__m512bh)_mm512_set1_epi32(opaque);
   __m512 sums[kChains];
 #pragma GCC unroll 24
-  for (int i = 0; i < kChains; ++i) sums[i] = _mm512_setzero_ps();
+  for (int i = 0; i < kChains; ++i) sums[i] = _mm512_castsi512_ps(_mm512_set1_epi32(opaque));  // or it merges chains
   for (std::int64_t iteration = 0; iteration < iterations; ++iteration) {
 #pragma GCC unroll 24
     for (int i = 0; i < kChains; ++i) sums[i] = _mm512_dpbf16_ps(sums[i], a, b);
