@@ -21,17 +21,17 @@ std::span<std::byte> take_scratch(Context& context, std::size_t bytes) {
   return {static_cast<std::byte*>(context.arena.take(bytes)), bytes};
 }
 
-// linear() into a given output, with scratch that is free again on return.
-Status linear_into(Context& context, TensorView x, TensorView weight, const kernels::LinearEpilogue& epilogue,
-                   TensorView y) {
+// A linear layer into a given output, with scratch that is free again on return.
+Status run_linear(Context& context, TensorView x, TensorView weight, const kernels::LinearEpilogue& epilogue,
+                  TensorView y) {
   const device::Arena::Scope scope(context.arena);
   const auto scratch = take_scratch(context, kernels::linear_scratch_bytes(x.extent(0), x.extent(1)));
   if (context.arena.is_planning()) return ok_status();
   return kernels::linear_cpu(x, weight, epilogue, context.compute, y, scratch, context.stream);
 }
 
-Status linear_gated_into(Context& context, TensorView x, TensorView gate, TensorView up, kernels::Activation activation,
-                         TensorView y) {
+Status run_linear_gated(Context& context, TensorView x, TensorView gate, TensorView up, kernels::Activation activation,
+                        TensorView y) {
   const device::Arena::Scope scope(context.arena);
   const auto scratch = take_scratch(context, kernels::linear_scratch_bytes(x.extent(0), x.extent(1)));
   if (context.arena.is_planning()) return ok_status();
@@ -64,15 +64,21 @@ Result<TensorView> linear(Context& context, TensorView x, TensorView weight, con
   TD_TRY(require_no_tape(tape, "linear"));
   const TensorView y =
       epilogue.residual ? epilogue.residual : take(context, DType::kF32, Shape{x.extent(0), weight.extent(0)});
-  TD_TRY(linear_into(context, x, weight, epilogue, y));
+  TD_TRY(run_linear(context, x, weight, epilogue, y));
   return y;
+}
+
+Status linear_into(Context& context, TensorView x, TensorView weight, const kernels::LinearEpilogue& epilogue,
+                   TensorView y, Tape* tape) {
+  TD_TRY(require_no_tape(tape, "linear"));
+  return run_linear(context, x, weight, epilogue, y);
 }
 
 Result<TensorView> linear_gated(Context& context, TensorView x, TensorView gate, TensorView up,
                                 kernels::Activation activation, Tape* tape) {
   TD_TRY(require_no_tape(tape, "linear_gated"));
   const TensorView y = take(context, DType::kF32, Shape{x.extent(0), gate.extent(0)});
-  TD_TRY(linear_gated_into(context, x, gate, up, activation, y));
+  TD_TRY(run_linear_gated(context, x, gate, up, activation, y));
   return y;
 }
 
@@ -82,7 +88,7 @@ Result<Projected> qkv_projection(Context& context, TensorView x, const Projectio
   const std::int64_t T = x.extent(0), width = (H + 2 * G) * D;
   const TensorView packed = take(context, DType::kF32, Shape{T, width});
   const auto project = [&](TensorView weight, TensorView bias, std::int64_t begin, std::int64_t heads) {
-    return linear_into(context, x, weight, {.bias = bias}, packed.columns(begin, begin + heads * D));
+    return run_linear(context, x, weight, {.bias = bias}, packed.columns(begin, begin + heads * D));
   };
   const auto heads_view = [&](std::int64_t begin, std::int64_t heads) {
     const std::int64_t strides[] = {width, D, 1};
@@ -133,9 +139,19 @@ Result<TensorView> add_scaled(Context& context, TensorView a, TensorView b, floa
   return a;
 }
 
+Result<TensorView> gate(Context& context, TensorView gate, TensorView up, kernels::Activation activation, Tape* tape) {
+  TD_TRY(require_no_tape(tape, "gate"));
+  const TensorView y = take(context, DType::kF32, gate.shape());
+  if (!context.arena.is_planning()) TD_TRY(kernels::gate_cpu(gate, up, activation, y, context.stream));
+  return y;
+}
+
 Result<TensorView> gather_rows(Context& context, TensorView x, TensorView rows, Tape* tape) {
+  return gather_rows_into(context, x, rows, take(context, DType::kF32, Shape{rows.extent(0), x.extent(1)}), tape);
+}
+
+Result<TensorView> gather_rows_into(Context& context, TensorView x, TensorView rows, TensorView y, Tape* tape) {
   TD_TRY(require_no_tape(tape, "gather_rows"));
-  const TensorView y = take(context, DType::kF32, Shape{rows.extent(0), x.extent(1)});
   if (!context.arena.is_planning()) TD_TRY(kernels::moe_gather_cpu(x, rows, y, context.stream));
   return y;
 }
@@ -161,13 +177,13 @@ Result<TensorView> mixture_of_experts(Context& context, TensorView x, TensorView
   const TensorView pair_of = take(context, DType::kI32, Shape{T, top_k});
   const TensorView gathered = take(context, DType::kF32, Shape{T * top_k, C});
   const TensorView expert_out = take(context, DType::kF32, Shape{T * top_k, C});
-  TD_TRY(linear_into(context, x, router, {}, logits));
+  TD_TRY(run_linear(context, x, router, {}, logits));
 
   const auto run_expert = [&](const ExpertWeights& expert, std::int64_t begin, std::int64_t end) -> Status {
     const device::Arena::Scope expert_scope(context.arena);
     const TensorView hidden = take(context, DType::kF32, Shape{end - begin, expert.gate.extent(0)});
-    TD_TRY(linear_gated_into(context, gathered.rows(begin, end), expert.gate, expert.up, params.activation, hidden));
-    return linear_into(context, hidden, expert.down, {}, expert_out.rows(begin, end));
+    TD_TRY(run_linear_gated(context, gathered.rows(begin, end), expert.gate, expert.up, params.activation, hidden));
+    return run_linear(context, hidden, expert.down, {}, expert_out.rows(begin, end));
   };
   if (context.arena.is_planning()) {  // the most one expert can be given: every token
     TD_TRY(run_expert(experts[0], 0, T));

@@ -45,6 +45,10 @@ TensorView take(Context& context, tensor::DType dtype, const tensor::Shape& shap
 [[nodiscard]] Result<TensorView> linear(Context& context, TensorView x, TensorView weight,
                                         const kernels::LinearEpilogue& epilogue, Tape* tape);
 
+// The same into a given y [T,N].
+[[nodiscard]] Status linear_into(Context& context, TensorView x, TensorView weight,
+                                 const kernels::LinearEpilogue& epilogue, TensorView y, Tape* tape);
+
 // x [T,C], gate, up [F,C] -> act(x gate^T) * (x up^T) [T,F]
 [[nodiscard]] Result<TensorView> linear_gated(Context& context, TensorView x, TensorView gate, TensorView up,
                                               kernels::Activation activation, Tape* tape);
@@ -81,8 +85,14 @@ struct AttentionBatch {
 // a + alpha * b. Without a tape a is overwritten and returned.
 [[nodiscard]] Result<TensorView> add_scaled(Context& context, TensorView a, TensorView b, float alpha, Tape* tape);
 
-// x [T,C], rows [N] i32 -> [N,C]
+// act(gate) * up, [T,F] each
+[[nodiscard]] Result<TensorView> gate(Context& context, TensorView gate, TensorView up, kernels::Activation activation,
+                                      Tape* tape);
+
+// x [T,C], rows [N] i32 -> [N,C]; the second form into a given y.
 [[nodiscard]] Result<TensorView> gather_rows(Context& context, TensorView x, TensorView rows, Tape* tape);
+[[nodiscard]] Result<TensorView> gather_rows_into(Context& context, TensorView x, TensorView rows, TensorView y,
+                                                  Tape* tape);
 
 // cap * tanh(x / cap). Without a tape in place.
 [[nodiscard]] Result<TensorView> softcap(Context& context, TensorView x, float cap, Tape* tape);

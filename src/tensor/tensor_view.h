@@ -34,8 +34,8 @@ class TensorView {
   // Dense view of read-only memory. Kernels write only to their out arguments.
   TensorView(const void* data, DType dtype, const Shape& shape, device::Device device = {})
       : TensorView(const_cast<void*>(data), dtype, shape, device) {}
-  template <class T>
-  static TensorView of(std::span<T> values) {
+  template <class T, std::size_t N>
+  static TensorView of(std::span<T, N> values) {
     return TensorView(values.data(), DTypeOf<std::remove_const_t<T>>::value,
                       Shape{static_cast<std::int64_t>(values.size())});
   }

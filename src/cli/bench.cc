@@ -1,0 +1,230 @@
+// tandem bench: prefill and decode through the whole engine, beside this machine's own ceilings, measured in the same
+// run.
+//
+// Decode reads every weight once a step, and each sequence's keys and values: its bound is those bytes over the read
+// bandwidth. Prefill multiplies: its bound is the operations it does (the head only for the last row) over the peak of
+// the instruction that does them.
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "base/cpu.h"
+#include "base/json.h"
+#include "base/rng.h"
+#include "cli/commands.h"
+#include "cli/console.h"
+#include "cli/event_queue.h"
+#include "cli/model_host.h"
+#include "kernels/roofline/roofline.h"
+#include "model/checkpoint/random_checkpoint.h"
+
+namespace tandem::cli {
+namespace {
+
+struct Ceilings {
+  double read_bytes_per_s = 0;
+  double flops_per_s = 0;
+};
+
+struct Measurement {
+  double prefill_s = 0;      // from submission to the last sequence's first token
+  double decode_step_s = 0;  // between steps once every sequence decodes
+};
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+double seconds_since(const Clock& clock, TimePoint begin) {
+  return static_cast<double>(clock.now().ns - begin.ns) * 1e-9;
+}
+
+// Random prompts, new ones for each repeat, so that the prefix cache has nothing to give.
+engine::Request random_request(const BenchFlags& flags, std::int64_t vocab_size, std::uint64_t key) {
+  engine::Request request;
+  for (std::int64_t i = 0; i < flags.prompt_tokens; ++i) {
+    request.prompt.push_back(static_cast<TokenId>(philox({key, 0}, static_cast<std::uint64_t>(i))[0] %
+                                                  static_cast<std::uint64_t>(vocab_size)));
+  }
+  request.sampling.temperature = 0;
+  request.max_tokens = flags.output_tokens;
+  request.ignore_eos = true;
+  return request;
+}
+
+Result<Measurement> measure(const BenchFlags& flags, engine::Engine& engine, std::int64_t vocab_size,
+                            std::int64_t batch, std::uint64_t key) {
+  const auto queue = std::make_shared<EventQueue>();
+  const SteadyClock clock;
+  std::vector<engine::Request> requests;
+  for (std::int64_t b = 0; b < batch; ++b) {
+    requests.push_back(random_request(flags, vocab_size, key * 1000003 + static_cast<std::uint64_t>(b)));
+  }
+  const TimePoint begin = clock.now();
+  for (engine::Request& request : requests) TD_TRY(engine.submit(std::move(request), queue));
+  std::int64_t started = 0, finished = 0, tokens_after = 0;
+  Measurement result;
+  std::vector<engine::RequestId> seen;
+  TimePoint all_started;
+  while (finished < batch) {
+    for (const engine::TokenEvent& event : queue->take(std::chrono::milliseconds(200))) {
+      if (event.finish == engine::FinishReason::kError) return event.error;
+      if (started == batch) tokens_after += static_cast<std::int64_t>(event.tokens.size());
+      if (std::find(seen.begin(), seen.end(), event.request) == seen.end()) {
+        seen.push_back(event.request);
+        if (++started == batch) {
+          all_started = clock.now();
+          result.prefill_s = seconds_since(clock, begin);
+        }
+      }
+      if (event.finish != engine::FinishReason::kNone) ++finished;
+    }
+    if (interrupt_flag().load()) return Status(StatusCode::kCancelled, "interrupted");
+  }
+  if (tokens_after == 0) return invalid_argument("no tokens to time; raise --output-tokens");
+  result.decode_step_s =
+      seconds_since(clock, all_started) * static_cast<double>(batch) / static_cast<double>(tokens_after);
+  return result;
+}
+
+// Bytes of weights that one decode step reads, and multiply-adds of one row of them.
+struct Cost {
+  double weight_bytes = 0, row_macs = 0, head_macs = 0, kv_bytes_per_token = 0;
+};
+
+Cost model_cost(const ModelHost& host) {
+  const model::ModelConfig& config = host.config();
+  const model::ModelWeights& weights = host.transformer().weights();
+  Cost cost;
+  const auto add = [&](const tensor::TensorView& weight) {
+    if (!weight) return;
+    cost.weight_bytes += static_cast<double>(weight.bytes());
+    if (weight.rank() == 2) cost.row_macs += static_cast<double>(weight.count());
+  };
+  for (const model::LayerWeights& layer : weights.layers) {
+    for (const auto& weight :
+         {layer.qkv.q, layer.qkv.k, layer.qkv.v, layer.o, layer.gate, layer.up, layer.down, layer.router}) {
+      add(weight);
+    }
+    const auto chosen = std::min<std::size_t>(layer.experts.size(), static_cast<std::size_t>(config.moe.top_k));
+    for (std::size_t i = 0; i < chosen; ++i) {  // those of one token
+      for (const auto& weight : {layer.experts[i].gate, layer.experts[i].up, layer.experts[i].down}) add(weight);
+    }
+  }
+  cost.weight_bytes += static_cast<double>(weights.lm_head.bytes());
+  cost.head_macs = static_cast<double>(weights.lm_head.count());
+  cost.kv_bytes_per_token = static_cast<double>(model::kv_block_bytes(config, model::kv_dtype(host.plan().compute), 1));
+  return cost;
+}
+
+// Operations of prefilling one prompt of T tokens.
+double prefill_flops(const ModelHost& host, const Cost& cost, double T) {
+  const model::ModelConfig& config = host.config();
+  double attention = 0;
+  for (const model::LayerConfig& layer : config.layers) {
+    const double window = layer.window > 0 ? std::min<double>(layer.window, T) : T;
+    attention += 4.0 * static_cast<double>(config.H * config.D) * (window * (window + 1) / 2 + (T - window) * window);
+  }
+  return 2.0 * cost.row_macs * T + 2.0 * cost.head_macs + attention;
+}
+
+// A directory that is removed again with what is in it.
+class TemporaryFolder {
+ public:
+  TemporaryFolder() : path_(std::filesystem::temp_directory_path() / fmt::format("tandem-bench-{}", ::getpid())) {}
+  ~TemporaryFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+Status bench(const BenchFlags& flags) {
+  const TemporaryFolder temporary;
+  std::filesystem::path directory;
+  if (flags.shape.empty()) {
+    directory = TD_TRY(model_directory(flags.model.model));
+  } else {
+    fmt::print(stderr, "writing random weights of the shape {} to {}\n", flags.shape, temporary.path().string());
+    const std::string config = TD_TRY(model::model_shape_config(flags.shape));
+    ThreadPool pool(flags.model.threads);
+    TD_TRY(model::make_random_checkpoint(config, tensor::DType::kBf16, /*seed=*/1, temporary.path(), pool));
+    directory = temporary.path();
+  }
+  ModelFlags model_flags = flags.model;
+  const std::int64_t batch_max = *std::max_element(flags.batch_sizes.begin(), flags.batch_sizes.end());
+  if (*std::min_element(flags.batch_sizes.begin(), flags.batch_sizes.end()) < 1) {
+    return invalid_argument("--batch: sizes start at 1");
+  }
+  model_flags.sequences = batch_max;
+  const auto host = TD_TRY(ModelHost::open(directory, model_flags, /*needs_tokenizer=*/false));
+  const kernels::Compute compute = host->plan().compute;
+  const kernels::LinearPath path = kernels::linear_paths(compute).front();
+  const Cost cost = model_cost(*host);
+  const Ceilings ceilings{kernels::measure_read_bandwidth(std::int64_t{1} << 30, host->stream()),
+                          kernels::measure_matrix_peak(path, compute, host->stream())};
+  if (!flags.json) {
+    fmt::print("{}, {} threads; {}, {} products on {}\n", cpu_name(), host->stream().pool().threads_count(),
+               flags.shape.empty() ? directory.string() : flags.shape,
+               compute == kernels::Compute::kBf16 ? "bf16" : "f32", kernels::linear_path_name(path));
+    fmt::print("ceilings: read {:.1f} GB/s, products {:.0f} GFLOP/s; a decode step reads {:.3f} GB of weights\n",
+               ceilings.read_bytes_per_s * 1e-9, ceilings.flops_per_s * 1e-9, cost.weight_bytes * 1e-9);
+    fmt::print("{:>6} {:>8} {:>8} | {:>12} {:>10} {:>8} | {:>12} {:>10} {:>8}\n", "batch", "prompt", "output",
+               "prefill t/s", "GFLOP/s", "of peak", "decode t/s", "GB/s", "of read");
+  }
+  engine::Engine& engine = *TD_TRY(host->start_engine());
+  std::uint64_t key = 0;
+  BenchFlags warm_up = flags;
+  warm_up.output_tokens = std::min<std::int64_t>(flags.output_tokens, 4);
+  TD_TRY(measure(warm_up, engine, host->config().V, 1, ++key));  // brings the weights' pages in
+  for (const std::int64_t batch : flags.batch_sizes) {
+    std::vector<double> prefill, decode;
+    for (int repeat = 0; repeat < flags.repeats; ++repeat) {
+      const Measurement once = TD_TRY(measure(flags, engine, host->config().V, batch, ++key));
+      prefill.push_back(once.prefill_s);
+      decode.push_back(once.decode_step_s);
+    }
+    const double prefill_s = median(prefill), step_s = median(decode), B = static_cast<double>(batch);
+    const double flops_per_s = B * prefill_flops(*host, cost, static_cast<double>(flags.prompt_tokens)) / prefill_s;
+    const double context = static_cast<double>(flags.prompt_tokens) + static_cast<double>(flags.output_tokens) / 2;
+    const double bytes_per_s = (cost.weight_bytes + B * context * cost.kv_bytes_per_token) / step_s;
+    if (flags.json) {
+      fmt::print("{}\n", to_json_text(json::object{
+                             {"op", "engine"},
+                             {"model", flags.shape.empty() ? directory.string() : flags.shape},
+                             {"cpu", cpu_name()},
+                             {"threads", host->stream().pool().threads_count()},
+                             {"path", kernels::linear_path_name(path)},
+                             {"batch", batch},
+                             {"prompt_tokens", flags.prompt_tokens},
+                             {"output_tokens", flags.output_tokens},
+                             {"read_bytes_per_s", ceilings.read_bytes_per_s},
+                             {"peak_flops_per_s", ceilings.flops_per_s},
+                             {"prefill_tokens_per_s", B * static_cast<double>(flags.prompt_tokens) / prefill_s},
+                             {"prefill_of_peak", flops_per_s / ceilings.flops_per_s},
+                             {"decode_tokens_per_s", B / step_s},
+                             {"decode_of_read", bytes_per_s / ceilings.read_bytes_per_s},
+                         }));
+    } else {
+      fmt::print("{:>6} {:>8} {:>8} | {:>12.1f} {:>10.0f} {:>7.1f}% | {:>12.2f} {:>10.2f} {:>7.1f}%\n", batch,
+                 flags.prompt_tokens, flags.output_tokens, B * static_cast<double>(flags.prompt_tokens) / prefill_s,
+                 flops_per_s * 1e-9, 100 * flops_per_s / ceilings.flops_per_s, B / step_s, bytes_per_s * 1e-9,
+                 100 * bytes_per_s / ceilings.read_bytes_per_s);
+    }
+    std::fflush(stdout);
+  }
+  return ok_status();
+}
+
+}  // namespace
+
+int run_bench(const BenchFlags& flags) {
+  const Status status = bench(flags);
+  return status.ok() ? kExitOk : fail(status);
+}
+
+}  // namespace tandem::cli

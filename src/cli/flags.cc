@@ -1,0 +1,228 @@
+#include "cli/flags.h"
+
+#include <CLI/CLI.hpp>
+#include <charconv>
+
+#include "device/device.h"
+
+namespace tandem::cli {
+namespace {
+
+void add_model_flags(CLI::App* app, ModelFlags& flags) {
+  app->add_option("-m,--model", flags.model, "Hugging Face model directory (default: the built-in model)");
+  app->add_option("--compute", flags.compute, "f32 or bf16 (default: as the checkpoint is stored)")
+      ->check(CLI::IsMember({"f32", "bf16"}));
+  app->add_option("--threads", flags.threads, "compute threads (default: one per core)")->check(CLI::Range(0, 1024));
+  app->add_option("--kv-blocks", flags.kv_blocks, "blocks of the KV cache (default: fitted to memory)")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40));
+  app->add_option("--context", flags.context, "longest sequence in tokens (default: the model's)")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 31));
+  app->add_option("--step-tokens", flags.step_tokens, "tokens of one step (default 512)")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20));
+  app->add_option("--sequences", flags.sequences, "sequences of one step (default 64)")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{65536}));
+  app->add_flag("--no-prefix-cache", flags.no_prefix_cache, "do not reuse the KV of equal prefixes");
+  app->add_flag("-v,--verbose", flags.verbose, "print the memory plan and timings on standard error");
+}
+
+void add_sampling_flags(CLI::App* app, SamplingFlags& flags) {
+  app->add_option("--temperature", flags.temperature, "0: greedy (default: the model's, else 0)");
+  app->add_option("--top-k", flags.top_k, "sample from the k likeliest (0: all)");
+  app->add_option("--top-p", flags.top_p, "sample from the smallest set of this mass");
+  app->add_option("--min-p", flags.min_p, "drop tokens below this times the likeliest");
+  app->add_option("--repetition-penalty", flags.repetition_penalty, "above 1: discourage what was already said");
+  app->add_option("--presence-penalty", flags.presence_penalty, "subtracted from tokens of the answer");
+  app->add_option("--frequency-penalty", flags.frequency_penalty, "the same, times their count");
+  app->add_option("--seed", flags.seed, "randomness; same seed, same answer (default 0)");
+  app->add_option("--max-tokens", flags.max_tokens, "longest answer")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 31));
+  app->add_option("--min-tokens", flags.min_tokens, "shortest answer")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 31));
+  app->add_option("--stop", flags.stop, "text that ends the answer (repeatable)")->take_all()->expected(1);
+  app->add_option("--stop-id", flags.stop_ids, "token id that ends the answer (repeatable)")->take_all()->expected(1);
+  app->add_flag("--ignore-eos", flags.ignore_eos, "go on after the end-of-sequence token");
+}
+
+void add_chat(CLI::App& root, ChatFlags& flags) {
+  CLI::App* app = root.add_subcommand("chat", "Talk to a model in the terminal");
+  app->add_option("--system", flags.system, "system message");
+  add_sampling_flags(app, flags.sampling);
+  add_model_flags(app, flags.model);
+}
+
+void add_generate(CLI::App& root, GenerateFlags& flags) {
+  CLI::App* app = root.add_subcommand("generate", "Continue a prompt, or answer a file of prompts");
+  auto* prompt = app->add_option("-p,--prompt", flags.prompt, "the prompt's text");
+  auto* ids = app->add_option("--prompt-ids", flags.prompt_ids, "the prompt as token ids: 1,2,3");
+  auto* input = app->add_option("--input", flags.input, "JSON lines of requests, run through continuous batching");
+  prompt->excludes(ids)->excludes(input);
+  ids->excludes(input);
+  app->add_option("--output", flags.output, "where the answers to --input go (default: standard output)")->needs(input);
+  app->add_flag("--chat", flags.chat, "the prompt is a user's message: render the chat template")->excludes(ids);
+  app->add_option("--system", flags.system, "system message, with --chat");
+  app->add_option("-n,--samples", flags.samples, "answers to one prompt (default 1)")->check(CLI::Range(1, 128));
+  app->add_flag("--json", flags.json, "print one JSON object: text, token_ids, logprobs, finish_reason, timings");
+  app->add_option("--logprobs", flags.logprobs, "with --json: so many alternatives to each token")
+      ->check(CLI::Range(0, 20));
+  app->add_option("--prompt-logprobs", flags.prompt_logprobs, "with --json: the same for the prompt's tokens")
+      ->check(CLI::Range(0, 20));
+  app->add_flag("--processed-logprobs", flags.processed_logprobs, "log-probabilities after temperature, top-p...");
+  app->add_flag("--show-special", flags.show_special, "keep special tokens in the text");
+  add_sampling_flags(app, flags.sampling);
+  add_model_flags(app, flags.model);
+}
+
+void add_tokenize(CLI::App& root, TokenizeFlags& flags) {
+  CLI::App* app = root.add_subcommand("tokenize", "Text in, token ids out as one JSON array");
+  app->add_option("file", flags.file, "text, byte for byte (default: standard input)");
+  app->add_option("-m,--model", flags.model, "model directory; only the tokenizer's files need be there");
+  app->add_flag("--add-special", flags.add_special, "add what the post-processor adds (BOS and the like)");
+  app->add_flag("--no-parse-special", flags.no_parse_special, "special tokens written in the text are plain text");
+}
+
+void add_detokenize(CLI::App& root, DetokenizeFlags& flags) {
+  CLI::App* app = root.add_subcommand("detokenize", "Token ids in, text out, byte for byte");
+  app->add_option("file", flags.file, "ids: a JSON array, or separated by commas (default: standard input)");
+  app->add_option("-m,--model", flags.model, "model directory; only the tokenizer's files need be there");
+  app->add_flag("--skip-special", flags.skip_special, "leave special tokens out");
+}
+
+void add_template(CLI::App& root, TemplateFlags& flags) {
+  CLI::App* app = root.add_subcommand("template", "Render a chat template and print exactly its text");
+  auto* model = app->add_option("-m,--model", flags.model, "model directory whose template is used");
+  app->add_option("--template", flags.template_file, "a Jinja file instead of a model's")->excludes(model);
+  app->add_option("--messages", flags.messages, "JSON file: an array of messages")->required();
+  app->add_option("--tools", flags.tools, "JSON file: an array of tools");
+  app->add_flag("--no-generation-prompt", flags.no_generation_prompt, "do not open the assistant's turn");
+  app->add_option("--var", flags.variables, "NAME=VALUE, VALUE as JSON where it parses, else text (repeatable)")
+      ->take_all()
+      ->expected(1);
+}
+
+void add_logits(CLI::App& root, LogitsFlags& flags) {
+  CLI::App* app = root.add_subcommand("logits", "Write the logits of every position as a safetensors file");
+  app->add_option("--ids", flags.ids, "token ids: 3,17,42")->required();
+  app->add_option("-o,--output", flags.output, "file to write: tensor logits [T,V] f32")->required();
+  add_model_flags(app, flags.model);
+}
+
+void add_inspect(CLI::App& root, InspectFlags& flags) {
+  CLI::App* app = root.add_subcommand("inspect", "Describe a model: architecture, shapes, parameters, memory plan");
+  app->add_option("dir", flags.model.model, "model directory (default: the built-in model)");
+  app->add_flag("--tensors", flags.tensors, "list every tensor");
+  app->add_flag("--json", flags.json, "print one JSON object");
+  add_model_flags(app, flags.model);
+}
+
+void add_bench(CLI::App& root, BenchFlags& flags) {
+  CLI::App* app = root.add_subcommand("bench", "Measure prefill and decode beside this machine's own ceilings");
+  app->add_option("--shape", flags.shape, "random weights of a known shape: llama-3.2-1b, llama-3-8b, tiny");
+  app->add_option("--batch", flags.batch_sizes, "batch sizes, e.g. 1,8,64")->delimiter(',');
+  app->add_option("--prompt-tokens", flags.prompt_tokens, "prompt length (default 512)")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 24));
+  app->add_option("--output-tokens", flags.output_tokens, "answer length (default 64)")
+      ->check(CLI::Range(std::int64_t{2}, std::int64_t{1} << 24));
+  app->add_option("--repeats", flags.repeats, "measurements, of which the median counts (default 3)")
+      ->check(CLI::Range(1, 1000));
+  app->add_flag("--json", flags.json, "print one JSON line per measurement");
+  add_model_flags(app, flags.model);
+}
+
+std::string version_text() {
+  std::string text = "tandem " TANDEM_VERSION;
+  const auto devices = device::cuda_devices();
+  for (std::size_t i = 0; i < devices.size(); ++i) {
+    text += fmt::format("\ncuda:{} {}, compute capability {}.{}, {} GiB", i, devices[i].name, devices[i].compute_major,
+                        devices[i].compute_minor, devices[i].memory_bytes >> 30);
+  }
+  return text;
+}
+
+// CLI11's messages, on one line, with the remedy.
+std::string error_text(const CLI::App& root, const CLI::ParseError& error) {
+  std::string command = "tandem";
+  for (const CLI::App* app : root.get_subcommands()) command += " " + app->get_name();
+  std::string message = error.what();
+  for (char& c : message) c = c == '\n' ? ' ' : c;
+  if (error.get_name() == "ExtrasError") {
+    const auto colon = message.find(": ");
+    message = "unknown flag or argument" + (colon == std::string::npos ? "" : message.substr(colon));
+  } else if (error.get_name() == "RequiredError" && root.get_subcommands().empty()) {
+    message = "which command? chat, generate, tokenize, detokenize, template, logits, inspect or bench";
+  }
+  return fmt::format("tandem: {}; see `{} --help`", message, command);
+}
+
+}  // namespace
+
+std::variant<Command, int> parse_command_line(int argc, const char* const* argv) {
+  CLI::App root("Serves and trains language models on the same weights, with the same kernels.", "tandem");
+  root.set_version_flag("--version", version_text);
+  root.require_subcommand(1);
+  root.get_formatter()->column_width(30);
+  root.failure_message([](const CLI::App*, const CLI::Error&) { return std::string(); });
+  ChatFlags chat;
+  GenerateFlags generate;
+  TokenizeFlags tokenize;
+  DetokenizeFlags detokenize;
+  TemplateFlags template_flags;
+  LogitsFlags logits;
+  InspectFlags inspect;
+  BenchFlags bench;
+  add_chat(root, chat);
+  add_generate(root, generate);
+  add_tokenize(root, tokenize);
+  add_detokenize(root, detokenize);
+  add_template(root, template_flags);
+  add_logits(root, logits);
+  add_inspect(root, inspect);
+  add_bench(root, bench);
+  try {
+    root.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return root.exit(error);  // help and version
+    fmt::print(stderr, "{}\n", error_text(root, error));
+    return kExitUsage;
+  }
+  const std::string name = root.get_subcommands().at(0)->get_name();
+  if (name == "chat") return chat;
+  if (name == "generate") return generate;
+  if (name == "tokenize") return tokenize;
+  if (name == "detokenize") return detokenize;
+  if (name == "template") return template_flags;
+  if (name == "logits") return logits;
+  if (name == "inspect") return inspect;
+  return bench;
+}
+
+Result<std::vector<TokenId>> parse_token_ids(const std::string& text) {
+  std::vector<TokenId> ids;
+  const char* at = text.data();
+  const char* const end = at + text.size();
+  const auto skip_space = [&] {
+    while (at != end && (*at == ' ' || *at == '\n' || *at == '\t' || *at == '\r')) ++at;
+  };
+  skip_space();
+  const bool bracketed = at != end && *at == '[';
+  if (bracketed) ++at;
+  skip_space();
+  while (at != end && *at != ']') {
+    TokenId id = 0;
+    const auto [next, error] = std::from_chars(at, end, id);
+    if (error != std::errc()) {
+      return invalid_argument("token ids: '{}' is not a token id; write them as 1,2,3",
+                              std::string(at, std::min<std::size_t>(12, static_cast<std::size_t>(end - at))));
+    }
+    ids.push_back(id);
+    at = next;
+    skip_space();
+    if (at != end && *at == ',') ++at;
+    skip_space();
+  }
+  if (bracketed && at != end) ++at;
+  skip_space();
+  if (at != end) return invalid_argument("token ids: text after the ids; write them as 1,2,3");
+  return ids;
+}
+
+}  // namespace tandem::cli

@@ -1,0 +1,78 @@
+#include "cli/model_host.h"
+
+#include "cli/console.h"
+#include "kernels/linear/linear.h"
+
+namespace tandem::cli {
+
+Result<std::unique_ptr<ModelHost>> ModelHost::open(const std::filesystem::path& directory, const ModelFlags& flags,
+                                                   bool needs_tokenizer, std::int64_t logit_rows_max) {
+  std::unique_ptr<ModelHost> host(new ModelHost());
+  host->directory_ = directory;
+  host->flags_ = flags;
+  model::ModelConfig config = TD_TRY(model::load_model_config(directory));
+  host->checkpoint_ = TD_TRY(model::Checkpoint::open(directory));
+  model::ModelWeights weights = TD_TRY(model::bind_weights(*host->checkpoint_, config));
+  if (needs_tokenizer || std::filesystem::exists(directory / "tokenizer.json")) {
+    host->tokenizer_ = TD_TRY(model::Tokenizer::load(directory));
+  }
+  const std::int64_t context = flags.context > 0 ? flags.context : config.context;
+  host->transformer_ = TD_TRY(model::Transformer::create(std::move(config), std::move(weights), context));
+  host->stream_ = device::Stream::create_cpu(flags.threads);
+
+  engine::RunnerOptions options;
+  if (flags.compute == "f32") options.compute = kernels::Compute::kF32;
+  if (flags.compute == "bf16") options.compute = kernels::Compute::kBf16;
+  options.kv_blocks = flags.kv_blocks;
+  options.context_tokens = flags.context;
+  options.step_tokens_max = flags.step_tokens;
+  options.sequences_max = flags.sequences;
+  options.logit_rows_max = logit_rows_max;
+  host->plan_ =
+      TD_TRY(engine::TransformerRunner::plan(*host->transformer_, host->checkpoint_->bytes(), options, *host->stream_));
+  if (flags.verbose) {
+    const kernels::LinearPath path = kernels::linear_paths(host->plan_.compute).front();
+    fmt::print(stderr, "{}: {}, {} threads, {} products on {}\nmemory plan\n{}", directory.string(),
+               host->config().architecture, host->stream_->pool().threads_count(),
+               host->plan_.compute == kernels::Compute::kBf16 ? "bf16" : "f32", kernels::linear_path_name(path),
+               host->plan_.ledger.to_string());
+  }
+  return host;
+}
+
+Result<engine::TransformerRunner*> ModelHost::start_runner() {
+  runner_ = TD_TRY(engine::TransformerRunner::create(*transformer_, plan_, *stream_));
+  return runner_.get();
+}
+
+Result<engine::Engine*> ModelHost::start_engine() {
+  TD_TRY(start_runner());
+  engine::EngineConfig config;
+  config.prefix_cache = !flags_.no_prefix_cache;
+  config.eos_token_ids = this->config().eos_token_ids;
+  engine_ = TD_TRY(engine::Engine::create(config, *runner_, tokenizer(), clock_));
+  return engine_.get();
+}
+
+engine::Request make_request(const SamplingFlags& flags, const model::ModelConfig& config) {
+  const model::SamplingDefaults& defaults = config.sampling;
+  const bool sampled = defaults.do_sample.value_or(false);
+  engine::Request request;
+  engine::SamplingParams& sampling = request.sampling;
+  sampling.temperature = flags.temperature.value_or(sampled ? defaults.temperature.value_or(1.0f) : 0.0f);
+  sampling.top_k = flags.top_k.value_or(sampled ? defaults.top_k.value_or(0) : 0);
+  sampling.top_p = flags.top_p.value_or(sampled ? defaults.top_p.value_or(1.0f) : 1.0f);
+  sampling.min_p = flags.min_p.value_or(sampled ? defaults.min_p.value_or(0.0f) : 0.0f);
+  sampling.repetition_penalty = flags.repetition_penalty.value_or(defaults.repetition_penalty.value_or(1.0f));
+  sampling.presence_penalty = flags.presence_penalty.value_or(0.0f);
+  sampling.frequency_penalty = flags.frequency_penalty.value_or(0.0f);
+  sampling.seed = flags.seed;
+  request.max_tokens = flags.max_tokens.value_or(0);
+  request.min_tokens = flags.min_tokens;
+  request.stop_strings = flags.stop;
+  request.stop_token_ids = flags.stop_ids;
+  request.ignore_eos = flags.ignore_eos;
+  return request;
+}
+
+}  // namespace tandem::cli

@@ -1,0 +1,158 @@
+#include "model/transformer.h"
+
+#include <optional>
+
+#include "model/config/rope_frequencies.h"
+
+namespace tandem::model {
+
+using kernels::Compute;
+using tensor::DType;
+using tensor::Shape;
+using tensor::TensorView;
+
+Compute default_compute(const ModelWeights& weights) {
+  return weights.layers.front().o.dtype() == DType::kBf16 ? Compute::kBf16 : Compute::kF32;
+}
+
+DType kv_dtype(Compute compute) { return compute == Compute::kBf16 ? DType::kBf16 : DType::kF32; }
+
+Result<Transformer> Transformer::create(ModelConfig config, ModelWeights weights, std::int64_t context_tokens) {
+  Transformer transformer;
+  for (const RopeConfig& rope : config.ropes) {
+    const RopeFrequencyTable table = rope_frequencies(rope, context_tokens);
+    RopeFrequencies frequencies{tensor::Tensor(DType::kF32, Shape{static_cast<std::int64_t>(table.inv_freq.size())}),
+                                table.attention_factor};
+    std::copy(table.inv_freq.begin(), table.inv_freq.end(), frequencies.inv_freq.span<float>().begin());
+    transformer.frequencies_.push_back(std::move(frequencies));
+  }
+  transformer.config_ = std::move(config);
+  transformer.weights_ = std::move(weights);
+  return transformer;
+}
+
+Result<TensorView> Transformer::norm(ops::Context& context, TensorView x, TensorView weight, ops::Tape* tape) const {
+  return ops::rms_norm(context, x, weight, config_.norm_eps, config_.norm_offset, tape);
+}
+
+// The attention heads' output [T,H*D] for the (normalised) input x [T,C], before the output projection.
+Result<TensorView> Transformer::run_attention(ops::Context& context, std::int64_t layer, TensorView x,
+                                              const ForwardBatch& batch, const KvCache& cache,
+                                              const std::vector<ops::RopeTable>& tables, ops::Tape* tape) const {
+  const LayerWeights& weights = weights_.layers[static_cast<std::size_t>(layer)];
+  const LayerConfig& layer_config = config_.layers[static_cast<std::size_t>(layer)];
+  const std::int64_t T = x.extent(0), H = config_.H, G = config_.G, D = config_.D;
+  ops::Projected projected = TD_TRY(ops::qkv_projection(context, x, weights.qkv, H, G, D, tape));
+
+  if (config_.qk_norm == QkNorm::kPerHead) {
+    projected.q = TD_TRY(norm(context, projected.q, weights.q_norm, tape));
+    projected.k = TD_TRY(norm(context, projected.k, weights.k_norm, tape));
+  } else if (config_.qk_norm == QkNorm::kWholeRow) {
+    const auto norm_row = [&](TensorView heads, TensorView weight) -> Result<TensorView> {
+      const std::int64_t width = heads.extent(1) * D, strides[] = {heads.stride(0), 1};
+      const TensorView row(heads.data(), DType::kF32, Shape{T, width}, strides, heads.device());
+      const TensorView normalised = TD_TRY(norm(context, row, weight, tape));
+      return normalised.reshape(heads.shape());
+    };
+    projected.q = TD_TRY(norm_row(projected.q, weights.q_norm));
+    projected.k = TD_TRY(norm_row(projected.k, weights.k_norm));
+  }
+
+  const ops::RopeTable& table = tables[static_cast<std::size_t>(layer_config.rope)];
+  projected.q = TD_TRY(ops::rope(context, projected.q, table, tape));
+  projected.k = TD_TRY(ops::rope(context, projected.k, table, tape));
+  const kernels::PagedKv kv{cache.keys(layer), cache.values(layer), batch.block_table};
+  const kernels::AttentionParams params{config_.attention_scale, config_.attention_softcap, layer_config.window};
+  return ops::attention(context, projected, kv, {batch.slots, batch.query_start, batch.context_len}, TensorView(),
+                        params, tape);
+}
+
+// The dense MLP's hidden activations [T,F], before the down projection.
+Result<TensorView> Transformer::run_mlp(ops::Context& context, std::int64_t layer, TensorView x,
+                                        ops::Tape* tape) const {
+  const LayerWeights& weights = weights_.layers[static_cast<std::size_t>(layer)];
+  if (!weights.gate_bias) {
+    return ops::linear_gated(context, x, weights.gate, weights.up, config_.activation, tape);
+  }
+  const TensorView gate = TD_TRY(ops::linear(context, x, weights.gate, {.bias = weights.gate_bias}, tape));
+  const TensorView up = TD_TRY(ops::linear(context, x, weights.up, {.bias = weights.up_bias}, tape));
+  return ops::gate(context, gate, up, config_.activation, tape);
+}
+
+Result<TensorView> Transformer::forward(ops::Context& context, const ForwardBatch& batch, const KvCache& cache,
+                                        ops::Tape* tape) const {
+  const bool pre_norm = config_.norm_placement != NormPlacement::kPost;
+  const bool post_norm = config_.norm_placement != NormPlacement::kPre;
+  const float scale = config_.residual_scale;
+  const std::int64_t L = config_.L, N = batch.logit_rows.extent(0);
+
+  // Made before the scopes of the layers, so that it outlives them.
+  const TensorView last = ops::take(context, DType::kF32, Shape{N, config_.C});
+  const TensorView logits = ops::take(context, DType::kF32, Shape{N, config_.V});
+  std::vector<ops::RopeTable> tables;
+  for (const RopeFrequencies& frequencies : frequencies_) {
+    tables.push_back(
+        TD_TRY(ops::rope_table(context, batch.positions, frequencies.inv_freq, frequencies.attention_factor)));
+  }
+  TensorView x = TD_TRY(ops::embedding(context, batch.tokens, weights_.embedding, config_.embedding_scale, tape));
+
+  // Adds a projection of `hidden` to the residual stream x, normalised first where the architecture says so.
+  const auto add_projection = [&](TensorView hidden, TensorView weight, TensorView bias,
+                                  TensorView output_norm) -> Status {
+    if (!post_norm) {
+      x = TD_TRY(ops::linear(context, hidden, weight, {.bias = bias, .alpha = scale, .residual = x}, tape));
+      return ok_status();
+    }
+    const TensorView y = TD_TRY(ops::linear(context, hidden, weight, {.bias = bias}, tape));
+    const TensorView normalised = TD_TRY(norm(context, y, output_norm, tape));
+    x = TD_TRY(ops::add_scaled(context, x, normalised, scale, tape));
+    return ok_status();
+  };
+
+  for (std::int64_t layer = 0; layer < L; ++layer) {
+    const LayerWeights& weights = weights_.layers[static_cast<std::size_t>(layer)];
+    // Without a tape, what a layer made is free again after it.
+    std::optional<device::Arena::Scope> scope;
+    if (tape == nullptr) scope.emplace(context.arena);
+
+    const TensorView attention_in = pre_norm ? TD_TRY(norm(context, x, weights.attention_input_norm, tape)) : x;
+    TensorView heads = TD_TRY(run_attention(context, layer, attention_in, batch, cache, tables, tape));
+    if (layer == L - 1) {  // from here on, only the rows whose logits are wanted
+      heads = TD_TRY(ops::gather_rows(context, heads, batch.logit_rows, tape));
+      x = TD_TRY(ops::gather_rows_into(context, x, batch.logit_rows, last, tape));
+    }
+    TD_TRY(add_projection(heads, weights.o, weights.o_bias, weights.attention_output_norm));
+
+    const TensorView mlp_in = pre_norm ? TD_TRY(norm(context, x, weights.mlp_input_norm, tape)) : x;
+    if (config_.layers[static_cast<std::size_t>(layer)].sparse) {
+      const ops::MoeParams params{config_.moe.top_k, config_.moe.router_norm, config_.activation, scale};
+      x = TD_TRY(ops::mixture_of_experts(context, mlp_in, weights.router, weights.experts, params, x, tape));
+    } else {
+      const TensorView hidden = TD_TRY(run_mlp(context, layer, mlp_in, tape));
+      TD_TRY(add_projection(hidden, weights.down, weights.down_bias, weights.mlp_output_norm));
+    }
+  }
+
+  x = TD_TRY(norm(context, x, weights_.final_norm, tape));
+  TD_TRY(ops::linear_into(context, x, weights_.lm_head, {.alpha = config_.logits_scale}, logits, tape));
+  if (config_.logits_softcap > 0.0f) return ops::softcap(context, logits, config_.logits_softcap, tape);
+  return logits;
+}
+
+Result<std::size_t> Transformer::workspace_bytes(std::int64_t T, std::int64_t B, std::int64_t N, device::Stream& stream,
+                                                 Compute compute) const {
+  device::Arena plan = device::Arena::create_planning();
+  ops::Context context{stream, plan, compute};
+  const auto shape_only = [](DType dtype, const Shape& shape) {
+    return TensorView(reinterpret_cast<void*>(device::kArenaAlignment), dtype, shape);
+  };
+  const ForwardBatch batch{shape_only(DType::kI32, {T}), shape_only(DType::kI32, {T}),
+                           shape_only(DType::kI64, {T}), shape_only(DType::kI32, {B + 1}),
+                           shape_only(DType::kI32, {B}), shape_only(DType::kI32, {B, 1}),
+                           shape_only(DType::kI32, {N})};
+  const KvCache no_cache = TD_TRY(KvCache::create(config_, kv_dtype(compute), 0, 1, stream.device()));
+  TD_TRY(forward(context, batch, no_cache, nullptr));
+  return plan.peak_bytes();
+}
+
+}  // namespace tandem::model

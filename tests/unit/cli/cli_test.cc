@@ -1,0 +1,172 @@
+// The commands end to end, through the binary.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "unit/cli/run_command.h"
+#include "base/json.h"
+#include "model/checkpoint/safetensors.h"
+
+namespace tandem::cli {
+namespace {
+
+// A failure is one line on standard error, nothing on standard output, and this exit code.
+void expect_failure(const Run& run, int exit_code, const std::string& mentions) {
+  EXPECT_EQ(run.exit_code, exit_code) << run.err;
+  EXPECT_EQ(run.out, "");
+  EXPECT_EQ(std::count(run.err.begin(), run.err.end(), '\n'), 1) << run.err;
+  EXPECT_NE(run.err.find(mentions), std::string::npos) << run.err;
+}
+
+json::value parse(const std::string& text) { return parse_json(text, "output").value(); }
+
+TEST(Cli, HelpFitsAScreen) {
+  for (const char* command :
+       {"", "chat", "generate", "tokenize", "detokenize", "template", "logits", "inspect", "bench"}) {
+    const Run run = run_tandem(std::string(command) + " --help");
+    EXPECT_EQ(run.exit_code, 0);
+    EXPECT_LE(std::count(run.out.begin(), run.out.end(), '\n'), 50) << command;
+    std::size_t begin = 0;
+    for (std::size_t end; (end = run.out.find('\n', begin)) != std::string::npos; begin = end + 1) {
+      EXPECT_LE(end - begin, 120u) << run.out.substr(begin, end - begin);
+    }
+  }
+}
+
+TEST(Cli, UsageErrorsNameTheFlag) {
+  expect_failure(run_tandem("generate --no-such-flag"), 2, "--no-such-flag");
+  expect_failure(run_tandem("frobnicate"), 2, "frobnicate");
+  expect_failure(run_tandem(""), 2, "generate");
+  expect_failure(run_tandem("generate"), 2, "--prompt");
+  expect_failure(run_tandem("generate --prompt a --prompt-ids 1"), 2, "--prompt");
+  expect_failure(run_tandem("logits --ids 1"), 2, "--output");
+  expect_failure(run_tandem("generate --prompt a --threads many"), 2, "--threads");
+}
+
+TEST(Cli, GenerateAnswersAQuestion) {
+  const Run run = run_tandem("generate --chat --prompt 'What is 27 + 45?' --temperature 0");
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_EQ(run.out, "72\n");
+  EXPECT_EQ(run.err, "");
+}
+
+TEST(Cli, GenerateJsonHasEverything) {
+  const Run run = run_tandem("generate --prompt-ids 0,4,304,300,227,24,29,403,227,26,27,37,6,5 --temperature 0 --json");
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  const json::value answer = parse(run.out);
+  EXPECT_EQ(answer.at("text").as_string(), "72");
+  EXPECT_EQ(to_json_text(answer.at("token_ids")), "[29,24,6]");
+  EXPECT_EQ(answer.at("finish_reason").as_string(), "stop");
+  ASSERT_EQ(answer.at("logprobs").as_array().size(), 3u);
+  for (const json::value& logprob : answer.at("logprobs").as_array()) EXPECT_LE(logprob.to_number<double>(), 0.0);
+  EXPECT_EQ(answer.at("timings").at("prompt_tokens").as_int64(), 14);
+}
+
+TEST(Cli, GenerateFileAnswersEveryLineAndGoesOnAfterBadOnes) {
+  const Scratch scratch;
+  const std::string input = scratch.file("in.jsonl",
+                                         R"({"id":"a","prompt":"What is 27 + 45?","chat":true,"temperature":0}
+not json
+{"id":"b","messages":[{"role":"user","content":"Sort: 31 7 88 5 60"}],"temperature":0,"logprobs":true}
+
+{"id":"c","prompt":1}
+{"id":"d","prompt":"x","prompt_ids":[1]}
+{"id":"e","prompt_ids":[99999]}
+{"id":"f","prompt":"x","colour":"red"}
+{"prompt_ids":[0,4,560,535],"max_tokens":3,"temperature":0}
+)");
+  const std::string output = scratch.path("out.jsonl");
+  const Run run = run_tandem("generate --input " + input + " --output " + output);
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  std::vector<json::value> lines;
+  const std::string text = read_file(output).value();
+  for (std::size_t begin = 0, end; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1) {
+    lines.push_back(parse(text.substr(begin, end - begin)));
+  }
+  ASSERT_EQ(lines.size(), 8u);
+  EXPECT_EQ(lines[0].at("id").as_string(), "a");
+  EXPECT_EQ(lines[0].at("text").as_string(), "72");
+  EXPECT_EQ(lines[0].as_object().count("logprobs"), 0u);
+  EXPECT_TRUE(lines[1].as_object().contains("error"));
+  EXPECT_EQ(lines[2].at("text").as_string(), "5 7 31 60 88");
+  EXPECT_EQ(lines[2].at("logprobs").as_array().size(), lines[2].at("token_ids").as_array().size());
+  for (const std::size_t bad : {3u, 4u, 5u, 6u}) {
+    EXPECT_TRUE(lines[bad].as_object().contains("error")) << bad;
+    EXPECT_EQ(lines[bad].at("id").as_string(), std::string(1, static_cast<char>('c' + bad - 3)));
+  }
+  EXPECT_EQ(lines[7].at("id").as_int64(), 7);
+  EXPECT_EQ(lines[7].at("token_ids").as_array().size(), 3u);
+}
+
+TEST(Cli, TokenizeAndDetokenizeKeepEveryByte) {
+  const std::string text =
+      "What is\t27 + 45?\n\n  h\xc3\xa9llo \xe4\xb8\x96\xe7\x95\x8c \xf0\x9f\x91\x8d\xf0\x9f\x8f\xbd end";
+  const Run ids = run_tandem("tokenize", text);
+  ASSERT_EQ(ids.exit_code, 0) << ids.err;
+  EXPECT_TRUE(parse(ids.out).is_array());
+  const Run back = run_tandem("detokenize", ids.out);
+  EXPECT_EQ(back.exit_code, 0) << back.err;
+  EXPECT_EQ(back.out, text);
+  EXPECT_EQ(run_tandem("tokenize", "").out, "[]\n");
+  EXPECT_EQ(run_tandem("tokenize", "<|user|>").out, "[4]\n");
+  EXPECT_NE(run_tandem("tokenize --no-parse-special", "<|user|>").out, "[4]\n");
+  expect_failure(run_tandem("detokenize", "1,x"), 1, "x");
+  expect_failure(run_tandem("detokenize", "[999999]"), 1, "999999");
+}
+
+TEST(Cli, TemplateRendersExactlyAndRaisesWithCodeThree) {
+  const Scratch scratch;
+  const std::string messages = scratch.file("m.json", R"([{"role":"user","content":"Hi"}])");
+  EXPECT_EQ(run_tandem("template --messages " + messages).out, "<|bos|><|user|>Hi<|end|><|assistant|>");
+  EXPECT_EQ(run_tandem("template --no-generation-prompt --messages " + messages).out, "<|bos|><|user|>Hi<|end|>");
+  const std::string file = scratch.file("t.jinja", "{{ name }} {{ count + 1 }} {{ messages[0].content }}");
+  EXPECT_EQ(run_tandem("template --template " + file + " --messages " + messages + " --var name=Ann --var count=2").out,
+            "Ann 3 Hi");
+  const std::string raising = scratch.file("r.jinja", "{{ raise_exception('roles must alternate') }}");
+  expect_failure(run_tandem("template --template " + raising + " --messages " + messages), 3, "roles must alternate");
+  const std::string broken = scratch.file("b.jinja", "{% if %}");
+  expect_failure(run_tandem("template --template " + broken + " --messages " + messages), 1, "b.jinja");
+}
+
+TEST(Cli, LogitsAreWrittenAsSafetensors) {
+  const Scratch scratch;
+  const std::string output = scratch.path("l.safetensors");
+  const Run run = run_tandem("logits --ids 3,17,42 --compute f32 --output " + output);
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  const auto file = model::SafetensorsFile::open(output);
+  ASSERT_TRUE(file.ok()) << file.status().message();
+  EXPECT_EQ(file->view("logits")->shape(), (tensor::Shape{3, 2048}));
+  EXPECT_EQ(file->view("logits")->dtype(), tensor::DType::kF32);
+  expect_failure(run_tandem("logits --ids 1,2048 --output " + output), 1, "2048");
+}
+
+TEST(Cli, InspectDescribesTheModel) {
+  const Run run = run_tandem("inspect --json");
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  const json::value answer = parse(run.out);
+  EXPECT_EQ(answer.at("architecture").as_string(), "LlamaForCausalLM");
+  EXPECT_EQ(answer.at("layers").as_int64(), 6);
+  EXPECT_NE(run_tandem("inspect").out.find("KV cache"), std::string::npos);
+}
+
+TEST(Cli, WrongModelsAreNamed) {
+  const Scratch scratch;
+  const std::string file = scratch.file("config.json", "{\"architectures\":[\"FancyForCausalLM\"]}");
+  const std::string folder = std::filesystem::path(file).parent_path().string();
+  expect_failure(run_tandem("generate --prompt x --model " + folder), 1, "FancyForCausalLM");
+  expect_failure(run_tandem("generate --prompt x --model " + folder + "/none"), 1, "/none");
+  expect_failure(run_tandem("inspect " + file), 1, "config.json");
+  std::string words;
+  for (int i = 0; i < 3000; ++i) words += "word ";
+  expect_failure(run_tandem("generate --prompt '" + words + "'"), 1, "2048");
+}
+
+TEST(Cli, ChatAnswersLinesOfAPipe) {
+  const Run run =
+      run_tandem("chat --temperature 0", "What is 27 + 45?\n/reset\nWhat is the capital of Japan?\n/exit\nnot read\n");
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_EQ(run.out, "72\nThe capital of Japan is Tokyo.\n");
+}
+
+}  // namespace
+}  // namespace tandem::cli
