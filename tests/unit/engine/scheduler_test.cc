@@ -120,6 +120,13 @@ TEST(Scheduler, ScoredPromptsKeepToTheLogitBudget) {
   EXPECT_EQ(plan({}, {scored}, 20, limits).waiting[0].chunk_tokens, 20);
 }
 
+TEST(Scheduler, AdmissionLeavesRunningRowsRoomToGrow) {
+  const std::vector<SchedRow> running = {running_row(1, 6, 5), running_row(2, 6, 5)};
+  EXPECT_EQ(plan(running, {waiting_row(3, 12)}, 4, limits_of(30, 8, 20)).waiting[0].reason, Reason::kBlocks);
+  EXPECT_EQ(plan(running, {waiting_row(3, 12)}, 5, limits_of(30, 8, 20)).waiting[0].decision, Decision::kRun);
+  EXPECT_EQ(plan({}, {waiting_row(3, 12)}, 3, limits_of(30, 8, 20)).waiting[0].decision, Decision::kRun);
+}
+
 SchedRow random_row(std::mt19937_64& random, std::uint64_t arrival, bool running, const Limits& limits) {
   auto below = [&](std::int64_t n) { return static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(n)); };
   const std::int64_t tokens = 1 + below(limits.blocks_count * kP + (below(8) == 0 ? 8 : 0));
