@@ -114,7 +114,6 @@ void run_chunk(const Plan& plan, std::int64_t n_begin, std::int64_t n_end) {
   const std::int64_t rows = n_end - n_begin, rows_padded = round_up(rows, kTileRowsMax);
   const std::int64_t sums_stride = problem.gated ? 2 * rows_padded : rows_padded;
   const Chunk chunk{problem.weight, n_begin, n_end}, up_chunk{problem.up, n_begin, n_end};
-  if (plan.kernel.begin_task != nullptr) plan.kernel.begin_task();
   for (std::int64_t panel = 0, panel_end; panel < plan.panels.count; panel = panel_end) {
     const std::int64_t t_begin = plan.panels.first(panel);
     panel_end = panel + 1;

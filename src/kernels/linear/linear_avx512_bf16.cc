@@ -10,15 +10,9 @@
 #include "kernels/linear/microkernel.h"
 
 #if defined(__x86_64__)
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wuninitialized"  // of g++ 12's own _mm512_undefined_ps()
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-#include <immintrin.h>
-
 #include <cstring>
 
-#include "kernels/linear/target.h"
+#include "kernels/linear/load_avx512_bf16.h"
 
 TD_TARGET_BEGIN("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")
 namespace tandem::kernels::linear {
@@ -30,21 +24,6 @@ constexpr std::int64_t kStep = 32, kBlock = 2048;
 constexpr int kTokensMax = 6;
 
 constexpr int rows_for(int tokens) { return tokens <= 3 ? 8 : 4; }
-
-TD_INLINE __m512i narrow(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
-
-// 32 weights as bf16.
-template <DType kWeight>
-TD_INLINE __m512i load_weights(const std::byte* weights) {
-  if constexpr (kWeight == DType::kBf16) return _mm512_loadu_si512(weights);
-  if constexpr (kWeight == DType::kF16) {
-    return narrow(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights))),
-                  _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights) + 1)));
-  }
-  if constexpr (kWeight == DType::kF32) {
-    return narrow(_mm512_loadu_ps(weights), _mm512_loadu_ps(weights + 64));
-  }
-}
 
 // The transposing tree: adds the lanes of each accumulator in the order of the file comment.
 TD_INLINE __m512 add_quarters(__m512 a, __m512 b, __m512 c, __m512 d) {
@@ -165,18 +144,14 @@ void pack(const float* x, std::int64_t stride, int tokens, std::int64_t K, Compu
     const float* const row = x + token * stride;
     std::byte* to = panel + token * kStep * 2;
     for (std::int64_t k = 0; k < K; k += kStep, to += tokens * kStep * 2) {
-      const std::int64_t left = K - k;
-      const __mmask32 mask = left >= kStep ? ~0u : (1u << left) - 1u;
-      const __m512 low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), row + k);
-      const __m512 high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask >> 16), row + k + 16);
-      _mm512_store_si512(to, narrow(low, high));
+      _mm512_store_si512(to, load_floats(row + k, K - k));
     }
   }
 }
 
 int rows_of_tokens(int tokens) { return rows_for(tokens); }
 
-constexpr Microkernel kMicrokernel{kStep, kBlock, 2, kTokensMax, rows_of_tokens, pack, tile_of_dtype, nullptr, nullptr};
+constexpr Microkernel kMicrokernel{kStep, kBlock, 2, kTokensMax, rows_of_tokens, pack, tile_of_dtype, nullptr};
 
 }  // namespace
 

@@ -156,8 +156,7 @@ void pack(const float* x, std::int64_t stride, int tokens, std::int64_t K, Compu
 int rows_of_tokens(int tokens) { return rows_for(tokens); }
 
 const Microkernel* microkernel() {
-  static constexpr Microkernel kMicrokernel{kStep, kBlock,        4,       kTokensMax, rows_of_tokens,
-                                            pack,  tile_of_dtype, nullptr, nullptr};
+  static constexpr Microkernel kMicrokernel{kStep, kBlock, 4, kTokensMax, rows_of_tokens, pack, tile_of_dtype, nullptr};
   return &kMicrokernel;
 }
 

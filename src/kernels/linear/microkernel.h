@@ -46,8 +46,7 @@ struct Microkernel {
   void (*pack)(const float* x, std::int64_t stride, int tokens, std::int64_t K, Compute compute, std::byte* panel);
   // The tile function for weights of this dtype (bf16, f16 or f32).
   void (*(*tile)(tensor::DType weight, Compute compute))(const Tile&);
-  // Round every task that calls tile functions: AMX sets up and releases its tiles. May be null.
-  void (*begin_task)();
+  // After the last tile of a task: AMX gives its tiles back. May be null.
   void (*end_task)();
 };
 

@@ -14,6 +14,7 @@ namespace {
 void multiply_add(std::int64_t iterations) {
   linear::AmxConfig config;
   for (int tile = 0; tile < 8; ++tile) config.set(tile, 16, 64);
+  asm volatile("" ::: "memory");  // g++ does not know that the next line reads all of `config`
   _tile_loadconfig(&config);
   _tile_zero(0);
   _tile_zero(1);
