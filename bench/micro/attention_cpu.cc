@@ -61,7 +61,7 @@ double median_seconds(const std::function<void()>& call, bool smoke) {
     const auto start = Clock::now();
     call();
     seconds.push_back(std::chrono::duration<double>(Clock::now() - start).count());
-  } while (!smoke && (seconds.size() < 5 || Clock::now() - begin < std::chrono::milliseconds(1500)));
+  } while (!smoke && (seconds.size() < 5 || Clock::now() - begin < std::chrono::milliseconds(700)));
   std::nth_element(seconds.begin(), seconds.begin() + static_cast<std::ptrdiff_t>(seconds.size() / 2), seconds.end());
   return seconds[seconds.size() / 2];
 }

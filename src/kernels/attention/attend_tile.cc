@@ -90,8 +90,14 @@ class TileTask {
     block_ = tile_.first_key(tile_.position) / kKeys * kKeys;
     find_tokens(block_, offsets_);
     for (; block_ <= last; block_ += kKeys) {
+      const bool is_last = block_ + kKeys > last;
+      if (!is_last) find_tokens(block_ + kKeys, next_offsets_);
+      fetched_ = 0;
+      fetch_end_ = is_last || !is_memory_bound() ? 0 : 2 * kKeys;
       pack_block();
       attend_block();
+      fetch_ahead(2 * kKeys);
+      std::swap(offsets_, next_offsets_);
     }
     finish_rows();
   }
@@ -103,6 +109,9 @@ class TileTask {
   std::int64_t width() const { return TileScratch::width(tile_.D); }
   std::int64_t q_steps() const { return tile_.D / kElementsPerStep; }
 
+  // Few rows repay little of what a block costs to read; many rows hide it.
+  bool is_memory_bound() const { return tile_.rows() <= 32; }
+
   Visible visible(std::int64_t token) const {
     const std::int64_t i = tile_.position + token;
     return {std::max<std::int64_t>(tile_.first_key(i) - block_, 0), std::min(i - block_, kKeys - 1)};
@@ -110,7 +119,7 @@ class TileTask {
 
   // Copies q, rounded if the cache is bf16, and sets each row's running state.
   void begin_rows() {
-    const hn::CappedTag < float, kLanes<8 ? kLanes : 8> d;
+    const FewFloats d;
     const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
     for (std::int64_t row = 0; row < tile_.rows(); ++row) {
       const std::int64_t token = row / tile_.heads, head = row % tile_.heads;
@@ -152,23 +161,27 @@ class TileTask {
     std::fill(offsets + (high + 1 - block), offsets + kKeys, offsets[high - block]);
   }
 
-  // The next block's keys and values are fetched while this one's are packed: a block is too short for the hardware's
-  // own prefetching to get going.
   void pack_block() {
-    const bool is_last = block_ + kKeys > tile_.position + tile_.tokens - 1;
-    if (!is_last) find_tokens(block_ + kKeys, next_offsets_);
-    if (!is_last) prefetch(tile_.k, next_offsets_);
-    pack_keys<kLayout>(tile_.k, offsets_, tile_.D, scratch_.keys);
-    if (!is_last) prefetch(tile_.v, next_offsets_);
-    pack_values<kLayout>(tile_.v, offsets_, tile_.D, width(), scratch_.values);
-    std::swap(offsets_, next_offsets_);
+    for (std::int64_t i = 0; i < kKeys; i += kPackTokens) {
+      pack_keys<kLayout>(tile_.k, offsets_ + i, tile_.D, scratch_.keys + i);
+      fetch_ahead(8);
+    }
+    for (std::int64_t i = 0; i < kKeys; i += kPackTokens) {
+      pack_values<kLayout>(tile_.v, offsets_ + i, tile_.D, width(), scratch_.values + i / kTokensPerStep * width());
+      fetch_ahead(8);
+    }
   }
 
-  void prefetch(const void* cache, const std::int64_t* offsets) const {
+  // Fetches the next keys and then values of the block after this one, `rows` at a time between the steps of the work
+  // on this one: together they would fill the queue of outstanding misses, and a block is too short for the hardware's
+  // own prefetching to get going.
+  HWY_INLINE void fetch_ahead(std::int64_t rows) {
     constexpr std::int64_t kElementBytes = kLayout == Layout::kF32 ? 4 : 2, kLine = 64;
-    for (std::int64_t i = 0; i < kKeys; ++i) {
-      const std::byte* const row = static_cast<const std::byte*>(cache) + offsets[i] * kElementBytes;
-      for (std::int64_t at = 0; at < tile_.D * kElementBytes; at += kLine) __builtin_prefetch(row + at, 0, 2);
+    for (const std::int64_t end = std::min(fetched_ + rows, fetch_end_); fetched_ < end; ++fetched_) {
+      const void* const cache = fetched_ < kKeys ? tile_.k : tile_.v;
+      const std::byte* const row =
+          static_cast<const std::byte*>(cache) + next_offsets_[fetched_ % kKeys] * kElementBytes;
+      for (std::int64_t at = 0; at < tile_.D * kElementBytes; at += kLine) __builtin_prefetch(row + at);
     }
   }
 
@@ -205,10 +218,12 @@ class TileTask {
                .rows = end - begin,
                .columns = past - first,
                .steps = q_steps()});
+    fetch_ahead(16);
     float fade[kGroupRows];
     for (std::int64_t row = begin; row < end; ++row) {
       fade[row - begin] = exponentiate(row, scratch_.scores + (row - begin) * kKeys, scratch_.p + (row - begin) * kKeys,
                                        visible(row / heads));
+      fetch_ahead(8);
     }
     for (std::int64_t row = begin; row < end;) {
       const std::int64_t token = row / heads;
@@ -298,7 +313,7 @@ class TileTask {
   }
 
   void finish_rows() {
-    const hn::CappedTag < float, kLanes<8 ? kLanes : 8> d;
+    const FewFloats d;
     const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
     for (std::int64_t row = 0; row < tile_.rows(); ++row) {
       const std::int64_t token = row / tile_.heads, head = row % tile_.heads;
@@ -322,6 +337,7 @@ class TileTask {
   std::int64_t offsets_storage_[2][kKeys];
   std::int64_t* offsets_ = offsets_storage_[0];       // of the block in hand
   std::int64_t* next_offsets_ = offsets_storage_[1];  // and of the one after
+  std::int64_t fetched_ = 0, fetch_end_ = 0;          // rows of the next block: keys, then values
   // Rows of as many whole tokens as make a group, so that each token's rows are multiplied together.
   const std::int64_t whole_tokens_ = tile_.heads < kGroupRows ? kGroupRows / tile_.heads * tile_.heads : kGroupRows;
 };

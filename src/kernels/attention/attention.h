@@ -3,20 +3,26 @@
 // B sequences bring T query tokens, packed one sequence after another; sequence b owns rows query_start[b] ..
 // query_start[b+1]-1, and these are the LAST of its context_len[b] tokens. For a query at absolute position i, head h,
 // with g = h / (H/G):
-//   s[j] = scale * <q, K[j,g]>;  s = softcap * tanh(s / softcap) if softcap > 0;   j <= i, and j > i - window if window
-//   > 0 o = sum_j e^{s[j]-m} V[j,g] / (sum_j e^{s[j]-m} + e^{sink[h]-m}),  m the maximum of the s[j] (and of sink[h],
-//   if any)
+//   s[j] = scale * <q, K[j,g]>;   s = softcap * tanh(s / softcap) if softcap > 0
+//   visible: j <= i, and j > i - window if window > 0
+//   o = sum_j e^{s[j]-m} V[j,g] / (sum_j e^{s[j]-m} + e^{sink[h]-m}),  m the maximum of s[j] and sink[h]
+//   (no sinks: without their terms)
 //
-//   q [T,H,D] f32, last axis dense     out [T,H,D] f32, last axis dense      lse_ln [T,H] f32 or absent (natural log,
-//   after scale) kv.k, kv.v [blocks,G,P,D] f32 | bf16, dense: one layer of the cache; token j of sequence b is at
+//   q [T,H,D] f32, last axis dense     out [T,H,D] f32, last axis dense
+//   lse_ln [T,H] f32 or absent: the natural logarithm of the sum, after scale, sink included
+//   kv.k, kv.v [blocks,G,P,D] f32 | bf16, dense: one layer of the cache; token j of sequence b is at
 //              [kv.block_table[b, j / P], :, j % P, :];   kv.block_table [B,blocks_max] i32
 //   query_start [B+1] i32     context_len [B] i32     sinks [H] f32 or absent
+// D is a multiple of 8. Of the block table, only entries of blocks that some query sees are read: those before every
+// window, and after context_len, may hold anything. So may slots of the cache that no query sees.
 // With a bf16 cache, q is rounded to bf16 before the product and the probabilities before theirs; sums are f32.
 //
 // Order: keys are visited in blocks of kAttentionKeyBlock tokens at fixed absolute positions, ascending, with one
 // running (maximum, sum, accumulator) for each row (online softmax, arXiv:2112.05682). A row's result depends on its
-// own sequence only: not on how it was chunked, batched or paged, nor on the number of threads. Errors:
-// kInvalidArgument.   Memory: none allocated; scratch from attention_scratch_bytes().   Threads: the stream's.
+// own sequence only, up to the row itself: not on how it was chunked, batched or paged, on later tokens, nor on the
+// number of threads. The instruction set does change the bits; one machine always uses the same.
+// Errors: kInvalidArgument, before anything is written.
+// Memory: none allocated; scratch from attention_scratch_bytes(), of any alignment.   Threads: the stream's.
 #pragma once
 
 #include <cstddef>
@@ -41,6 +47,7 @@ struct AttentionParams {
   int window = 0;        // 0: none; otherwise a token sees itself and the window-1 tokens before it
 };
 
+// For calls of up to T query tokens in all, on a stream of `threads_count` threads.
 std::size_t attention_scratch_bytes(std::int64_t T, std::int64_t H, std::int64_t G, std::int64_t D, int threads_count);
 
 [[nodiscard]] Status attention_cpu(tensor::TensorView q, const PagedKv& kv, tensor::TensorView query_start,

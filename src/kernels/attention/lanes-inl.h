@@ -20,6 +20,9 @@ inline constexpr int kLanes = HWY_LANES(float) < 16 ? HWY_LANES(float) : 16;
 #endif
 using Floats = hn::CappedTag<float, kLanes>;
 using Words = hn::RebindToUnsigned<Floats>;
+// Half a vector at most: head dimensions are multiples of 8, not always of 16.
+using FewFloats = hn::CappedTag<float, (kLanes < 8 ? kLanes : 8)>;
+using FewWords = hn::RebindToUnsigned<FewFloats>;
 
 // The bf16 nearest to each lane, ties to even, as the low half of a 32-bit lane. NaN stays NaN.
 template <class D>

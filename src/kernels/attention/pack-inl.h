@@ -35,13 +35,15 @@ HWY_INLINE hn::Vec<D> load_quads(D d, const std::uint32_t* const* rows, std::int
 }
 #endif
 
-// Calls store(word, i, lanes of token i onward) so that every word of the 64 rows is visited, `width` words each.
+inline constexpr std::int64_t kPackTokens = 16;  // packed in one call
+
+// Calls store(word, i, lanes of row i onward) so that every word of 16 rows is visited, `width` words each.
 template <class Store>
 HWY_INLINE void transpose_rows(const std::uint32_t* const* rows, std::int64_t width, const Store& store) {
   const Words d;
 #if HWY_TARGET == HWY_SCALAR
   for (std::int64_t word = 0; word < width; ++word) {
-    for (std::int64_t i = 0; i < kAttentionKeyBlock; ++i) store(word, i, hn::Set(d, rows[i][word]));
+    for (std::int64_t i = 0; i < kPackTokens; ++i) store(word, i, hn::Set(d, rows[i][word]));
   }
 #else
   const hn::Repartition<std::uint64_t, Words> dd;
@@ -51,7 +53,7 @@ HWY_INLINE void transpose_rows(const std::uint32_t* const* rows, std::int64_t wi
   const auto upper = [=](auto a, auto b) HWY_ATTR {
     return hn::BitCast(d, hn::InterleaveUpper(dd, hn::BitCast(dd, a), hn::BitCast(dd, b)));
   };
-  for (std::int64_t i = 0; i < kAttentionKeyBlock; i += kLanes) {
+  for (std::int64_t i = 0; i < kPackTokens; i += kLanes) {
     for (std::int64_t word = 0; word < width; word += 4) {  // a 4 x 4 transposition in each 128-bit block
       const auto a = load_quads(d, rows + i, word), b = load_quads(d, rows + i + 1, word);
       const auto c = load_quads(d, rows + i + 2, word), e = load_quads(d, rows + i + 3, word);
@@ -68,11 +70,12 @@ HWY_INLINE void transpose_rows(const std::uint32_t* const* rows, std::int64_t wi
 
 enum class Layout { kF32, kF32FromBf16, kPairs };
 
+// The keys of the 16 tokens at `offsets`, into 16 of the packed block's 64 columns.
 template <Layout kLayout>
 void pack_keys(const void* cache, const std::int64_t* offsets, std::int64_t D, std::uint32_t* packed) {
   constexpr std::int64_t kElementBytes = kLayout == Layout::kF32 ? 4 : 2;
-  const std::uint32_t* rows[kAttentionKeyBlock];
-  for (int i = 0; i < kAttentionKeyBlock; ++i) {
+  const std::uint32_t* rows[kPackTokens];
+  for (int i = 0; i < kPackTokens; ++i) {
     rows[i] = reinterpret_cast<const std::uint32_t*>(static_cast<const std::byte*>(cache) + offsets[i] * kElementBytes);
   }
   const Words d;
@@ -96,7 +99,7 @@ HWY_INLINE void pack_values_by(D du, const void* cache, const std::int64_t* offs
   const auto widened = [=](const std::uint16_t* from)
                            HWY_ATTR { return hn::PromoteTo(du, hn::LoadU(hn::Rebind<std::uint16_t, D>(), from)); };
   constexpr int kTokens = kLayout == Layout::kPairs ? 2 : 1;  // in a packed row
-  for (int i = 0; i < kAttentionKeyBlock; i += kTokens, packed += width) {
+  for (int i = 0; i < kPackTokens; i += kTokens, packed += width) {
     for (std::int64_t at = 0; at < head_dim; at += lanes) {
       if constexpr (kLayout == Layout::kF32) {
         hn::StoreU(hn::LoadU(du, words + offsets[i] + at), du, packed + at);
@@ -111,14 +114,14 @@ HWY_INLINE void pack_values_by(D du, const void* cache, const std::int64_t* offs
   }
 }
 
+// The values of the 16 tokens at `offsets`.
 template <Layout kLayout>
 void pack_values(const void* cache, const std::int64_t* offsets, std::int64_t D, std::int64_t width,
                  std::uint32_t* packed) {
   if (D % kLanes == 0) {
     pack_values_by<kLayout>(Words(), cache, offsets, D, width, packed);
   } else {
-    pack_values_by<kLayout>(hn::CappedTag < std::uint32_t, kLanes < 8 ? kLanes : 8 > (), cache, offsets, D, width,
-                            packed);
+    pack_values_by<kLayout>(FewWords(), cache, offsets, D, width, packed);
   }
 }
 
