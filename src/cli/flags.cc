@@ -8,20 +8,29 @@
 namespace tandem::cli {
 namespace {
 
-void add_model_flags(CLI::App* app, ModelFlags& flags) {
+enum class SizeFlags { kShown, kHidden };
+
+// `sizes` kHidden: the flags that size the engine work, but stay out of a help text that is long already.
+void add_model_flags(CLI::App* app, ModelFlags& flags, SizeFlags sizes) {
   app->add_option("-m,--model", flags.model, "Hugging Face model directory (default: the built-in model)");
   app->add_option("--compute", flags.compute, "f32 or bf16 (default: as the checkpoint is stored)")
       ->check(CLI::IsMember({"f32", "bf16"}));
   app->add_option("--threads", flags.threads, "compute threads (default: one per core)")->check(CLI::Range(0, 1024));
-  app->add_option("--kv-blocks", flags.kv_blocks, "blocks of the KV cache (default: fitted to memory)")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40));
-  app->add_option("--context", flags.context, "longest sequence in tokens (default: the model's)")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 31));
-  app->add_option("--step-tokens", flags.step_tokens, "tokens of one step (default 512)")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20));
-  app->add_option("--sequences", flags.sequences, "sequences of one step (default 64)")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{65536}));
-  app->add_flag("--no-prefix-cache", flags.no_prefix_cache, "do not reuse the KV of equal prefixes");
+  std::vector<CLI::Option*> size_options = {
+      app->add_option("--kv-blocks", flags.kv_blocks, "blocks of the KV cache (default: fitted to memory)")
+          ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40)),
+      app->add_option("--context", flags.context, "longest sequence in tokens (default: the model's)")
+          ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 31)),
+      app->add_option("--step-tokens", flags.step_tokens, "tokens of one step (default 512)")
+          ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20)),
+      app->add_option("--sequences", flags.sequences, "sequences of one step (default 64)")
+          ->check(CLI::Range(std::int64_t{1}, std::int64_t{65536})),
+      app->add_flag("--no-prefix-cache", flags.no_prefix_cache, "do not reuse the KV of equal prefixes"),
+  };
+  if (sizes == SizeFlags::kHidden) {
+    for (CLI::Option* option : size_options) option->group("");
+    app->footer("Sizes (--context, --kv-blocks, --step-tokens, --sequences, --no-prefix-cache): tandem bench --help");
+  }
   app->add_flag("-v,--verbose", flags.verbose, "print the memory plan and timings on standard error");
 }
 
@@ -47,7 +56,7 @@ void add_chat(CLI::App& root, ChatFlags& flags) {
   CLI::App* app = root.add_subcommand("chat", "Talk to a model in the terminal");
   app->add_option("--system", flags.system, "system message");
   add_sampling_flags(app, flags.sampling);
-  add_model_flags(app, flags.model);
+  add_model_flags(app, flags.model, SizeFlags::kHidden);
 }
 
 void add_generate(CLI::App& root, GenerateFlags& flags) {
@@ -69,7 +78,7 @@ void add_generate(CLI::App& root, GenerateFlags& flags) {
   app->add_flag("--processed-logprobs", flags.processed_logprobs, "log-probabilities after temperature, top-p...");
   app->add_flag("--show-special", flags.show_special, "keep special tokens in the text");
   add_sampling_flags(app, flags.sampling);
-  add_model_flags(app, flags.model);
+  add_model_flags(app, flags.model, SizeFlags::kHidden);
 }
 
 void add_tokenize(CLI::App& root, TokenizeFlags& flags) {
@@ -103,7 +112,7 @@ void add_logits(CLI::App& root, LogitsFlags& flags) {
   CLI::App* app = root.add_subcommand("logits", "Write the logits of every position as a safetensors file");
   app->add_option("--ids", flags.ids, "token ids: 3,17,42")->required();
   app->add_option("-o,--output", flags.output, "file to write: tensor logits [T,V] f32")->required();
-  add_model_flags(app, flags.model);
+  add_model_flags(app, flags.model, SizeFlags::kHidden);
 }
 
 void add_inspect(CLI::App& root, InspectFlags& flags) {
@@ -111,7 +120,7 @@ void add_inspect(CLI::App& root, InspectFlags& flags) {
   app->add_option("dir", flags.model.model, "model directory (default: the built-in model)");
   app->add_flag("--tensors", flags.tensors, "list every tensor");
   app->add_flag("--json", flags.json, "print one JSON object");
-  add_model_flags(app, flags.model);
+  add_model_flags(app, flags.model, SizeFlags::kShown);
 }
 
 void add_bench(CLI::App& root, BenchFlags& flags) {
@@ -125,7 +134,7 @@ void add_bench(CLI::App& root, BenchFlags& flags) {
   app->add_option("--repeats", flags.repeats, "measurements, of which the median counts (default 3)")
       ->check(CLI::Range(1, 1000));
   app->add_flag("--json", flags.json, "print one JSON line per measurement");
-  add_model_flags(app, flags.model);
+  add_model_flags(app, flags.model, SizeFlags::kShown);
 }
 
 std::string version_text() {
@@ -139,7 +148,7 @@ std::string version_text() {
 }
 
 // CLI11's messages, on one line, with the remedy.
-std::string error_text(const CLI::App& root, const CLI::ParseError& error) {
+std::string error_text(const CLI::App& root, const CLI::ParseError& error, const char* first_argument) {
   std::string command = "tandem";
   for (const CLI::App* app : root.get_subcommands()) command += " " + app->get_name();
   std::string message = error.what();
@@ -149,6 +158,7 @@ std::string error_text(const CLI::App& root, const CLI::ParseError& error) {
     message = "unknown flag or argument" + (colon == std::string::npos ? "" : message.substr(colon));
   } else if (error.get_name() == "RequiredError" && root.get_subcommands().empty()) {
     message = "which command? chat, generate, tokenize, detokenize, template, logits, inspect or bench";
+    if (first_argument != nullptr) message = fmt::format("'{}' is not a command; {}", first_argument, message);
   }
   return fmt::format("tandem: {}; see `{} --help`", message, command);
 }
@@ -181,7 +191,7 @@ std::variant<Command, int> parse_command_line(int argc, const char* const* argv)
     root.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return root.exit(error);  // help and version
-    fmt::print(stderr, "{}\n", error_text(root, error));
+    fmt::print(stderr, "{}\n", error_text(root, error, argc > 1 ? argv[1] : nullptr));
     return kExitUsage;
   }
   const std::string name = root.get_subcommands().at(0)->get_name();

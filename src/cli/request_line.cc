@@ -63,6 +63,11 @@ Result<std::vector<std::string>> to_strings(const json::value& value, std::strin
   return strings;
 }
 
+Result<std::uint64_t> to_seed(const json::value& value, std::string_view field) {
+  if (const std::uint64_t* seed = value.if_uint64()) return *seed;
+  return static_cast<std::uint64_t>(TD_TRY(to_integer(value, field)));
+}
+
 // {"17": -5.0} as OpenAI writes it.
 Status set_logit_bias(const json::value& value, Request& request) {
   if (!value.is_object()) return wrong("logit_bias", "an object of token id to number");
@@ -87,56 +92,35 @@ using Setter = std::function<Status(const json::value&, std::string_view field, 
 template <class Convert, class Member>
 Setter field(Convert convert, Member member) {
   return [=](const json::value& value, std::string_view name, Request& request) -> Status {
-    auto&& target = member(request);
-    target = static_cast<std::remove_cvref_t<decltype(target)>>(TD_TRY(convert(value, name)));
+    auto* target = member(request);
+    *target = static_cast<std::remove_reference_t<decltype(*target)>>(TD_TRY(convert(value, name)));
     return ok_status();
   };
 }
 
 const std::map<std::string_view, Setter>& setters() {
   static const std::map<std::string_view, Setter> table = {
-      {"temperature", field(
-                          to_number, [](Request & r) -> auto& { return r.sampling.temperature; })},
-      {"top_k", field(
-                    to_int, [](Request & r) -> auto& { return r.sampling.top_k; })},
-      {"top_p", field(
-                    to_number, [](Request & r) -> auto& { return r.sampling.top_p; })},
-      {"min_p", field(
-                    to_number, [](Request & r) -> auto& { return r.sampling.min_p; })},
-      {"repetition_penalty", field(
-                                 to_number, [](Request & r) -> auto& { return r.sampling.repetition_penalty; })},
-      {"presence_penalty", field(
-                               to_number, [](Request & r) -> auto& { return r.sampling.presence_penalty; })},
-      {"frequency_penalty", field(
-                                to_number, [](Request & r) -> auto& { return r.sampling.frequency_penalty; })},
-      {"seed", field(
-                   to_integer, [](Request & r) -> auto& { return r.sampling.seed; })},
-      {"allowed_token_ids", field(
-                                to_token_ids, [](Request & r) -> auto& { return r.sampling.allowed_token_ids; })},
-      {"n", field(
-                to_int, [](Request & r) -> auto& { return r.samples_count; })},
-      {"max_tokens", field(
-                         to_integer, [](Request & r) -> auto& { return r.max_tokens; })},
-      {"min_tokens", field(
-                         to_integer, [](Request & r) -> auto& { return r.min_tokens; })},
-      {"stop", field(
-                   to_strings, [](Request & r) -> auto& { return r.stop_strings; })},
-      {"stop_ids", field(
-                       to_token_ids, [](Request & r) -> auto& { return r.stop_token_ids; })},
-      {"stop_token_ids", field(
-                             to_token_ids, [](Request & r) -> auto& { return r.stop_token_ids; })},
-      {"include_stop_string", field(
-                                  to_bool, [](Request & r) -> auto& { return r.include_stop_string; })},
-      {"ignore_eos", field(
-                         to_bool, [](Request & r) -> auto& { return r.ignore_eos; })},
-      {"skip_special_tokens", field(
-                                  to_bool, [](Request & r) -> auto& { return r.skip_special_tokens; })},
-      {"logprobs", field(
-                       to_logprobs, [](Request & r) -> auto& { return r.logprobs; })},
-      {"prompt_logprobs", field(
-                              to_logprobs, [](Request & r) -> auto& { return r.prompt_logprobs; })},
-      {"priority", field(
-                       to_int, [](Request & r) -> auto& { return r.priority; })},
+      {"temperature", field(to_number, [](Request& r) { return &r.sampling.temperature; })},
+      {"top_k", field(to_int, [](Request& r) { return &r.sampling.top_k; })},
+      {"top_p", field(to_number, [](Request& r) { return &r.sampling.top_p; })},
+      {"min_p", field(to_number, [](Request& r) { return &r.sampling.min_p; })},
+      {"repetition_penalty", field(to_number, [](Request& r) { return &r.sampling.repetition_penalty; })},
+      {"presence_penalty", field(to_number, [](Request& r) { return &r.sampling.presence_penalty; })},
+      {"frequency_penalty", field(to_number, [](Request& r) { return &r.sampling.frequency_penalty; })},
+      {"seed", field(to_seed, [](Request& r) { return &r.sampling.seed; })},
+      {"allowed_token_ids", field(to_token_ids, [](Request& r) { return &r.sampling.allowed_token_ids; })},
+      {"n", field(to_int, [](Request& r) { return &r.samples_count; })},
+      {"max_tokens", field(to_integer, [](Request& r) { return &r.max_tokens; })},
+      {"min_tokens", field(to_integer, [](Request& r) { return &r.min_tokens; })},
+      {"stop", field(to_strings, [](Request& r) { return &r.stop_strings; })},
+      {"stop_ids", field(to_token_ids, [](Request& r) { return &r.stop_token_ids; })},
+      {"stop_token_ids", field(to_token_ids, [](Request& r) { return &r.stop_token_ids; })},
+      {"include_stop_string", field(to_bool, [](Request& r) { return &r.include_stop_string; })},
+      {"ignore_eos", field(to_bool, [](Request& r) { return &r.ignore_eos; })},
+      {"skip_special_tokens", field(to_bool, [](Request& r) { return &r.skip_special_tokens; })},
+      {"logprobs", field(to_logprobs, [](Request& r) { return &r.logprobs; })},
+      {"prompt_logprobs", field(to_logprobs, [](Request& r) { return &r.prompt_logprobs; })},
+      {"priority", field(to_int, [](Request& r) { return &r.priority; })},
       {"logit_bias",
        [](const json::value& value, std::string_view, Request& request) { return set_logit_bias(value, request); }},
   };

@@ -3,15 +3,15 @@
 
 #include <algorithm>
 
-#include "unit/cli/run_command.h"
 #include "base/json.h"
 #include "model/checkpoint/safetensors.h"
+#include "unit/cli/run_command.h"
 
 namespace tandem::cli {
 namespace {
 
 // A failure is one line on standard error, nothing on standard output, and this exit code.
-void expect_failure(const Run& run, int exit_code, const std::string& mentions) {
+void expect_failure(const CommandResult& run, int exit_code, const std::string& mentions) {
   EXPECT_EQ(run.exit_code, exit_code) << run.err;
   EXPECT_EQ(run.out, "");
   EXPECT_EQ(std::count(run.err.begin(), run.err.end(), '\n'), 1) << run.err;
@@ -23,7 +23,7 @@ json::value parse(const std::string& text) { return parse_json(text, "output").v
 TEST(Cli, HelpFitsAScreen) {
   for (const char* command :
        {"", "chat", "generate", "tokenize", "detokenize", "template", "logits", "inspect", "bench"}) {
-    const Run run = run_tandem(std::string(command) + " --help");
+    const CommandResult run = run_tandem(std::string(command) + " --help");
     EXPECT_EQ(run.exit_code, 0);
     EXPECT_LE(std::count(run.out.begin(), run.out.end(), '\n'), 50) << command;
     std::size_t begin = 0;
@@ -44,14 +44,15 @@ TEST(Cli, UsageErrorsNameTheFlag) {
 }
 
 TEST(Cli, GenerateAnswersAQuestion) {
-  const Run run = run_tandem("generate --chat --prompt 'What is 27 + 45?' --temperature 0");
+  const CommandResult run = run_tandem("generate --chat --prompt 'What is 27 + 45?' --temperature 0");
   EXPECT_EQ(run.exit_code, 0) << run.err;
   EXPECT_EQ(run.out, "72\n");
   EXPECT_EQ(run.err, "");
 }
 
 TEST(Cli, GenerateJsonHasEverything) {
-  const Run run = run_tandem("generate --prompt-ids 0,4,304,300,227,24,29,403,227,26,27,37,6,5 --temperature 0 --json");
+  const CommandResult run =
+      run_tandem("generate --prompt-ids 0,4,304,300,227,24,29,403,227,26,27,37,6,5 --temperature 0 --json");
   ASSERT_EQ(run.exit_code, 0) << run.err;
   const json::value answer = parse(run.out);
   EXPECT_EQ(answer.at("text").as_string(), "72");
@@ -76,7 +77,7 @@ not json
 {"prompt_ids":[0,4,560,535],"max_tokens":3,"temperature":0}
 )");
   const std::string output = scratch.path("out.jsonl");
-  const Run run = run_tandem("generate --input " + input + " --output " + output);
+  const CommandResult run = run_tandem("generate --input " + input + " --output " + output);
   EXPECT_EQ(run.exit_code, 0) << run.err;
   std::vector<json::value> lines;
   const std::string text = read_file(output).value();
@@ -101,10 +102,10 @@ not json
 TEST(Cli, TokenizeAndDetokenizeKeepEveryByte) {
   const std::string text =
       "What is\t27 + 45?\n\n  h\xc3\xa9llo \xe4\xb8\x96\xe7\x95\x8c \xf0\x9f\x91\x8d\xf0\x9f\x8f\xbd end";
-  const Run ids = run_tandem("tokenize", text);
+  const CommandResult ids = run_tandem("tokenize", text);
   ASSERT_EQ(ids.exit_code, 0) << ids.err;
   EXPECT_TRUE(parse(ids.out).is_array());
-  const Run back = run_tandem("detokenize", ids.out);
+  const CommandResult back = run_tandem("detokenize", ids.out);
   EXPECT_EQ(back.exit_code, 0) << back.err;
   EXPECT_EQ(back.out, text);
   EXPECT_EQ(run_tandem("tokenize", "").out, "[]\n");
@@ -131,7 +132,7 @@ TEST(Cli, TemplateRendersExactlyAndRaisesWithCodeThree) {
 TEST(Cli, LogitsAreWrittenAsSafetensors) {
   const Scratch scratch;
   const std::string output = scratch.path("l.safetensors");
-  const Run run = run_tandem("logits --ids 3,17,42 --compute f32 --output " + output);
+  const CommandResult run = run_tandem("logits --ids 3,17,42 --compute f32 --output " + output);
   ASSERT_EQ(run.exit_code, 0) << run.err;
   const auto file = model::SafetensorsFile::open(output);
   ASSERT_TRUE(file.ok()) << file.status().message();
@@ -141,7 +142,7 @@ TEST(Cli, LogitsAreWrittenAsSafetensors) {
 }
 
 TEST(Cli, InspectDescribesTheModel) {
-  const Run run = run_tandem("inspect --json");
+  const CommandResult run = run_tandem("inspect --json");
   ASSERT_EQ(run.exit_code, 0) << run.err;
   const json::value answer = parse(run.out);
   EXPECT_EQ(answer.at("architecture").as_string(), "LlamaForCausalLM");
@@ -162,7 +163,7 @@ TEST(Cli, WrongModelsAreNamed) {
 }
 
 TEST(Cli, ChatAnswersLinesOfAPipe) {
-  const Run run =
+  const CommandResult run =
       run_tandem("chat --temperature 0", "What is 27 + 45?\n/reset\nWhat is the capital of Japan?\n/exit\nnot read\n");
   EXPECT_EQ(run.exit_code, 0) << run.err;
   EXPECT_EQ(run.out, "72\nThe capital of Japan is Tokyo.\n");

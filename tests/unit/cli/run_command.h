@@ -13,7 +13,7 @@
 
 namespace tandem::cli {
 
-struct Run {
+struct CommandResult {
   int exit_code = -1;
   std::string out, err;
 };
@@ -21,7 +21,10 @@ struct Run {
 // A folder for one test's files, removed at the end.
 class Scratch {
  public:
-  Scratch() : path_(std::filesystem::temp_directory_path() / ("tandem_cli_" + std::to_string(::getpid()))) {
+  Scratch() {
+    static int folders_made = 0;
+    path_ = std::filesystem::temp_directory_path() /
+            ("tandem_cli_" + std::to_string(::getpid()) + "_" + std::to_string(folders_made++));
     std::filesystem::create_directories(path_);
   }
   ~Scratch() { std::filesystem::remove_all(path_); }
@@ -36,11 +39,11 @@ class Scratch {
 };
 
 // `arguments` is shell text; `input` becomes standard input.
-inline Run run_tandem(const std::string& arguments, const std::string& input = "") {
+inline CommandResult run_tandem(const std::string& arguments, const std::string& input = "") {
   const Scratch scratch;
   const std::string in = scratch.file("stdin", input), out = scratch.path("stdout"), err = scratch.path("stderr");
   const std::string command = std::string(TANDEM_BINARY) + " " + arguments + " <" + in + " >" + out + " 2>" + err;
-  Run run;
+  CommandResult run;
   const int status = std::system(command.c_str());
   run.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   run.out = read_file(out).value();
