@@ -7,6 +7,10 @@
 namespace tandem::engine {
 namespace {
 
+std::int64_t blocks_for(std::int64_t tokens, const Limits& limits) {
+  return (tokens + limits.block_tokens - 1) / limits.block_tokens;
+}
+
 class Planner {
  public:
   Planner(const SchedState& state, const Limits& limits, TimePoint now, StepPlan& plan)
@@ -33,28 +37,19 @@ class Planner {
   }
 
  private:
-  std::int64_t blocks_for(std::int64_t tokens) const {
-    return (tokens + limits_.block_tokens - 1) / limits_.block_tokens;
-  }
-
-  Reason reason_to_end(const SchedRow& row) const {
-    if (row.deadline && *row.deadline <= now_) return Reason::kDeadline;
-    return blocks_for(row.tokens_count) > limits_.blocks_count ? Reason::kNeverFits : Reason::kNone;
-  }
-
   bool undecided(std::size_t i) const {
     return plan_.running[i].decision == Decision::kWait && plan_.running[i].reason == Reason::kNone;
   }
 
   void end_rows() {
     for (std::size_t i = 0; i < state_.running.size(); ++i) {
-      const Reason reason = reason_to_end(state_.running[i]);
+      const Reason reason = reason_to_end(state_.running[i], limits_, now_);
       if (reason == Reason::kNone) continue;
       plan_.running[i] = {Decision::kEnd, reason};
       give_back(i);
     }
     for (std::size_t i = 0; i < state_.waiting.size(); ++i) {
-      const Reason reason = reason_to_end(state_.waiting[i]);
+      const Reason reason = reason_to_end(state_.waiting[i], limits_, now_);
       if (reason != Reason::kNone) plan_.waiting[i] = {Decision::kEnd, reason};
     }
   }
@@ -75,14 +70,14 @@ class Planner {
         continue;
       }
       if (!make_room(i)) continue;
-      blocks_free_ -= std::max<std::int64_t>(blocks_for(row.tokens_count) - row.blocks, 0);
+      blocks_free_ -= std::max<std::int64_t>(blocks_for(row.tokens_count, limits_) - row.blocks, 0);
       take(plan_.running[i], row, 1, {i, false});
     }
   }
 
   // Preempts rows, the last first, until row `i` can have its next block. False if it has to go or wait itself.
   bool make_room(std::size_t i) {
-    const std::int64_t need = blocks_for(state_.running[i].tokens_count) - state_.running[i].blocks;
+    const std::int64_t need = blocks_for(state_.running[i].tokens_count, limits_) - state_.running[i].blocks;
     for (std::size_t victim = state_.running.size(); need > blocks_free_ && victim-- > i + 1;) {
       if (!undecided(victim)) continue;
       plan_.running[victim] = {Decision::kPreempt, Reason::kBlocks};
@@ -191,6 +186,11 @@ const char* reason_name(Reason reason) {
     case Reason::kNeverFits: return "never fits";
   }
   return "unknown";
+}
+
+Reason reason_to_end(const SchedRow& row, const Limits& limits, TimePoint now) {
+  if (row.deadline && *row.deadline <= now) return Reason::kDeadline;
+  return blocks_for(row.tokens_count, limits) > limits.blocks_count ? Reason::kNeverFits : Reason::kNone;
 }
 
 std::int64_t logit_rows_of(const SchedRow& row, std::int64_t first, std::int64_t chunk_tokens) {

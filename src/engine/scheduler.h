@@ -91,6 +91,9 @@ struct StepPlan {
 void plan_step(const SchedState& state, const Limits& limits, TimePoint now, StepPlan& plan);
 StepPlan plan_step(const SchedState& state, const Limits& limits, TimePoint now);
 
+// Why a row has to end, whatever else is running; or kNone.
+Reason reason_to_end(const SchedRow& row, const Limits& limits, TimePoint now);
+
 // Logit rows that computing positions [first, first + chunk_tokens) of a row gives.
 std::int64_t logit_rows_of(const SchedRow& row, std::int64_t first, std::int64_t chunk_tokens);
 

@@ -79,8 +79,9 @@ void StepLoop::cancel_all() {
 
 void StepLoop::step() {
   if (idle()) return;
-  fill_state();
-  plan_step({running_rows_, waiting_rows_, pool_.blocks_free()}, limits_, clock_.now(), plan_);
+  const TimePoint now = clock_.now();
+  fill_state(now);
+  plan_step({running_rows_, waiting_rows_, pool_.blocks_free()}, limits_, now, plan_);
   apply_ends_and_preemptions();
   assemble_batch();
   if (batch_.empty()) return;
@@ -116,7 +117,7 @@ SchedRow StepLoop::row_of(const Sample& sample) const {
 // Tokens taken from the cache give no logits, so whoever scores its prompt computes it.
 bool StepLoop::may_share(const Sample& sample) const { return !sample.request->scoring(sample); }
 
-void StepLoop::fill_state() {
+void StepLoop::fill_state(TimePoint now) {
   running_samples_ = running_;
   running_rows_.clear();
   const bool scarce = pool_.blocks_free() < static_cast<std::int64_t>(running_.size());
@@ -137,7 +138,7 @@ void StepLoop::fill_state() {
     waiting_samples_.push_back(sample);
     SchedRow& row = waiting_rows_.emplace_back(row_of(*sample));
     row.waits_for_prompt = sample->index > 0 && !request.prompt_computed && !request.samples[0].finished;
-    if (row.waits_for_prompt) continue;
+    if (row.waits_for_prompt || reason_to_end(row, limits_, now) != Reason::kNone) continue;
     row.far_back = rows_left <= 0 || tokens_left <= 0 || blocks_left <= 0;
     if (row.far_back) continue;
     const BlockPool::Need need = pool_.probe(sample->known_tokens(), request.salt, may_share(*sample));

@@ -57,7 +57,7 @@ class StepLoop {
     std::vector<TokenEvent> events;
   };
 
-  void fill_state();
+  void fill_state(TimePoint now);
   SchedRow row_of(const Sample& sample) const;
   bool may_share(const Sample& sample) const;
   void apply_ends_and_preemptions();

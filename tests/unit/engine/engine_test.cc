@@ -8,6 +8,7 @@
 #include <random>
 #include <thread>
 
+#include "engine/step_loop.h"
 #include "unit/engine/collector.h"
 #include "unit/engine/fake_runner.h"
 
@@ -357,6 +358,25 @@ TEST(Engine, APromptThatCanNeverFit) {
   // A lone sequence that outgrows the pool ends as one that outgrows the context does.
   EXPECT_EQ(sink->answer(fits).finish, FinishReason::kLength);
   EXPECT_EQ(sink->answer(fits).tokens.size(), 1u);
+}
+
+TEST(Engine, WhatCanNeverRunDelaysNobody) {
+  ManualClock clock;
+  FakeRunner runner(small_limits(4, 8, 4));
+  StepLoop loop(config_of(), runner, nullptr, clock);
+  auto sink = std::make_shared<Collector>();
+  Request late = request_of(8, 2);
+  late.deadline = TimePoint{0};
+  loop.add(RequestId(1), request_of(60, 2), sink);
+  loop.add(RequestId(2), late, sink);
+  loop.add(RequestId(3), request_of(70, 2), sink);
+  loop.add(RequestId(4), request_of(8, 2), sink);
+  loop.step();
+  loop.deliver();
+  EXPECT_EQ(sink->answer(RequestId(1)).finish, FinishReason::kError);
+  EXPECT_EQ(sink->answer(RequestId(2)).finish, FinishReason::kDeadline);
+  EXPECT_EQ(sink->answer(RequestId(3)).finish, FinishReason::kError);
+  EXPECT_EQ(sink->answer(RequestId(4)).tokens.size(), 1u);
 }
 
 TEST(Engine, Deadlines) {
