@@ -75,6 +75,10 @@ Value own_attribute(Runtime& runtime, Value object, std::string_view name) {
       if (name == "imag") return Value::int64(0);
       if (name == "denominator") return Value::int64(1);
       break;
+    case Kind::kFloat:
+      if (name == "real") return object;
+      if (name == "imag") return Value::number(0);
+      break;
     default: break;
   }
   if (const Builtin method = find_method(object.kind(), name))

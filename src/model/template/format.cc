@@ -392,6 +392,9 @@ class BraceFormatter {
     const std::string_view first = path.substr(0, first_end);
     Value value;
     if (first.empty() || first.find_first_not_of("0123456789") == std::string_view::npos) {
+      const Numbering numbering = first.empty() ? Numbering::kAutomatic : Numbering::kManual;
+      if (numbering_ != Numbering::kNone && numbering_ != numbering) fail("a format mixes {{}} and {{0}}");
+      numbering_ = numbering;
       std::size_t at = 0;
       const auto index = first.empty() ? next_++ : static_cast<std::size_t>(read_number(first, at));
       if (index >= arguments_.positional.size()) fail("a format asks for argument {}, which is not given", index);
@@ -421,8 +424,11 @@ class BraceFormatter {
   }
 
   Runtime& runtime_;
+  enum class Numbering { kNone, kAutomatic, kManual };
+
   const Arguments& arguments_;
   std::size_t next_ = 0;
+  Numbering numbering_ = Numbering::kNone;
 };
 
 }  // namespace

@@ -329,8 +329,18 @@ Value expand_tabs(Runtime& runtime, Value self, const Arguments& arguments) {
   return runtime.copy(out);
 }
 
+Value format_map(Runtime& runtime, Value self, const Arguments& arguments) {
+  const Bound bound("format_map", arguments, {"mapping"}, 1);
+  if (!bound[0].is(Kind::kDict)) fail("format_map() needs a mapping, not '{}'", type_name(bound[0]));
+  std::vector<Keyword> named;
+  const Dict& dict = *bound[0].as<Dict>();
+  for (std::uint32_t i = 0; i < dict.size; ++i)
+    if (dict.keys[i].is_string()) named.push_back({dict.keys[i].as_string(), dict.values[i]});
+  return brace_format(runtime, self.as_string(), {{}, named});
+}
+
 Value refused(Runtime&, Value, const Arguments&) {
-  fail("encode(), translate(), maketrans() and format_map() are not available in chat templates");
+  fail("encode(), translate() and maketrans() are not available in chat templates");
 }
 
 constexpr BuiltinEntry kMethods[] = {
@@ -380,7 +390,7 @@ constexpr BuiltinEntry kMethods[] = {
     {"encode", refused},
     {"translate", refused},
     {"maketrans", refused},
-    {"format_map", refused},
+    {"format_map", format_map},
 };
 
 }  // namespace

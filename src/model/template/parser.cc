@@ -176,8 +176,12 @@ class Parser {
   }
 
   std::unique_ptr<Stmt> parse_print() {
+    // What is listed is printed with nothing in between.
     auto print = std::make_unique<Print>(take().line);
-    print->value = parse_tuple();
+    auto parts = std::make_unique<Concat>(print->line);
+    do parts->parts.push_back(parse_expression());
+    while (take_operator(","));
+    print->value = std::move(parts);
     return print;
   }
 

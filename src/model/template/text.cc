@@ -43,7 +43,31 @@ void append_upper(std::string& out, char32_t c) {
   append_utf8(out, simple_upper(c));
 }
 
+// Small letters whose title form is several letters and does not follow from folding: Unicode's SpecialCasing.txt.
+struct TitleForm {
+  char32_t letter, parts[3];
+};
+constexpr TitleForm kTitleForms[] = {
+    {0xDF, {'S', 's'}},
+    {0x149, {0x2BC, 'N'}},
+    {0x1FB2, {0x1FBA, 0x345}},
+    {0x1FB4, {0x386, 0x345}},
+    {0x1FC2, {0x1FCA, 0x345}},
+    {0x1FC4, {0x389, 0x345}},
+    {0x1FF2, {0x1FFA, 0x345}},
+    {0x1FF4, {0x38F, 0x345}},
+    {0x1FB7, {0x391, 0x342, 0x345}},
+    {0x1FC7, {0x397, 0x342, 0x345}},
+    {0x1FF7, {0x3A9, 0x342, 0x345}},
+};
+
 void append_title(std::string& out, char32_t c) {
+  for (const TitleForm& form : kTitleForms) {
+    if (form.letter != c) continue;
+    for (const char32_t part : form.parts)
+      if (part != 0) append_utf8(out, part);
+    return;
+  }
   utf8proc_int32_t folded[4];
   if (const int count = fold(c, folded);
       count > 1 && count <= 4 && category(c) == UTF8PROC_CATEGORY_LL && simple_title(c) == c) {
@@ -276,9 +300,16 @@ bool is_upper(char32_t c) {
 
 bool is_lower(char32_t c) {
   if (c < 0x80) return c >= 'a' && c <= 'z';
-  return category(c) == UTF8PROC_CATEGORY_LL || c == 0xAA || c == 0xBA || (c >= 0x2B0 && c <= 0x2B8) ||
-         (c >= 0x2C0 && c <= 0x2C1) || (c >= 0x2E0 && c <= 0x2E4) || (c >= 0x2170 && c <= 0x217F) ||
-         (c >= 0x24D0 && c <= 0x24E9);
+  if (category(c) == UTF8PROC_CATEGORY_LL) return true;
+  // Unicode's Other_Lowercase: raised, lowered and circled small letters.
+  static constexpr std::pair<char32_t, char32_t> kOther[] = {
+      {0xAA, 0xAA},       {0xBA, 0xBA},       {0x2B0, 0x2B8},     {0x2C0, 0x2C1},    {0x2E0, 0x2E4},
+      {0x345, 0x345},     {0x37A, 0x37A},     {0x1D2C, 0x1D6A},   {0x1D78, 0x1D78},  {0x1D9B, 0x1DBF},
+      {0x2071, 0x2071},   {0x207F, 0x207F},   {0x2090, 0x209C},   {0x2170, 0x217F},  {0x24D0, 0x24E9},
+      {0x2C7C, 0x2C7D},   {0xA69C, 0xA69D},   {0xA770, 0xA770},   {0xA7F8, 0xA7F9},  {0xAB5C, 0xAB5F},
+      {0x10780, 0x10780}, {0x10783, 0x10785}, {0x10787, 0x107B0}, {0x107B2, 0x107BA}};
+  return std::any_of(std::begin(kOther), std::end(kOther),
+                     [&](const auto& range) { return c >= range.first && c <= range.second; });
 }
 
 bool is_title(char32_t c) { return c >= 0x80 && category(c) == UTF8PROC_CATEGORY_LT; }
@@ -471,7 +502,7 @@ bool parse_int(std::string_view text, int base, __int128& value) {
     const int digit = digit_value(c);
     if (digit >= base) return false;
     if (__builtin_mul_overflow(total, base, &total) || __builtin_add_overflow(total, digit, &total))
-      exhausted("the integer {}... is too large for a template (128 bits)", text.substr(0, 20));
+      fail("the integer {}... is too large for a template (128 bits)", text.substr(0, 20));
   }
   value = negative ? -total : total;
   return true;
