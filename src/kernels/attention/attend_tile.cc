@@ -5,8 +5,7 @@
 //
 // Every chain of additions of a row runs over that row's own keys only, from the lowest to the highest: rows of a tile
 // share packed keys and values, but a block that is only partly visible is multiplied token by token, with exactly the
-// steps that the token sees. So the bits do not depend on the tile, and what is not visible is not even multiplied by
-// 0.
+// steps that the token sees. So the bits do not depend on the tile, and what is not visible never meets the row.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -16,60 +15,17 @@
 #include "kernels/attention/attention.h"
 #include "kernels/attention/multiply.h"
 #include "kernels/attention/tile.h"
+#include "kernels/attention/tile_scratch.h"
 #include "kernels/common/simd.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/attention/attend_tile.cc"
-#include "hwy/foreach_target.h"
+#include <hwy/foreach_target.h>
 // After foreach_target.
-#include "hwy/highway.h"
+#include <hwy/highway.h>
 #include "kernels/attention/multiply-inl.h"
 #include "kernels/attention/pack-inl.h"
 #include "kernels/common/math-inl.h"
-
-#ifndef TANDEM_KERNELS_ATTENTION_TILE_SCRATCH
-#define TANDEM_KERNELS_ATTENTION_TILE_SCRATCH
-namespace tandem::kernels {
-
-constexpr std::int64_t kKeys = kAttentionKeyBlock;
-constexpr std::int64_t kGroupRows = 6;  // rows multiplied together
-constexpr std::int64_t kSumLanes = 16;  // partial sums of a row's denominator
-
-// Where a thread keeps its tile. Sizes are in words of 32 bits, each a multiple of 16.
-struct TileScratch {
-  std::uint32_t *keys, *values, *edge, *q, *p;
-  float *sums, *maxima, *totals, *scores;
-
-  static std::int64_t width(std::int64_t D) { return (D + 15) / 16 * 16; }
-  static std::int64_t words(std::int64_t rows, std::int64_t D) {
-    return 2 * kKeys * width(D) + width(D) + rows * (2 * width(D) + kSumLanes) + (rows + 15) / 16 * 16 +
-           2 * kGroupRows * kKeys;
-  }
-  TileScratch(std::byte* memory, std::int64_t rows, std::int64_t D) {
-    auto* next = reinterpret_cast<std::uint32_t*>(memory);
-    const auto take = [&next](std::int64_t count) { return std::exchange(next, next + count); };
-    const auto take_floats = [&take](std::int64_t count) { return reinterpret_cast<float*>(take(count)); };
-    keys = take(kKeys * width(D));
-    values = take(kKeys * width(D));
-    edge = take(width(D));
-    q = take(rows * width(D));
-    p = take(kGroupRows * kKeys);
-    sums = take_floats(rows * width(D));
-    totals = take_floats(rows * kSumLanes);
-    maxima = take_floats((rows + 15) / 16 * 16);
-    scores = take_floats(kGroupRows * kKeys);
-  }
-};
-
-// What a row sees of the current block: tokens low .. high of 0 .. 63.
-struct Visible {
-  std::int64_t low, high;
-  bool all() const { return low == 0 && high == kKeys - 1; }
-  bool none() const { return low > high; }
-};
-
-}  // namespace tandem::kernels
-#endif
 
 HWY_BEFORE_NAMESPACE();
 namespace tandem::kernels::HWY_NAMESPACE {
@@ -78,7 +34,7 @@ constexpr float kLog2E = 1.44269504f;
 constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
 
 // One tile in the making.
-template <Layout kLayout>
+template <PackLayout kLayout>
 class TileTask {
  public:
   TileTask(const AttentionTile& tile, std::byte* memory, Multiply multiply)
@@ -103,8 +59,8 @@ class TileTask {
   }
 
  private:
-  static constexpr int kTokensPerStep = kLayout == Layout::kPairs ? 2 : 1;    // in p V
-  static constexpr int kElementsPerStep = kLayout == Layout::kPairs ? 2 : 1;  // in <q, K>
+  static constexpr int kTokensPerStep = kLayout == PackLayout::kPairs ? 2 : 1;    // in p V
+  static constexpr int kElementsPerStep = kLayout == PackLayout::kPairs ? 2 : 1;  // in <q, K>
 
   std::int64_t width() const { return TileScratch::width(tile_.D); }
   std::int64_t q_steps() const { return tile_.D / kElementsPerStep; }
@@ -137,12 +93,12 @@ class TileTask {
   // Stores elements i .. of a row of q or p the way products read them.
   template <class D>
   static HWY_INLINE void store_elements(D d, hn::Vec<D> v, std::uint32_t* row, std::int64_t i) {
-    if constexpr (kLayout == Layout::kPairs) {
+    if constexpr (kLayout == PackLayout::kPairs) {
       const hn::Rebind<std::uint16_t, D> d16;
       const hn::RebindToSigned<D> di;
       hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di, bf16_bits(d, v))), d16, reinterpret_cast<std::uint16_t*>(row) + i);
     } else {
-      const auto element = kLayout == Layout::kF32 ? v : rounded_to_bf16(d, v);
+      const auto element = kLayout == PackLayout::kF32 ? v : rounded_to_bf16(d, v);
       hn::StoreU(hn::BitCast(hn::RebindToUnsigned<D>(), element), hn::RebindToUnsigned<D>(), row + i);
     }
   }
@@ -176,7 +132,7 @@ class TileTask {
   // on this one: together they would fill the queue of outstanding misses, and a block is too short for the hardware's
   // own prefetching to get going.
   HWY_INLINE void fetch_ahead(std::int64_t rows) {
-    constexpr std::int64_t kElementBytes = kLayout == Layout::kF32 ? 4 : 2, kLine = 64;
+    constexpr std::int64_t kElementBytes = kLayout == PackLayout::kF32 ? 4 : 2, kLine = 64;
     for (const std::int64_t end = std::min(fetched_ + rows, fetch_end_); fetched_ < end; ++fetched_) {
       const void* const cache = fetched_ < kKeys ? tile_.k : tile_.v;
       const std::byte* const row =
@@ -343,12 +299,12 @@ class TileTask {
 };
 
 void run_tile(const AttentionTile& tile, std::byte* scratch) {
-  if (!tile.cache_is_bf16) return TileTask<Layout::kF32>(tile, scratch, multiply_f32).run();
+  if (!tile.cache_is_bf16) return TileTask<PackLayout::kF32>(tile, scratch, multiply_f32).run();
 #if HWY_TARGET == HWY_AVX3
   const Multiply pairs = multiply_bf16_pairs_avx512();
-  if (pairs != nullptr && cpu_features().avx512_bf16) return TileTask<Layout::kPairs>(tile, scratch, pairs).run();
+  if (pairs != nullptr && cpu_features().avx512_bf16) return TileTask<PackLayout::kPairs>(tile, scratch, pairs).run();
 #endif
-  TileTask<Layout::kF32FromBf16>(tile, scratch, multiply_f32).run();
+  TileTask<PackLayout::kF32FromBf16>(tile, scratch, multiply_f32).run();
 }
 
 }  // namespace tandem::kernels::HWY_NAMESPACE

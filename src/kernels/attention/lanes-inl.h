@@ -6,7 +6,7 @@
 #define TANDEM_KERNELS_ATTENTION_LANES_INL_H_
 #endif
 
-#include "hwy/highway.h"
+#include <hwy/highway.h>
 
 HWY_BEFORE_NAMESPACE();
 namespace tandem::kernels::HWY_NAMESPACE {

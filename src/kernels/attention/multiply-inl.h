@@ -6,7 +6,7 @@
 #define TANDEM_KERNELS_ATTENTION_MULTIPLY_INL_H_
 #endif
 
-#include "hwy/highway.h"
+#include <hwy/highway.h>
 #include "kernels/attention/lanes-inl.h"
 #include "kernels/attention/multiply.h"
 

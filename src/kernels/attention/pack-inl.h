@@ -13,7 +13,7 @@
 
 #include <cstdint>
 
-#include "hwy/highway.h"
+#include <hwy/highway.h>
 #include "kernels/attention/attention.h"
 #include "kernels/attention/lanes-inl.h"
 
@@ -68,19 +68,19 @@ HWY_INLINE void transpose_rows(const std::uint32_t* const* rows, std::int64_t wi
 #endif
 }
 
-enum class Layout { kF32, kF32FromBf16, kPairs };
+enum class PackLayout { kF32, kF32FromBf16, kPairs };
 
 // The keys of the 16 tokens at `offsets`, into 16 of the packed block's 64 columns.
-template <Layout kLayout>
+template <PackLayout kLayout>
 void pack_keys(const void* cache, const std::int64_t* offsets, std::int64_t D, std::uint32_t* packed) {
-  constexpr std::int64_t kElementBytes = kLayout == Layout::kF32 ? 4 : 2;
+  constexpr std::int64_t kElementBytes = kLayout == PackLayout::kF32 ? 4 : 2;
   const std::uint32_t* rows[kPackTokens];
   for (int i = 0; i < kPackTokens; ++i) {
     rows[i] = reinterpret_cast<const std::uint32_t*>(static_cast<const std::byte*>(cache) + offsets[i] * kElementBytes);
   }
   const Words d;
   transpose_rows(rows, D * kElementBytes / 4, [=](std::int64_t word, std::int64_t i, auto lanes) HWY_ATTR {
-    if constexpr (kLayout == Layout::kF32FromBf16) {
+    if constexpr (kLayout == PackLayout::kF32FromBf16) {
       hn::StoreU(hn::ShiftLeft<16>(lanes), d, packed + 2 * word * kAttentionKeyBlock + i);
       hn::StoreU(hn::And(lanes, hn::Set(d, 0xffff0000u)), d, packed + (2 * word + 1) * kAttentionKeyBlock + i);
     } else {
@@ -90,7 +90,7 @@ void pack_keys(const void* cache, const std::int64_t* offsets, std::int64_t D, s
 }
 
 // `du`: vectors of words whose number of lanes divides D.
-template <Layout kLayout, class D>
+template <PackLayout kLayout, class D>
 HWY_INLINE void pack_values_by(D du, const void* cache, const std::int64_t* offsets, std::int64_t head_dim,
                                std::int64_t width, std::uint32_t* packed) {
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(du));
@@ -98,12 +98,12 @@ HWY_INLINE void pack_values_by(D du, const void* cache, const std::int64_t* offs
   const auto* const halves = static_cast<const std::uint16_t*>(cache);
   const auto widened = [=](const std::uint16_t* from)
                            HWY_ATTR { return hn::PromoteTo(du, hn::LoadU(hn::Rebind<std::uint16_t, D>(), from)); };
-  constexpr int kTokens = kLayout == Layout::kPairs ? 2 : 1;  // in a packed row
+  constexpr int kTokens = kLayout == PackLayout::kPairs ? 2 : 1;  // in a packed row
   for (int i = 0; i < kPackTokens; i += kTokens, packed += width) {
     for (std::int64_t at = 0; at < head_dim; at += lanes) {
-      if constexpr (kLayout == Layout::kF32) {
+      if constexpr (kLayout == PackLayout::kF32) {
         hn::StoreU(hn::LoadU(du, words + offsets[i] + at), du, packed + at);
-      } else if constexpr (kLayout == Layout::kF32FromBf16) {
+      } else if constexpr (kLayout == PackLayout::kF32FromBf16) {
         hn::StoreU(hn::ShiftLeft<16>(widened(halves + offsets[i] + at)), du, packed + at);
       } else {
         const auto even = widened(halves + offsets[i] + at), odd = widened(halves + offsets[i + 1] + at);
@@ -115,7 +115,7 @@ HWY_INLINE void pack_values_by(D du, const void* cache, const std::int64_t* offs
 }
 
 // The values of the 16 tokens at `offsets`.
-template <Layout kLayout>
+template <PackLayout kLayout>
 void pack_values(const void* cache, const std::int64_t* offsets, std::int64_t D, std::int64_t width,
                  std::uint32_t* packed) {
   if (D % kLanes == 0) {

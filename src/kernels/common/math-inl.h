@@ -9,7 +9,7 @@
 #define TANDEM_KERNELS_COMMON_MATH_INL_H_
 #endif
 
-#include "hwy/highway.h"
+#include <hwy/highway.h>
 
 HWY_BEFORE_NAMESPACE();
 namespace tandem::kernels::HWY_NAMESPACE {

@@ -9,7 +9,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "hwy/highway.h"
+#include <hwy/highway.h>
 #include "kernels/common/transform-inl.h"
 
 HWY_BEFORE_NAMESPACE();

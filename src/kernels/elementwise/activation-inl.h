@@ -11,7 +11,7 @@
 #define TANDEM_KERNELS_ELEMENTWISE_ACTIVATION_INL_H_
 #endif
 
-#include "hwy/highway.h"
+#include <hwy/highway.h>
 #include "kernels/common/math-inl.h"
 #include "kernels/linear/linear.h"
 

@@ -6,9 +6,9 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/embedding/embedding.cc"
-#include "hwy/foreach_target.h"
+#include <hwy/foreach_target.h>
 // After foreach_target.
-#include "hwy/highway.h"
+#include <hwy/highway.h>
 #include "kernels/common/transform-inl.h"
 #include "kernels/common/widen-inl.h"
 

@@ -8,9 +8,9 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/rope/rope.cc"
-#include "hwy/foreach_target.h"
+#include <hwy/foreach_target.h>
 // After foreach_target.
-#include "hwy/highway.h"
+#include <hwy/highway.h>
 #include "kernels/common/transform-inl.h"
 
 HWY_BEFORE_NAMESPACE();

@@ -8,7 +8,7 @@
 
 #include "kernels/common/simd.h"
 // After the choice of targets.
-#include "hwy/highway.h"
+#include <hwy/highway.h>
 
 namespace tandem::kernels::testing {
 
