@@ -2,16 +2,21 @@
 
 #include <algorithm>
 
+#include "model/tokenizer/char_class.h"
 #include "model/tokenizer/unicode.h"
 
 namespace tandem::model {
 namespace {
 
 bool is_word_char(char32_t c) {
-  if (c < 0x80) return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '_';
-  constexpr std::uint32_t kWord = 1u << kLu | 1u << kLl | 1u << kLt | 1u << kLm | 1u << kLo | 1u << kMn | 1u << kMc |
-                                  1u << kMe | 1u << kNd | 1u << kNl | 1u << kPc;
-  return (kWord >> CategoryTable::get()[c] & 1) != 0 || c == 0x200C || c == 0x200D || (c >= 0x24B6 && c <= 0x24E9);
+  static const CharClass word_chars = [] {
+    CharClass chars;
+    chars.add_word_chars();
+    chars.add_range(0x200C, 0x200D);  // the reference counts joiners here, but not in patterns
+    chars.finish();
+    return chars;
+  }();
+  return word_chars.contains(c);
 }
 
 std::size_t white_space_before(std::string_view text, std::size_t at, std::size_t floor) {

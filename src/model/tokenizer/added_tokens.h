@@ -20,6 +20,7 @@ namespace tandem::model {
 struct AddedToken {
   TokenId id = 0;
   std::string content;
+  std::string decoded;  // what it decodes to: the content, normalized if `normalized`
   bool special = false;
   bool lstrip = false, rstrip = false;  // the match takes the white space on that side along
   bool normalized = false;

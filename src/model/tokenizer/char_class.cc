@@ -79,6 +79,15 @@ std::optional<std::uint32_t> CharClass::categories_of(std::string_view name) {
   return std::nullopt;
 }
 
+void CharClass::add_word_chars() {
+  add_categories(bits({kLu, kLl, kLt, kLm, kLo, kMn, kMc, kMe, kNd, kNl, kPc}));
+  // The symbols that are alphabetic: circled, squared and negative letters.
+  add_range(0x24B6, 0x24E9);
+  add_range(0x1F130, 0x1F149);
+  add_range(0x1F150, 0x1F169);
+  add_range(0x1F170, 0x1F189);
+}
+
 bool CharClass::contains_wide(char32_t c) const {
   bool in = (categories_ >> CategoryTable::get()[c] & 1) != 0;
   if (white_space_ || not_white_space_) in = in || (is_white_space(c) ? white_space_ : not_white_space_);

@@ -23,6 +23,8 @@ class CharClass {
   void add_categories(std::uint32_t categories) { categories_ |= categories; }
   void add_white_space() { white_space_ = true; }
   void add_not_white_space() { not_white_space_ = true; }
+  // \w: Alphabetic, M, Nd, Pc.
+  void add_word_chars();
   void negate() { negated_ = !negated_; }
   // Fills the table for ASCII; call once all is added.
   void finish();

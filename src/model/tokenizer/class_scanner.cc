@@ -205,6 +205,7 @@ class PatternParser {
       case 'S': chars.add_not_white_space(); return true;
       case 'd': chars.add_categories(1u << kNd); return true;
       case 'D': chars.add_categories(~(1u << kNd)); return true;
+      case 'w': chars.add_word_chars(); return true;
       case 'p':
       case 'P': return parse_property(chars, c == 'P');
       default:

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <vector>
 
+#include "base/check.h"
 #include "model/tokenizer/normalizer.h"
 #include "model/tokenizer/unicode.h"
+#include "model/tokenizer/unicode_versions.h"
 
 namespace tandem::model {
 namespace {
@@ -29,24 +31,8 @@ void order_marks(std::vector<std::int32_t>& chars) {
   }
 }
 
-void append_normalized(std::string& out, std::string_view text, NormalizationForm form,
-                       std::vector<std::int32_t>& chars) {
-  const auto options =
-      static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | (form.compatible ? UTF8PROC_COMPAT : 0));
-  chars.clear();
-  for (std::size_t at = 0; at < text.size();) {
-    int bytes = 0;
-    const auto c = static_cast<std::int32_t>(utf8_decode(text.data() + at, bytes));
-    at += static_cast<std::size_t>(bytes);
-    std::int32_t decomposed[32];
-    int boundary = 0;
-    const auto count = utf8proc_decompose_char(c, decomposed, std::size(decomposed), options, &boundary);
-    if (count > 0 && count <= static_cast<utf8proc_ssize_t>(std::size(decomposed))) {
-      chars.insert(chars.end(), decomposed, decomposed + count);
-    } else {
-      chars.push_back(c);
-    }
-  }
+// Orders, composes if wanted, and writes out what `chars` holds decomposed; then empties it.
+void finish_chars(std::string& out, NormalizationForm form, std::vector<std::int32_t>& chars) {
   order_marks(chars);
   std::size_t count = chars.size();
   if (form.compose) {
@@ -55,6 +41,30 @@ void append_normalized(std::string& out, std::string_view text, NormalizationFor
                                  static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE)));
   }
   for (std::size_t i = 0; i < count; ++i) utf8_append(out, static_cast<char32_t>(chars[i]));
+  chars.clear();
+}
+
+void append_normalized(std::string& out, std::string_view text, NormalizationForm form,
+                       std::vector<std::int32_t>& chars) {
+  const auto options =
+      static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | (form.compatible ? UTF8PROC_COMPAT : 0));
+  for (std::size_t at = 0; at < text.size();) {
+    int bytes = 0;
+    const char32_t c = utf8_decode(text.data() + at, bytes);
+    at += static_cast<std::size_t>(bytes);
+    if (is_unknown_to_normalization(c)) {
+      finish_chars(out, form, chars);
+      utf8_append(out, c);
+      continue;
+    }
+    std::int32_t decomposed[32];
+    int boundary = 0;
+    const auto count =
+        utf8proc_decompose_char(static_cast<std::int32_t>(c), decomposed, std::size(decomposed), options, &boundary);
+    TD_CHECK(count > 0 && count <= static_cast<utf8proc_ssize_t>(std::size(decomposed)), count);
+    chars.insert(chars.end(), decomposed, decomposed + count);
+  }
+  finish_chars(out, form, chars);
 }
 
 }  // namespace

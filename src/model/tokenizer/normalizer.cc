@@ -7,6 +7,7 @@
 #include "model/tokenizer/json_fields.h"
 #include "model/tokenizer/split_pattern.h"
 #include "model/tokenizer/unicode.h"
+#include "model/tokenizer/unicode_versions.h"
 
 namespace tandem::model {
 namespace {
@@ -55,7 +56,7 @@ class StripAccents : public Normalizer {
     constexpr std::uint32_t kMarks = 1u << kMn | 1u << kMc | 1u << kMe;
     const CategoryTable& categories = CategoryTable::get();
     map_chars(text, [&](char32_t c, std::string& out) {
-      if ((kMarks >> categories[c] & 1) == 0) utf8_append(out, c);
+      if ((kMarks >> categories[c] & 1) == 0 || is_mark_after_unicode9(c)) utf8_append(out, c);
     });
     return ok_status();
   }

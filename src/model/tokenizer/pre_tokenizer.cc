@@ -247,7 +247,7 @@ Result<std::unique_ptr<PreTokenizer>> PreTokenizer::from_json(const json::value&
   if (type == "Metaspace") return read_metaspace(fields);
   if (type == "WhitespaceSplit") return std::make_unique<WhitespaceSplit>();
   if (type == "Whitespace") {
-    SplitPattern pattern = TD_TRY(SplitPattern::regex(R"(\w+|[^\w\s]+)", fields.where));
+    SplitPattern pattern = TD_TRY(SplitPattern::regex("[\\w\u200C\u200D]+|[^\\w\u200C\u200D\\s]+", fields.where));
     return std::make_unique<Split>(std::move(pattern), SplitBehavior::kRemoved, true);
   }
   if (type == "Digits") {

@@ -3,6 +3,7 @@
 #include <pcre2.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "model/tokenizer/split_pattern.h"
 #include "model/tokenizer/unicode.h"
@@ -27,30 +28,80 @@ std::string_view translated_escape(char escape, bool in_brackets) {
   }
 }
 
+// "{3}", "{1,3}", "{2,}", "{,3}" without the closing brace's successor.
+bool is_interval(std::string_view text) {
+  return text.size() > 2 && text.find_first_not_of("0123456789,", 1) == text.size() - 1;
+}
+
+bool compiles(const std::string& pattern) {
+  int error = 0;
+  PCRE2_SIZE offset = 0;
+  pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), PCRE2_UTF | PCRE2_UCP,
+                                   &error, &offset, nullptr);
+  pcre2_code_free(code);
+  return code != nullptr;
+}
+
+// \p{Name}: to PCRE2 a script's name means its extensions too, unless it is asked for the script alone.
+std::string translated_property(std::string_view escape) {
+  const std::string script = fmt::format("\\{}{{sc:{}}}", escape[1], escape.substr(3, escape.size() - 4));
+  return compiles(script) ? script : std::string(escape);
+}
+
 std::string translate(std::string_view pattern) {
   std::string out;
   bool in_brackets = false;
-  bool after_interval = false;
+  std::size_t atom = 0;                 // in `out`: where the last atom starts
+  std::vector<std::size_t> open_atoms;  // in `out`: where the open groups and brackets start
   for (std::size_t at = 0; at < pattern.size(); ++at) {
     const char c = pattern[at];
+    if (!in_brackets && c != '{' && c != '}' && c != '+' && c != '*' && c != '?' && c != ')') atom = out.size();
     if (c == '\\' && at + 1 < pattern.size()) {
-      const char escape = pattern[++at];
-      const std::string_view translated = translated_escape(escape, in_brackets);
-      if (!translated.empty()) {
-        out += translated;
-      } else {
-        out += c;
-        out += escape;
+      const char escape = pattern[at + 1];
+      const std::size_t close = pattern.find('}', at);
+      if ((escape == 'p' || escape == 'P') && pattern.substr(at + 2).starts_with('{') && close != pattern.npos) {
+        out += translated_property(pattern.substr(at, close + 1 - at));
+        at = close;
+        continue;
       }
-      after_interval = false;
+      const std::string_view translated = translated_escape(escape, in_brackets);
+      out += translated.empty() ? pattern.substr(at, 2) : translated;
+      ++at;
       continue;
     }
-    // {n,m}+ repeats the interval in Oniguruma; to PCRE2 it is possessive unless an empty group stands between.
-    if (c == '+' && after_interval && !in_brackets) out += "(?#)";
+    if (in_brackets && pattern.substr(at).starts_with("[:punct:]")) {
+      out += "\\p{P}\\p{S}";
+      at += std::string_view("[:punct:]").size() - 1;
+      continue;
+    }
+    const std::size_t posix_end = pattern.substr(at).starts_with("[:") ? pattern.find(":]", at) : pattern.npos;
+    if (in_brackets && posix_end != pattern.npos) {
+      out += pattern.substr(at, posix_end + 2 - at);
+      at = posix_end + 1;
+      continue;
+    }
+    if (c == '(' && !in_brackets) open_atoms.push_back(out.size());
+    if (c == ')' && !in_brackets && !open_atoms.empty()) {
+      atom = open_atoms.back();
+      open_atoms.pop_back();
+    }
+    // {n,m}+ repeats the interval in Oniguruma; to PCRE2 it would be possessive.
+    if (c == '+' && !in_brackets && !out.empty() && out.back() == '}' && at > 0 && pattern[at - 1] == '}' &&
+        pattern.rfind('{', at) != pattern.npos &&
+        is_interval(pattern.substr(pattern.rfind('{', at), at - pattern.rfind('{', at)))) {
+      out.insert(atom, "(?:");
+      out += ')';
+    }
     out += c;
-    after_interval = c == '}' && !in_brackets;
-    if (c == '[') in_brackets = true;
-    if (c == ']') in_brackets = false;
+    if (c == '[' && !in_brackets) {
+      in_brackets = true;
+      // A bracket just after the opening is a member.
+      for (const char member : {'^', ']'}) {
+        if (at + 1 < pattern.size() && pattern[at + 1] == member) out += pattern[++at];
+      }
+    } else if (c == ']') {
+      in_brackets = false;
+    }
   }
   return out;
 }

@@ -123,7 +123,7 @@ Result<std::string> Tokenizer::decode(std::span<const TokenId> ids, bool skip_sp
     if (!parts_->contains(id)) {
       return invalid_argument("token id {} is outside the vocabulary of {} tokens", id, parts_->vocab_size);
     }
-    if (!skip_special || !parts_->is_special(id)) stream.push(parts_->text(id), text);
+    if (!skip_special || !parts_->is_special(id)) stream.push(parts_->decoded(id), text);
   }
   stream.finish(text);
   return text;
@@ -133,7 +133,7 @@ std::size_t Tokenizer::vocab_size() const { return parts_->vocab_size; }
 std::optional<TokenId> Tokenizer::token_id(std::string_view token) const { return parts_->find(token); }
 std::string Tokenizer::token_text(TokenId id) const { return std::string(parts_->text(id)); }
 std::string Tokenizer::token_bytes(TokenId id) const {
-  return parts_->contains(id) ? parts_->decoder.bytes_mid_text(parts_->text(id)) : std::string();
+  return parts_->contains(id) ? parts_->decoder.bytes_mid_text(parts_->decoded(id)) : std::string();
 }
 bool Tokenizer::is_special(TokenId id) const { return parts_->is_special(id); }
 const std::string& Tokenizer::bos_token() const { return parts_->bos_token; }
@@ -149,7 +149,7 @@ StreamDecoder::~StreamDecoder() = default;
 
 std::string StreamDecoder::push(TokenId id) {
   std::string text;
-  if (parts_->contains(id) && !(skip_special_ && parts_->is_special(id))) stream_->push(parts_->text(id), text);
+  if (parts_->contains(id) && !(skip_special_ && parts_->is_special(id))) stream_->push(parts_->decoded(id), text);
   return text;
 }
 

@@ -53,13 +53,10 @@ Status read_added_tokens(TokenizerParts& parts, const TokenizerFields& root, std
 Status build_matchers(TokenizerParts& parts, std::vector<AddedToken>& tokens) {
   std::stable_partition(tokens.begin(), tokens.end(), [](const AddedToken& token) { return token.special; });
   for (const AddedToken& token : tokens) {
-    if (!token.normalized) {
-      parts.raw_matcher.add(token, token.content);
-      continue;
-    }
-    std::string pattern = token.content;
-    if (parts.normalizer) TD_TRY(parts.normalizer->normalize(pattern));
-    parts.normalized_matcher.add(token, pattern);
+    std::string& decoded = parts.added.at(token.id).decoded;
+    decoded = token.content;
+    if (token.normalized && parts.normalizer) TD_TRY(parts.normalizer->normalize(decoded));
+    (token.normalized ? parts.normalized_matcher : parts.raw_matcher).add(token, decoded);
   }
   return ok_status();
 }
@@ -125,6 +122,11 @@ std::string_view TokenizerParts::text(TokenId id) const {
   const auto found = added.find(id);
   if (found != added.end()) return found->second.content;
   return bpe.vocab().contains(id) ? bpe.vocab().text(id) : std::string_view();
+}
+
+std::string_view TokenizerParts::decoded(TokenId id) const {
+  const auto found = added.find(id);
+  return found != added.end() ? std::string_view(found->second.decoded) : text(id);
 }
 
 bool TokenizerParts::is_special(TokenId id) const {

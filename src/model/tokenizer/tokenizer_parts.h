@@ -26,6 +26,8 @@ struct TokenizerParts {
   std::string bos_token, eos_token, unk_token, pad_token;
   std::size_t vocab_size = 0;
 
+  // What the decoder makes text of: as text(), but for normalized added tokens.
+  std::string_view decoded(TokenId id) const;
   // Text of a token of the vocabulary, model's or added; null data if there is none.
   std::string_view text(TokenId id) const;
   bool contains(TokenId id) const { return bpe.vocab().contains(id) || added.contains(id); }

@@ -4,6 +4,8 @@
 
 #include <cstring>
 
+#include "model/tokenizer/unicode_versions.h"
+
 namespace tandem::model {
 namespace {
 
@@ -52,7 +54,8 @@ CategoryTable::CategoryTable() {
 }
 
 std::uint8_t CategoryTable::beyond(char32_t c) {
-  return static_cast<std::uint8_t>(utf8proc_category(static_cast<utf8proc_int32_t>(c)));
+  const auto category = static_cast<std::uint8_t>(utf8proc_category(static_cast<utf8proc_int32_t>(c)));
+  return category != kCn ? category : category_after_unicode15(c);
 }
 
 int utf8_char_bytes(std::string_view text) {
