@@ -12,7 +12,7 @@
 
 namespace tandem {
 
-// The whole file. Errors: kNotFound, kInvalidArgument (a directory, or more than bytes_max), kUnavailable (I/O).
+// The whole file, or all that a pipe gives. Errors: kNotFound, kInvalidArgument (a directory, or more than bytes_max), kUnavailable (I/O).
 [[nodiscard]] Result<std::string> read_file(const std::filesystem::path& path, std::uint64_t bytes_max = 1ull << 30);
 
 // Writes `bytes` so that a crash leaves the old file or the new one: temporary file, fsync, rename, fsync of the folder.

@@ -8,6 +8,17 @@
 namespace tandem::cli {
 namespace {
 
+// "--top-k N   sample from..." where CLI11 would also list the range and what excludes what: errors say that.
+class HelpFormatter final : public CLI::Formatter {
+ public:
+  HelpFormatter() { column_width(28); }
+  std::string make_option_opts(const CLI::Option* option) const override {
+    if (option->get_type_size() == 0) return "";
+    const std::string type = option->get_type_name();
+    return " " + type.substr(0, type.find(':'));
+  }
+};
+
 enum class SizeFlags { kShown, kHidden };
 
 // `sizes` kHidden: the flags that size the engine work, but stay out of a help text that is long already.
@@ -169,7 +180,7 @@ std::variant<Command, int> parse_command_line(int argc, const char* const* argv)
   CLI::App root("Serves and trains language models on the same weights, with the same kernels.", "tandem");
   root.set_version_flag("--version", version_text);
   root.require_subcommand(1);
-  root.get_formatter()->column_width(30);
+  root.formatter(std::make_shared<HelpFormatter>());
   root.failure_message([](const CLI::App*, const CLI::Error&) { return std::string(); });
   ChatFlags chat;
   GenerateFlags generate;
