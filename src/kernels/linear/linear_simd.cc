@@ -2,8 +2,8 @@
 // paths portable (Highway's choice), avx2 and avx512. For Compute::kBf16, x and weights are rounded to bf16 first.
 //
 // Order of y[t,n], per block of kBlock elements of K: lane l of one accumulator of L lanes takes k = L*j + l for
-// j = 0, 1, ..., by multiply-add (fused where the instruction set has it); the lanes are then added by Highway's
-// SumOfLanes, a fixed tree.
+// j = 0, 1, ..., by multiply-add (fused where the instruction set has it); the lanes are then added as the tree
+// ((l0+l2)+(l1+l3)) within each block of four, and blocks half to half.
 #include "kernels/linear/microkernel.h"
 
 #include <cstring>
@@ -57,10 +57,48 @@ HWY_INLINE Vec load_weights(const std::byte* weights) {
   }
 }
 
+#if HWY_TARGET == HWY_SCALAR
+HWY_INLINE void write_four(const Vec* lanes, bool add, float* to) {
+  for (int i = 0; i < 4; ++i) to[i] = add ? to[i] + hn::GetLane(lanes[i]) : hn::GetLane(lanes[i]);
+}
+#else
+// The transposing tree: adds the lanes of each of four accumulators, in the order of the file comment.
+HWY_INLINE auto add_four(const Vec* lanes) {
+  const Floats floats;
+  const hn::RepartitionToWide<Floats> wide;
+  const Vec ab =
+      hn::Add(hn::InterleaveLower(floats, lanes[0], lanes[1]), hn::InterleaveUpper(floats, lanes[0], lanes[1]));
+  const Vec cd =
+      hn::Add(hn::InterleaveLower(floats, lanes[2], lanes[3]), hn::InterleaveUpper(floats, lanes[2], lanes[3]));
+  const auto ab_wide = hn::BitCast(wide, ab), cd_wide = hn::BitCast(wide, cd);
+  const Vec blocks = hn::Add(hn::BitCast(floats, hn::InterleaveLower(wide, ab_wide, cd_wide)),
+                             hn::BitCast(floats, hn::InterleaveUpper(wide, ab_wide, cd_wide)));
+  if constexpr (HWY_MAX_BYTES == 16) {
+    return blocks;
+  } else {
+    const hn::Half<Floats> half;
+    const auto halves = hn::Add(hn::LowerHalf(half, blocks), hn::UpperHalf(half, blocks));
+    if constexpr (HWY_MAX_BYTES == 32) {
+      return halves;
+    } else {
+      const hn::Half<hn::Half<Floats> > quarter;
+      return hn::Add(hn::LowerHalf(quarter, halves), hn::UpperHalf(quarter, halves));
+    }
+  }
+}
+
+HWY_INLINE void write_four(const Vec* lanes, bool add, float* to) {
+  const hn::CappedTag<float, 4> four;
+  const auto sums = add_four(lanes);
+  hn::StoreU(add ? hn::Add(hn::LoadU(four, to), sums) : sums, four, to);
+}
+#endif
+
 template <DType kWeight, bool kRound, int kTokens>
 void tile(const Tile& tile) {
   constexpr int kRows = rows_for(kTokens);
   constexpr std::int64_t kWeightBytes = kWeight == DType::kF32 ? 4 : 2;
+  constexpr int kRowsPerLine = kStep * kWeightBytes < 64 ? 64 / (kStep * kWeightBytes) : 1;
   const Floats floats;
   Vec lanes[kTokens * kRows];
 #pragma GCC unroll 32
@@ -72,18 +110,16 @@ void tile(const Tile& tile) {
   const std::byte* prefetch = tile.prefetch;
 
   const auto step = [&](std::int64_t offset) HWY_ATTR __attribute__((always_inline)) {
-    Vec w[kRows];
+    Vec xs[kTokens];
+#pragma GCC unroll 6
+    for (int token = 0; token < kTokens; ++token) xs[token] = hn::Load(floats, x + token * kStep);
 #pragma GCC unroll 8
     for (int row = 0; row < kRows; ++row) {
-      w[row] = load_weights<kWeight, kRound>(rows[row] + offset);
-      __builtin_prefetch(prefetch + row * tile.prefetch_row_bytes);
-    }
+      const Vec w = load_weights<kWeight, kRound>(rows[row] + offset);
+      if (row % kRowsPerLine == 0) __builtin_prefetch(prefetch + row * tile.prefetch_row_bytes);
 #pragma GCC unroll 6
-    for (int token = 0; token < kTokens; ++token) {
-      const Vec xs = hn::Load(floats, x + token * kStep);
-#pragma GCC unroll 8
-      for (int row = 0; row < kRows; ++row) {
-        lanes[token * kRows + row] = hn::MulAdd(xs, w[row], lanes[token * kRows + row]);
+      for (int token = 0; token < kTokens; ++token) {
+        lanes[token * kRows + row] = hn::MulAdd(xs[token], w, lanes[token * kRows + row]);
       }
     }
     x += kTokens * kStep;
@@ -103,11 +139,8 @@ void tile(const Tile& tile) {
 #pragma GCC unroll 6
   for (int token = 0; token < kTokens; ++token) {
     float* const to = tile.sums + token * tile.sums_stride;
-#pragma GCC unroll 8
-    for (int row = 0; row < kRows; ++row) {
-      const float sum = hn::GetLane(hn::SumOfLanes(floats, lanes[token * kRows + row]));
-      to[row] = tile.add ? to[row] + sum : sum;
-    }
+#pragma GCC unroll 2
+    for (int row = 0; row < kRows; row += 4) write_four(&lanes[token * kRows + row], tile.add, to + row);
   }
 }
 
