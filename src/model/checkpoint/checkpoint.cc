@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/json.h"
+#include "model/config/shown_text.h"
 
 namespace tandem::model {
 namespace {
@@ -34,11 +35,11 @@ Result<WeightMap> read_index(const fs::path& path) {
   }
   WeightMap shard_of;
   for (const auto& [tensor, shard] : weight_map->get_object()) {
-    if (!shard.is_string()) return invalid_argument("{}: weight_map: {} has no file name", source, tensor.data());
+    if (!shard.is_string()) return invalid_argument("{}: weight_map: {} has no file name", source, shown_text(tensor));
     const std::string name(shard.get_string());
     if (!is_plain_file_name(name)) {
-      return invalid_argument("{}: weight_map: '{}' is not a file of this folder: shards lie beside the index", source,
-                              name);
+      return invalid_argument("{}: weight_map: {} is not a file of this folder: shards lie beside the index", source,
+                              shown_text(name));
     }
     shard_of.emplace(tensor, name);
   }
@@ -72,7 +73,7 @@ Status Checkpoint::add_shard(const fs::path& path) {
   for (const TensorEntry& entry : shard.entries()) {
     const auto [place, added] = tensors_.emplace(entry.name, Place{shards_.size() - 1, &entry});
     if (!added) {
-      return invalid_argument("{}: tensor '{}' is also in {}: keep one of the two", path.string(), entry.name,
+      return invalid_argument("{}: tensor {} is also in {}: keep one of the two", path.string(), shown_text(entry.name),
                               shards_[place->second.shard].path().filename().string());
     }
     parameters_count_ += entry.shape.count();
@@ -108,15 +109,15 @@ Result<Checkpoint> Checkpoint::open(const fs::path& model_dir) {
   checkpoint.shards_.reserve(shard_names.size());
   for (const std::string& shard : shard_names) {
     if (!fs::exists(model_dir / shard, ignored)) {
-      return not_found("{}: names shard {}, which is not here: download it", checkpoint.source_, shard);
+      return not_found("{}: names shard {}, which is not here: download it", checkpoint.source_, shown_text(shard));
     }
     TD_TRY(checkpoint.add_shard(model_dir / shard));
   }
   for (const auto& [tensor, shard] : shard_of) {
     const auto place = checkpoint.tensors_.find(tensor);
     if (place == checkpoint.tensors_.end() || checkpoint.shards_[place->second.shard].path().filename() != shard) {
-      return invalid_argument("{}: tensor '{}' is not in {} as the index says: download both again", checkpoint.source_,
-                              tensor, shard);
+      return invalid_argument("{}: tensor {} is not in {} as the index says: download both again", checkpoint.source_,
+                              shown_text(tensor), shown_text(shard));
     }
   }
   return checkpoint;
@@ -129,7 +130,7 @@ const TensorEntry* Checkpoint::find(std::string_view name) const {
 
 Result<tensor::TensorView> Checkpoint::tensor(std::string_view name) const {
   const auto found = tensors_.find(name);
-  if (found == tensors_.end()) return not_found("{}: has no tensor '{}'", source_, name);
+  if (found == tensors_.end()) return not_found("{}: has no tensor {}", source_, shown_text(name));
   return shards_[found->second.shard].view(*found->second.entry);
 }
 

@@ -1,9 +1,7 @@
 #include "model/checkpoint/random_checkpoint.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
-#include <memory>
 #include <system_error>
 #include <utility>
 
@@ -46,37 +44,49 @@ std::uint64_t mix(std::uint64_t x) {
   return x ^ x >> 31;
 }
 
-// Deviation 0.02 and bell-shaped: the sum of four 16-bit uniforms, centred. Its tails end at 3.5 deviations.
-float random_weight(std::uint64_t key, std::uint64_t index) {
-  const std::uint64_t bits = mix(key + index * 0x9e3779b97f4a7c15ull);
+struct Distribution {
+  float mean, deviation;
+};
+
+// Bell-shaped: the sum of four 16-bit uniforms, centred. Its tails end at 3.5 deviations.
+float draw(const Distribution& distribution, std::uint64_t key, std::int64_t index) {
+  const std::uint64_t bits = mix(key + static_cast<std::uint64_t>(index) * 0x9e3779b97f4a7c15ull);
   const int sum = static_cast<int>((bits & 0xffff) + (bits >> 16 & 0xffff) + (bits >> 32 & 0xffff) + (bits >> 48));
-  constexpr float kDeviation = 37837.2f;  // of the sum: 2^16 * sqrt(4 / 12)
-  return static_cast<float>(sum - 2 * 0xffff) * (0.02f / kDeviation);
+  constexpr float kSumDeviation = 37837.2f;  // 2^16 * sqrt(4 / 12)
+  return distribution.mean + static_cast<float>(sum - 2 * 0xffff) * (distribution.deviation / kSumDeviation);
 }
 
-void store(DType dtype, float value, std::int64_t index, std::byte* data) {
-  if (dtype == DType::kF32) {
-    std::memcpy(data + 4 * index, &value, 4);
-  } else {
-    const std::uint16_t bits = dtype == DType::kBf16 ? tensor::bf16_from_f32(value) : tensor::f16_from_f32(value);
-    std::memcpy(data + 2 * index, &bits, 2);
+// Elements [first, last) of a tensor into `data`, as what `convert` makes of an f32.
+template <class Convert>
+void fill(const Distribution& distribution, std::uint64_t key, std::int64_t first, std::int64_t last, std::byte* data,
+          Convert convert) {
+  for (std::int64_t i = first; i < last; ++i) {
+    const auto element = convert(draw(distribution, key, i));
+    std::memcpy(data, &element, sizeof(element));
+    data += sizeof(element);
   }
 }
 
-Status append_tensor(SafetensorsWriter& writer, const TensorEntry& entry, std::uint64_t key,
-                     std::optional<float> constant, std::span<std::byte> buffer, ThreadPool& pool) {
+void fill(DType dtype, const Distribution& distribution, std::uint64_t key, std::int64_t first, std::int64_t last,
+          std::byte* data) {
+  switch (dtype) {
+    case DType::kBf16: return fill(distribution, key, first, last, data, tensor::bf16_from_f32);
+    case DType::kF16: return fill(distribution, key, first, last, data, tensor::f16_from_f32);
+    default: return fill(distribution, key, first, last, data, [](float value) { return value; });
+  }
+}
+
+Status append_tensor(SafetensorsWriter& writer, const TensorEntry& entry, const Distribution& distribution,
+                     std::uint64_t key, std::span<std::byte> buffer, ThreadPool& pool) {
   const std::int64_t count = entry.shape.count();
   const std::int64_t element_bytes = tensor::dtype_bytes(*entry.dtype);
   for (std::int64_t begin = 0; begin < count; begin += kPieceElements * kPiecesAtOnce) {
-    const std::int64_t batch = std::min(count - begin, kPieceElements * kPiecesAtOnce);
-    pool.parallel_for((batch + kPieceElements - 1) / kPieceElements, [&](std::int64_t piece) {
-      const std::int64_t first = piece * kPieceElements, last = std::min(batch, first + kPieceElements);
-      for (std::int64_t i = first; i < last; ++i) {
-        store(*entry.dtype, constant ? *constant : random_weight(key, static_cast<std::uint64_t>(begin + i)), i,
-              buffer.data());
-      }
+    const std::int64_t end = std::min(count, begin + kPieceElements * kPiecesAtOnce);
+    pool.parallel_for((end - begin + kPieceElements - 1) / kPieceElements, [&](std::int64_t piece) {
+      const std::int64_t first = begin + piece * kPieceElements, last = std::min(end, first + kPieceElements);
+      fill(*entry.dtype, distribution, key, first, last, buffer.data() + (first - begin) * element_bytes);
     });
-    TD_TRY(writer.append(buffer.first(static_cast<std::size_t>(batch * element_bytes))));
+    TD_TRY(writer.append(buffer.first(static_cast<std::size_t>((end - begin) * element_bytes))));
   }
   return ok_status();
 }
@@ -116,8 +126,9 @@ Status make_random_checkpoint(std::string_view config_json, DType dtype, std::ui
   for (const TensorEntry& entry : writer.entries()) {
     key = mix(key + 1);
     const bool is_norm = entry.name.find("norm") != std::string::npos;
-    const std::optional<float> constant = is_norm ? std::optional(1.0f - config.norm_offset) : std::nullopt;
-    TD_TRY(append_tensor(writer, entry, key, constant, buffer, pool));
+    const Distribution distribution =
+        is_norm ? Distribution{1.0f - config.norm_offset, 0.0f} : Distribution{0.0f, 0.02f};
+    TD_TRY(append_tensor(writer, entry, distribution, key, buffer, pool));
   }
   TD_TRY(writer.commit());
 

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/json.h"
+#include "model/config/shown_text.h"
 
 namespace tandem::model {
 namespace {
@@ -41,14 +42,6 @@ std::uint64_t read_u64_le(const std::byte* bytes) {
   std::uint64_t value = 0;
   for (int i = 7; i >= 0; --i) value = value << 8 | std::to_integer<std::uint64_t>(bytes[i]);
   return value;
-}
-
-// Names come from the file: shown whole if short and printable.
-std::string shown(std::string_view name) {
-  std::string text;
-  for (const char c : name.substr(0, 96)) text += (c < ' ' || c == 0x7f) ? '?' : c;
-  if (name.size() > 96) text += "...";
-  return "'" + text + "'";
 }
 
 // Receives the header's JSON as events, because a tree would hide duplicate keys. The handler knows the one nesting the
@@ -83,7 +76,7 @@ struct HeaderHandler {
       has_dtype = has_shape = has_offsets = false;
       return true;
     }
-    return refuse(error, fmt::format("tensor {} has an object where a value belongs", shown(name)));
+    return refuse(error, fmt::format("tensor {} has an object where a value belongs", shown_text(name)));
   }
 
   bool on_object_end(std::size_t, Error& error) {
@@ -95,7 +88,7 @@ struct HeaderHandler {
     }
     if (!has_dtype || !has_shape || !has_offsets) {
       const char* missing = !has_dtype ? "dtype" : !has_shape ? "shape" : "data_offsets";
-      return refuse(error, fmt::format("tensor {} has no {}", shown(name), missing));
+      return refuse(error, fmt::format("tensor {} has no {}", shown_text(name), missing));
     }
     header.entries.push_back(std::move(entry));
     return true;
@@ -109,7 +102,7 @@ struct HeaderHandler {
     }
     return refuse(error, in_metadata  ? "__metadata__ has a list where a string belongs"
                          : depth == 0 ? "the header is a list, not an object"
-                                      : fmt::format("tensor {} has a list where none belongs", shown(name)));
+                                      : fmt::format("tensor {} has a list where none belongs", shown_text(name)));
   }
 
   bool on_array_end(std::size_t, Error& error) {
@@ -117,7 +110,8 @@ struct HeaderHandler {
     const std::span<const std::uint64_t> values(numbers.data(), numbers_count);
     if (field == Field::kOffsets) {
       if (values.size() != 2) {
-        return refuse(error, fmt::format("tensor {}: data_offsets has {} numbers, not 2", shown(name), values.size()));
+        return refuse(error,
+                      fmt::format("tensor {}: data_offsets has {} numbers, not 2", shown_text(name), values.size()));
       }
       entry.begin = values[0];
       entry.end = values[1];
@@ -126,7 +120,7 @@ struct HeaderHandler {
     std::array<std::int64_t, tensor::kRankMax> extents{};
     for (std::size_t axis = 0; axis < values.size(); ++axis) {
       if (values[axis] > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) {
-        return refuse(error, fmt::format("tensor {}: extent {} is absurd", shown(name), values[axis]));
+        return refuse(error, fmt::format("tensor {}: extent {} is absurd", shown_text(name), values[axis]));
       }
       extents[axis] = static_cast<std::int64_t>(values[axis]);
     }
@@ -143,7 +137,7 @@ struct HeaderHandler {
     text.append(part.data(), part.size());
     const std::string key = std::exchange(text, {});
     if (depth == 1) {
-      if (!names.insert(key).second) return refuse(error, fmt::format("{} appears twice", shown(key)));
+      if (!names.insert(key).second) return refuse(error, fmt::format("{} appears twice", shown_text(key)));
       in_metadata = key == "__metadata__";
       name = key;
       field = Field::kNone;
@@ -152,7 +146,7 @@ struct HeaderHandler {
     if (in_metadata) {
       metadata_key = key;
       if (header.metadata.contains(key)) {
-        return refuse(error, fmt::format("__metadata__ has {} twice", shown(key)));
+        return refuse(error, fmt::format("__metadata__ has {} twice", shown_text(key)));
       }
       return true;
     }
@@ -161,10 +155,10 @@ struct HeaderHandler {
             : key == "data_offsets" ? Field::kOffsets
                                     : Field::kNone;
     if (field == Field::kNone) {
-      return refuse(error, fmt::format("tensor {} has an unknown field {}", shown(name), shown(key)));
+      return refuse(error, fmt::format("tensor {} has an unknown field {}", shown_text(name), shown_text(key)));
     }
     bool& seen = field == Field::kDtype ? has_dtype : field == Field::kShape ? has_shape : has_offsets;
-    if (seen) return refuse(error, fmt::format("tensor {} has {} twice", shown(name), key));
+    if (seen) return refuse(error, fmt::format("tensor {} has {} twice", shown_text(name), key));
     seen = true;
     return true;
   }
@@ -193,7 +187,7 @@ struct HeaderHandler {
   bool on_number_part(json::string_view, Error&) { return true; }
   bool on_int64(std::int64_t value, json::string_view, Error& error) {
     if (value < 0 && in_array) {
-      return refuse(error, fmt::format("tensor {}: {} {} is negative", shown(name),
+      return refuse(error, fmt::format("tensor {}: {} {} is negative", shown_text(name),
                                        field == Field::kShape ? "extent" : "offset", value));
     }
     return on_uint64(static_cast<std::uint64_t>(value), {}, error);
@@ -201,13 +195,13 @@ struct HeaderHandler {
   bool on_uint64(std::uint64_t value, json::string_view, Error& error) {
     if (!in_array) return refuse_value(error, "a number");
     if (numbers_count == numbers.size()) {
-      return refuse(error, fmt::format("tensor {} has more than {} extents", shown(name), tensor::kRankMax));
+      return refuse(error, fmt::format("tensor {} has more than {} extents", shown_text(name), tensor::kRankMax));
     }
     numbers[numbers_count++] = value;
     return true;
   }
   bool on_double(double, json::string_view, Error& error) {
-    return refuse(error, fmt::format("{} has a number that is not a 64-bit integer", shown(name)));
+    return refuse(error, fmt::format("{} has a number that is not a 64-bit integer", shown_text(name)));
   }
   bool on_bool(bool, Error& error) { return refuse_value(error, "a boolean"); }
   bool on_null(Error& error) { return refuse_value(error, "null"); }
@@ -218,7 +212,7 @@ struct HeaderHandler {
   bool refuse_value(Error& error, const char* what) {
     if (depth == 0) return refuse(error, fmt::format("the header is {}, not an object", what));
     if (in_metadata) return refuse(error, fmt::format("__metadata__ has {} where a string belongs", what));
-    return refuse(error, fmt::format("tensor {} has {} where something else belongs", shown(name), what));
+    return refuse(error, fmt::format("tensor {} has {} where something else belongs", shown_text(name), what));
   }
 
   int depth = 0;
@@ -240,20 +234,20 @@ Result<std::optional<std::uint64_t>> needed_bytes(const TensorEntry& entry, std:
   const std::int64_t bits = stored == nullptr ? 8 : stored->bits;
   if (!count || *count > std::numeric_limits<std::int64_t>::max() / bits) {
     return invalid_argument("{}: tensor {}: shape {} has too many elements: the file is damaged or not a checkpoint",
-                            source, shown(entry.name), entry.shape.to_string());
+                            source, shown_text(entry.name), entry.shape.to_string());
   }
   if (stored == nullptr) {
     const std::uint64_t spanned_bytes = entry.end - entry.begin;
     if (static_cast<std::uint64_t>(*count) / 8 > spanned_bytes) {
       return invalid_argument("{}: tensor {}: {} elements cannot lie in {} bytes: write the file again", source,
-                              shown(entry.name), *count, spanned_bytes);
+                              shown_text(entry.name), *count, spanned_bytes);
     }
     return std::optional<std::uint64_t>();
   }
   const std::uint64_t total_bits = static_cast<std::uint64_t>(*count) * static_cast<std::uint64_t>(bits);
   if (total_bits % 8 != 0) {
     return invalid_argument("{}: tensor {}: {} elements of {} do not fill whole bytes: write the file again", source,
-                            shown(entry.name), *count, entry.stored_dtype);
+                            shown_text(entry.name), *count, entry.stored_dtype);
   }
   return std::optional<std::uint64_t>(total_bits / 8);
 }
@@ -266,21 +260,21 @@ Status check_layout(const std::vector<TensorEntry>& entries, std::uint64_t data_
   for (const TensorEntry& entry : entries) {
     if (entry.begin > entry.end) {
       return invalid_argument("{}: tensor {}: begins at {} and ends at {}, before it begins: write the file again",
-                              source, shown(entry.name), entry.begin, entry.end);
+                              source, shown_text(entry.name), entry.begin, entry.end);
     }
     const std::optional<std::uint64_t> needed = TD_TRY(needed_bytes(entry, source));
     if (needed && *needed != entry.end - entry.begin) {
       return invalid_argument("{}: tensor {}: {} {} needs {} bytes, its offsets span {}: write the file again", source,
-                              shown(entry.name), entry.stored_dtype, entry.shape.to_string(), *needed,
+                              shown_text(entry.name), entry.stored_dtype, entry.shape.to_string(), *needed,
                               entry.end - entry.begin);
     }
     if (entry.begin < expected) {
-      return invalid_argument("{}: tensor {} overlaps tensor {}: write the file again", source, shown(entry.name),
-                              shown(previous->name));
+      return invalid_argument("{}: tensor {} overlaps tensor {}: write the file again", source, shown_text(entry.name),
+                              shown_text(previous->name));
     }
     if (entry.begin > expected) {
       return invalid_argument("{}: {} unused bytes before tensor {}: write the file again", source,
-                              entry.begin - expected, shown(entry.name));
+                              entry.begin - expected, shown_text(entry.name));
     }
     expected = entry.end;
     previous = &entry;

@@ -10,6 +10,8 @@
 #include <unordered_set>
 #include <utility>
 
+#include "model/config/shown_text.h"
+
 namespace tandem::model {
 namespace {
 
@@ -49,7 +51,8 @@ Result<SafetensorsWriter> SafetensorsWriter::create(const std::filesystem::path&
   std::unordered_set<std::string_view> names = {"__metadata__"};
   for (const TensorEntry& entry : entries) {
     if (!names.insert(entry.name).second) {
-      return invalid_argument("{}: cannot hold a tensor named '{}': the name is taken", path.string(), entry.name);
+      return invalid_argument("{}: cannot hold a tensor named {}: the name is taken", path.string(),
+                              shown_text(entry.name));
     }
   }
   std::ranges::stable_sort(entries, std::greater<>(), [](const TensorEntry& e) { return dtype_bytes(*e.dtype); });

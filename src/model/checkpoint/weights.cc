@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "model/config/architectures.h"
+#include "model/config/shown_text.h"
 
 namespace tandem::model {
 namespace {
@@ -51,7 +52,7 @@ class CheckpointSource final : public TensorSource {
     }
     if (entry->dtype != DType::kBf16 && entry->dtype != DType::kF16 && entry->dtype != DType::kF32) {
       return invalid_argument("{}: tensor '{}' is {}; weights must be BF16, F16 or F32: convert the checkpoint",
-                              checkpoint_.source(), stored, entry->stored_dtype);
+                              checkpoint_.source(), stored, shown_text(entry->stored_dtype));
     }
     return checkpoint_.tensor(stored);
   }

@@ -10,6 +10,7 @@
 #include "model/config/architectures.h"
 #include "model/config/config_fields.h"
 #include "model/config/rope_fields.h"
+#include "model/config/shown_text.h"
 
 namespace tandem::model {
 namespace {
@@ -34,7 +35,7 @@ Result<const Architecture*> read_architecture(const ConfigFields& fields) {
   if (found != nullptr) return found;
   if (names.empty() && model_type.empty()) return fields.refuse("architectures", "is missing");
   return invalid_argument("{}: architecture {} is not supported; these are: {}", fields.source(),
-                          names.empty() ? model_type : names.front(), known_architectures());
+                          shown_text(names.empty() ? model_type : names.front()), known_architectures());
 }
 
 Result<kernels::Activation> read_activation(const ConfigFields& fields, const Architecture& architecture) {
@@ -43,7 +44,7 @@ Result<kernels::Activation> read_activation(const ConfigFields& fields, const Ar
   if (name == "silu" || name == "swish") return kernels::Activation::kSilu;
   if (name == "gelu_pytorch_tanh" || name == "gelu_new") return kernels::Activation::kGeluTanh;
   if (name == "gelu") return kernels::Activation::kGeluErf;
-  return fields.refuse(field, fmt::format("is '{}'; known are silu, gelu and gelu_pytorch_tanh", name));
+  return fields.refuse(field, fmt::format("is {}; known are silu, gelu and gelu_pytorch_tanh", shown_text(name)));
 }
 
 Status read_sizes(const ConfigFields& fields, const Architecture& architecture, ModelConfig& config) {
@@ -145,7 +146,7 @@ Status read_windows(const ConfigFields& fields, const Architecture& architecture
       if (type == "sliding_attention") {
         slide(layer);
       } else if (type != "full_attention") {
-        return fields.refuse("layer_types", fmt::format("has '{}', which is not supported", type));
+        return fields.refuse("layer_types", fmt::format("has {}, which is not supported", shown_text(type)));
       }
     }
     return ok_status();
@@ -204,8 +205,8 @@ Status refuse_unsupported(const ConfigFields& fields) {
     const ConfigFields inner = fields.inside("quantization_config", *quantization);
     const std::string method = TD_TRY(inner.text("quant_method", "unknown"));
     return invalid_argument(
-        "{}: weights are quantized by '{}', which is not supported: use the bf16 or f16 checkpoint of this model",
-        fields.source(), method);
+        "{}: weights are quantized by {}, which is not supported: use the bf16 or f16 checkpoint of this model",
+        fields.source(), shown_text(method));
   }
   if (TD_TRY(fields.boolean("use_bidirectional_attention", false))) {
     return invalid_argument("{}: use_bidirectional_attention: this is an encoder, and only decoders are supported",

@@ -3,6 +3,8 @@
 #include <optional>
 #include <string>
 
+#include "model/config/shown_text.h"
+
 namespace tandem::model {
 namespace {
 
@@ -20,8 +22,8 @@ Result<RopeKind> parse_kind(const ConfigFields& fields, const Architecture& arch
   if (kind == "longrope" || kind == "su") return RopeKind::kLongRope;
   // Early Phi-3 files say yarn where they mean LongRoPE.
   if (kind == "yarn") return architecture.phi_rope ? RopeKind::kLongRope : RopeKind::kYarn;
-  return fields.refuse("rope_type",
-                       fmt::format("is '{}'; known are default, linear, dynamic, llama3, yarn, longrope", kind));
+  return fields.refuse(
+      "rope_type", fmt::format("is {}; known are default, linear, dynamic, llama3, yarn, longrope", shown_text(kind)));
 }
 
 // The context that scaling starts from.

@@ -163,6 +163,18 @@ TEST(ModelConfig, UnknownArchitecturesAreNamedWithTheKnownOnes) {
   }
 }
 
+TEST(ModelConfig, TextFromFilesCannotBreakTheLine) {
+  for (const char* text : {R"({"architectures": ["a\nb"]})", R"({"model_type": "a\r\nb"})",
+                           R"({"model_type": "llama", "hidden_act": "a\nb"})",
+                           R"({"model_type": "llama", "rope_scaling": {"type": "a\nb"}})",
+                           R"({"model_type": "llama", "quantization_config": {"quant_method": "a\nb"}})",
+                           R"({"model_type": "gemma2", "num_hidden_layers": 1, "layer_types": ["a\nb"]})"}) {
+    const Status status = parse(text).status();
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << text;
+    EXPECT_EQ(status.message().find_first_of("\r\n"), std::string::npos) << status.message();
+  }
+}
+
 TEST(ModelConfig, QuantizedCheckpointsAreRefusedByName) {
   const Status status = parse(small_with(R"("quantization_config": {"quant_method": "gptq", "bits": 4})")).status();
   EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
