@@ -95,9 +95,11 @@ Status generate_one(const GenerateFlags& flags) {
   if (flags.model.verbose && first) {
     std::size_t tokens = 0;
     for (const Answer& answer : answers) tokens += answer.token_ids.size();
-    fmt::print(stderr, "{} prompt tokens, first token after {:.1f} ms, then {:.1f} tokens/s\n", prompt_tokens,
-               1e3 * seconds_between(begin, *first),
-               static_cast<double>(tokens) / std::max(1e-9, seconds_between(*first, end)));
+    const auto decoded = static_cast<double>(tokens) - static_cast<double>(answers.size());
+    fmt::print(stderr, "{} prompt tokens, first token after {:.1f} ms", prompt_tokens,
+               1e3 * seconds_between(begin, *first));
+    if (decoded > 0) fmt::print(stderr, ", then {:.1f} tokens/s", decoded / seconds_between(*first, end));
+    fmt::print(stderr, "\n");
   }
   return ok_status();
 }

@@ -9,6 +9,8 @@ template <class... Functions>
 struct Overloaded : Functions... {
   using Functions::operator()...;
 };
+template <class... Functions>
+Overloaded(Functions...) -> Overloaded<Functions...>;  // C++20 implies it; clang 14 does not
 
 }  // namespace
 

@@ -43,7 +43,7 @@ class Engine::Impl {
     {
       std::lock_guard lock(mutex_);
       if (queued_requests_ >= config_.waiting_requests_max)
-        return resource_exhausted("{} requests are waiting already: try again later, or raise --waiting-requests-max",
+        return resource_exhausted("{} requests are waiting already: try again later, or raise waiting_requests_max",
                                   queued_requests_);
       id = RequestId(next_id_++);
       live_.emplace(id, false);
@@ -147,7 +147,7 @@ Result<std::unique_ptr<Engine>> Engine::create(const EngineConfig& config, Model
     return invalid_argument("{} logit rows are too few for {} sequences: give each at least one", limits.logit_rows_max,
                             limits.sequences_max);
   if (config.waiting_requests_max < 1)
-    return invalid_argument("--waiting-requests-max {} must be positive", config.waiting_requests_max);
+    return invalid_argument("waiting_requests_max {} must be positive", config.waiting_requests_max);
   return std::unique_ptr<Engine>(new Engine(std::make_unique<Impl>(config, runner, tokenizer, clock)));
 }
 
