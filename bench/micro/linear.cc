@@ -291,7 +291,7 @@ int main(int argc, char** argv) {
     for (const Layer& layer : layers(options.smoke)) bench(layer, 1, layer.N > 100000 ? 5 : 40);
     for (const std::int64_t T : {2, 3, 4, 6, 8, 12, 16, 24, 32, 64}) bench(layers(options.smoke)[2], T, 7);
   }
-if (options.prefill) {
+  if (options.prefill) {
     for (const Layer& layer : layers(options.smoke)) {
       if (layer.N < 100000) bench(layer, options.smoke ? 20 : 512, 7);
     }

@@ -10,7 +10,7 @@
 // set chosen), never on T, N, the row's place, or the number of threads. So a row's result is the same bits in any
 // batch. Weights are read where they lie (a mapped file); only x is packed, into `scratch`.
 //
-// Errors: kInvalidArgument (shapes or dtypes that do not fit), before anything is written.
+// Errors: kInvalidArgument (shapes or dtypes that do not fit, K = 0, a path this machine lacks), before any write.
 // Memory: none allocated; scratch from linear_scratch_bytes().   Threads: the stream's.
 #pragma once
 
