@@ -290,41 +290,39 @@ void Bpe::merge_run(const TokenId* run, std::size_t count, Scratch& scratch, std
   }
 }
 
-namespace {
-
 // Joins the symbol at `at` with its right neighbour into `id`.
-void join(std::vector<Bpe::Scratch::Symbol>& symbols, std::int32_t at, TokenId id) {
-  auto& left = symbols[static_cast<std::size_t>(at)];
-  auto& right = symbols[static_cast<std::size_t>(left.next)];
+void Bpe::join(std::vector<Scratch::Symbol>& symbols, std::int32_t at, TokenId id) {
+  Scratch::Symbol& left = symbols[static_cast<std::size_t>(at)];
+  Scratch::Symbol& right = symbols[static_cast<std::size_t>(left.next)];
   left.id = id;
   left.next = right.next;
   right.alive = false;
   if (right.next >= 0) symbols[static_cast<std::size_t>(right.next)].previous = at;
 }
 
-}  // namespace
+// The merge that applies to the symbol at `at` and its right neighbour, or null.
+const Bpe::Merge* Bpe::merge_at(const std::vector<Scratch::Symbol>& symbols, std::int32_t at) const {
+  const Scratch::Symbol& left = symbols[static_cast<std::size_t>(at)];
+  if (!left.alive || left.next < 0) return nullptr;
+  return find_merge(left.id, symbols[static_cast<std::size_t>(left.next)].id);
+}
 
 // A heap of rank << 32 | position. Entries whose pair has changed since are recognised by its rank, and dropped.
 void Bpe::merge_short(Scratch& scratch) const {
   auto& symbols = scratch.symbols;
   auto& heap = scratch.heap;
   heap.clear();
-  const auto merge_at = [&](std::int32_t at) -> const Merge* {
-    const auto& left = symbols[static_cast<std::size_t>(at)];
-    if (!left.alive || left.next < 0) return nullptr;
-    return find_merge(left.id, symbols[static_cast<std::size_t>(left.next)].id);
-  };
   const auto entry = [](const Merge& merge, std::int32_t at) {
     return static_cast<std::uint64_t>(merge.rank) << 32 | static_cast<std::uint32_t>(at);
   };
   for (std::size_t i = 0; i + 1 < symbols.size(); ++i) {
-    if (const Merge* merge = merge_at(static_cast<std::int32_t>(i))) {
+    if (const Merge* merge = merge_at(symbols, static_cast<std::int32_t>(i))) {
       heap.push_back(entry(*merge, static_cast<std::int32_t>(i)));
     }
   }
   std::make_heap(heap.begin(), heap.end(), std::greater<>());
   const auto push = [&](std::int32_t at) {
-    if (const Merge* merge = merge_at(at)) {
+    if (const Merge* merge = merge_at(symbols, at)) {
       heap.push_back(entry(*merge, at));
       std::push_heap(heap.begin(), heap.end(), std::greater<>());
     }
@@ -334,7 +332,7 @@ void Bpe::merge_short(Scratch& scratch) const {
     const std::uint64_t top = heap.back();
     heap.pop_back();
     const auto at = static_cast<std::int32_t>(top & 0xFFFFFFFFu);
-    const Merge* merge = merge_at(at);
+    const Merge* merge = merge_at(symbols, at);
     if (merge == nullptr || merge->rank != top >> 32) continue;
     join(symbols, at, merge->id);
     const std::int32_t previous = symbols[static_cast<std::size_t>(at)].previous;

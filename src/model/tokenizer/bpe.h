@@ -37,7 +37,6 @@ class Bpe {
     std::vector<Symbol> symbols;
     std::vector<std::uint64_t> heap;
     std::vector<CachedWord> cache;  // empty: not used
-    std::string piece;
   };
 
   // Reads the "model" object of a tokenizer.json. Errors: kInvalidArgument naming the field.
@@ -73,6 +72,8 @@ class Bpe {
   Status encode_uncached(std::string_view word, Scratch& scratch, std::vector<TokenId>& ids) const;
   Status initial_symbols(std::string_view word, std::vector<TokenId>& symbols) const;
   void merge_run(const TokenId* run, std::size_t count, Scratch& scratch, std::vector<TokenId>& ids) const;
+  static void join(std::vector<Scratch::Symbol>& symbols, std::int32_t at, TokenId id);
+  const Merge* merge_at(const std::vector<Scratch::Symbol>& symbols, std::int32_t at) const;
   void merge_short(Scratch& scratch) const;
   void merge_long(Scratch& scratch) const;
 

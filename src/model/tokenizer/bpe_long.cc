@@ -49,13 +49,8 @@ void Bpe::merge_long(Scratch& scratch) const {
   std::priority_queue<std::uint32_t, std::vector<std::uint32_t>, std::greater<>> ranks;  // those in by_rank
   std::uint32_t last_rank = 0;
   Candidates* last = nullptr;  // most additions in a row are to one rank
-  const auto merge_at = [&](std::int32_t at) -> const Merge* {
-    const auto& left = symbols[static_cast<std::size_t>(at)];
-    if (!left.alive || left.next < 0) return nullptr;
-    return find_merge(left.id, symbols[static_cast<std::size_t>(left.next)].id);
-  };
   const auto add = [&](std::int32_t at) {
-    const Merge* merge = merge_at(at);
+    const Merge* merge = merge_at(symbols, at);
     if (merge == nullptr) return;
     if (last == nullptr || last_rank != merge->rank) {
       const auto [entry, added] = by_rank.try_emplace(merge->rank);
@@ -73,15 +68,11 @@ void Bpe::merge_long(Scratch& scratch) const {
     // A merge may bring up a lower rank, which then goes first.
     while (!candidates.empty() && ranks.top() == rank) {
       const std::int32_t at = candidates.pop();
-      const Merge* merge = merge_at(at);
+      const Merge* merge = merge_at(symbols, at);
       if (merge == nullptr || merge->rank != rank) continue;
-      auto& left = symbols[static_cast<std::size_t>(at)];
-      auto& right = symbols[static_cast<std::size_t>(left.next)];
-      left.id = merge->id;
-      left.next = right.next;
-      right.alive = false;
-      if (right.next >= 0) symbols[static_cast<std::size_t>(right.next)].previous = at;
-      if (left.previous >= 0) add(left.previous);
+      join(symbols, at, merge->id);
+      const std::int32_t previous = symbols[static_cast<std::size_t>(at)].previous;
+      if (previous >= 0) add(previous);
       add(at);
     }
     if (candidates.empty() && ranks.top() == rank) {

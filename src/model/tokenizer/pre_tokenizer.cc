@@ -128,9 +128,11 @@ class ByteLevel : public PreTokenizer {
 class Metaspace : public PreTokenizer {
  public:
   enum class Prepend { kAlways, kFirst, kNever };
-  Metaspace(char32_t replacement, Prepend prepend, bool split) : prepend_(prepend), split_(split) {
-    utf8_append(replacement_, replacement);
-  }
+  Metaspace(char32_t replacement, Prepend prepend, bool split)
+      : replacement_(utf8_of(replacement)),
+        pattern_(SplitPattern::literal(replacement_)),
+        prepend_(prepend),
+        split_(split) {}
 
   Status split(const Piece& piece, const Sink& sink) const override {
     if (piece.text.empty()) return ok_status();
@@ -146,12 +148,18 @@ class Metaspace : public PreTokenizer {
       }
     }
     if (!split_) return sink({text, piece.at_start});
-    return split_by_pattern(SplitPattern::literal(replacement_), SplitBehavior::kMergedWithNext, false,
-                            {text, piece.at_start}, sink);
+    return split_by_pattern(pattern_, SplitBehavior::kMergedWithNext, false, {text, piece.at_start}, sink);
   }
 
  private:
+  static std::string utf8_of(char32_t c) {
+    std::string text;
+    utf8_append(text, c);
+    return text;
+  }
+
   std::string replacement_;
+  SplitPattern pattern_;
   Prepend prepend_;
   bool split_;
 };
