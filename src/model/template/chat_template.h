@@ -66,7 +66,8 @@ class ChatTemplate {
 
 // The variables that every chat template gets: messages, tools and documents (none if not given),
 // add_generation_prompt, and the special tokens of tokenizer_config.json (bos_token, eos_token, ...), whether written
-// as strings or as AddedToken objects.
+// as strings or as AddedToken objects. A message's reasoning, given as reasoning_content, thinking or reasoning, is put
+// under both names that templates read: reasoning_content and thinking.
 //   model_dir  may be empty: no special tokens then
 // Errors: kInvalidArgument (tokenizer_config.json is broken), kUnavailable (I/O). A missing file is no error.
 [[nodiscard]] Result<json::object> template_variables(const std::filesystem::path& model_dir, json::value messages,

@@ -74,6 +74,34 @@ Status add_member(const fs::path& path, const json::object& file, Sources& sourc
   return {};
 }
 
+// "bos_token" and its like; models with tokens of their own list those under extra_special_tokens.
+void add_special_tokens(const json::object& tokens, json::object& variables) {
+  for (const auto& member : tokens) {
+    if (member.key() == "extra_special_tokens" && member.value().is_object())
+      add_special_tokens(member.value().get_object(), variables);
+    if (!member.key().ends_with("_token")) continue;
+    const json::object* added = member.value().if_object();
+    const json::value* content = added != nullptr ? find_member(*added, "content") : &member.value();
+    if (content != nullptr && content->is_string()) variables[member.key()] = *content;
+  }
+}
+
+// Clients send a message's reasoning under several names, and templates read it under two.
+void name_reasoning(json::value& message) {
+  json::object* object = message.if_object();
+  if (object == nullptr) return;
+  for (const char* name : {"reasoning_content", "thinking", "reasoning"}) {
+    const json::value* found = find_member(*object, name);
+    if (found == nullptr || found->is_null()) continue;
+    const json::value reasoning = *found;
+    json::object named = {{"thinking", reasoning}};
+    for (const auto& member : *object) named[member.key()] = member.value();
+    named["reasoning_content"] = reasoning;
+    *object = std::move(named);
+    return;
+  }
+}
+
 }  // namespace
 
 Result<ChatTemplate> load_chat_template(const fs::path& model_dir, bool with_tools) {
@@ -100,16 +128,14 @@ Result<json::object> template_variables(const fs::path& model_dir, json::value m
                                         std::optional<json::value> tools, bool add_generation_prompt) {
   json::object variables;
   if (!model_dir.empty()) {
-    const auto config = TD_TRY(read_object_if_present(model_dir / "tokenizer_config.json"));
-    if (config) {
-      for (const auto& member : *config) {
-        if (!member.key().ends_with("_token")) continue;
-        const json::object* added = member.value().if_object();
-        const json::value* content = added != nullptr ? find_member(*added, "content") : &member.value();
-        if (content != nullptr && content->is_string()) variables[member.key()] = *content;
-      }
+    // The second file is the newer place and wins.
+    for (const char* file : {"special_tokens_map.json", "tokenizer_config.json"}) {
+      const auto tokens = TD_TRY(read_object_if_present(model_dir / file));
+      if (tokens) add_special_tokens(*tokens, variables);
     }
   }
+  if (json::array* list = messages.if_array())
+    for (json::value& message : *list) name_reasoning(message);
   variables["messages"] = std::move(messages);
   variables["tools"] = tools ? std::move(*tools) : json::value(nullptr);
   variables["documents"] = nullptr;

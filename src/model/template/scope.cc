@@ -16,6 +16,9 @@ struct FunctionScope {
   FunctionBody& body;
 };
 
+// Far more than any template uses. Following branches copies the names known so far, so their number is bounded.
+constexpr std::size_t kVariablesMax = 500;
+
 enum class Origin : std::uint8_t { kParameter, kVariables, kOuter, kUndefined };
 struct Load {
   Origin origin;
@@ -92,6 +95,8 @@ class Symbols {
     return parent_ != nullptr ? parent_->find(name, *function_) : std::nullopt;
   }
   void define(const std::string& name, Load load) {
+    if (slots_->size() >= kVariablesMax && slots_->count(name) == 0)
+      fail("the template uses more than {} variables in one scope", kVariablesMax);
     const auto [entry, added] = slots_->try_emplace(name, function_->body.slots_count);
     if (added) ++function_->body.slots_count;
     refs_[name] = entry->second;

@@ -106,6 +106,9 @@ TEST(ChatTemplate, NestingInTheSourceIsBounded) {
         "{% for " + repeated("(", kMany)}) {
     EXPECT_EQ(ChatTemplate::parse(source, "t").code(), StatusCode::kInvalidArgument) << source.substr(0, 40);
   }
+  std::string many_names;
+  for (int i = 0; i < 600; ++i) many_names += "{% set a" + std::to_string(i) + " = 1 %}";
+  EXPECT_EQ(ChatTemplate::parse(many_names, "t").code(), StatusCode::kInvalidArgument);
   // Long is not deep.
   EXPECT_TRUE(render("{{ 1" + repeated(" + 1", 10'000) + " }}").ok());
   EXPECT_TRUE(render("{{ 1" + repeated(" ~ 1", 10'000) + " }}").ok());

@@ -81,6 +81,15 @@ TEST_F(ModelDir, VariablesHoldSpecialTokens) {
   EXPECT_TRUE(template_variables({}, json::array(), json::array(), false).ok());
 }
 
+TEST(TemplateVariables, ReasoningGetsBothItsNames) {
+  const json::value messages = {{{"role", "assistant"}, {"reasoning", "r"}},
+                                {{"role", "user"}, {"reasoning", nullptr}}};
+  const auto variables = template_variables({}, messages, std::nullopt, false);
+  const json::array& named = variables.value().at("messages").as_array();
+  EXPECT_EQ(to_json_text(named[0]), R"({"thinking":"r","role":"assistant","reasoning":"r","reasoning_content":"r"})");
+  EXPECT_EQ(named[1], messages.as_array()[1]);
+}
+
 TEST(TinyWorld, ItsTemplateRenders) {
   const fs::path dir = fs::path(TANDEM_SOURCE_DIR) / "models/tinyworld-5m";
   const auto loaded = load_chat_template(dir);
