@@ -65,11 +65,11 @@ class ChatTemplate {
 [[nodiscard]] Result<ChatTemplate> load_chat_template(const std::filesystem::path& model_dir, bool with_tools = false);
 
 // The variables that every chat template gets: messages, tools and documents (none if not given),
-// add_generation_prompt, and the special tokens of tokenizer_config.json (bos_token, eos_token, ...), whether written
-// as strings or as AddedToken objects. A message's reasoning, given as reasoning_content, thinking or reasoning, is put
-// under both names that templates read: reasoning_content and thinking.
+// add_generation_prompt, and the special tokens of tokenizer_config.json and special_tokens_map.json (bos_token,
+// eos_token, ...), whether written as strings or as AddedToken objects. A message's reasoning, given as
+// reasoning_content, thinking or reasoning, is put under both names that templates read: reasoning_content, thinking.
 //   model_dir  may be empty: no special tokens then
-// Errors: kInvalidArgument (tokenizer_config.json is broken), kUnavailable (I/O). A missing file is no error.
+// Errors: kInvalidArgument (one of these files is broken), kUnavailable (I/O). A missing file is no error.
 [[nodiscard]] Result<json::object> template_variables(const std::filesystem::path& model_dir, json::value messages,
                                                       std::optional<json::value> tools, bool add_generation_prompt);
 

@@ -67,13 +67,18 @@ TEST_F(ModelDir, BrokenFilesAreRefused) {
 }
 
 TEST_F(ModelDir, VariablesHoldSpecialTokens) {
-  write("tokenizer_config.json", R"({"bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": false},
+  write("special_tokens_map.json", R"({"bos_token": "old", "unk_token": "<unk>"})");
+  write(
+      "tokenizer_config.json",
+      R"({"extra_special_tokens": {"eot_token": "<eot>"}, "bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": false},
                                      "pad_token": null, "image_token": "<i>", "tokenizer_class": "X"})");
   const auto variables = template_variables(dir_, json::array(), std::nullopt, true);
   ASSERT_TRUE(variables.ok());
   EXPECT_EQ((*variables).at("bos_token"), "<s>");
   EXPECT_EQ((*variables).at("eos_token"), "</s>");
   EXPECT_EQ((*variables).at("image_token"), "<i>");
+  EXPECT_EQ((*variables).at("unk_token"), "<unk>");
+  EXPECT_EQ((*variables).at("eot_token"), "<eot>");
   EXPECT_FALSE((*variables).contains("pad_token"));
   EXPECT_FALSE((*variables).contains("tokenizer_class"));
   EXPECT_TRUE((*variables).at("tools").is_null());
