@@ -9,11 +9,10 @@ namespace tandem::kernels::linear {
 namespace {
 
 constexpr std::size_t kScratchAlignment = 64;
-constexpr std::int64_t kTokensBlock = 96;
-constexpr std::int64_t kRowsMax = 128;                      // of a chunk, both weights together if gated
-constexpr std::int64_t kSumsMax = kTokensBlock * kRowsMax;  // 48 KiB of a task's stack
-constexpr std::int64_t kChunkBytes = 512 << 10;             // of weights: half of an L2 of 1 MiB
+constexpr std::int64_t kSumsMax = kGroupTokensMax * kChunkRowsMax;  // 48 KiB of a task's stack
+constexpr std::int64_t kChunkBytes = 512 << 10;                     // of weights: half of an L2 of 1 MiB
 constexpr std::int64_t kChunksPerThread = 8;
+constexpr std::int64_t kStagedMax = 1 << 20;       // bytes of a task's stack: a chunk of K up to 16384, also if gated
 constexpr std::int64_t kPrefetchBytes = 16 << 10;  // while memory is the bound: latency times a core's bandwidth, twice
 
 constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
@@ -43,15 +42,56 @@ const std::byte* panel_at(const Plan& plan, std::int64_t panel, std::int64_t k) 
   return plan.packed + elements * plan.kernel.packed_bytes;
 }
 
-// Rows [n_begin, n_end) of one of the layer's weights.
+// Rows [n_begin, n_end) of one of the layer's weights, and where they are staged, if they are.
 struct Chunk {
   Weight weight;
   std::int64_t n_begin, n_end;
+  const std::byte* staged;
 };
+
+// Pointers to the `rows` weight rows from n on, at element k; past the end the last row repeats.
+void point_at_rows(const Plan& plan, const Chunk& chunk, std::int64_t n, std::int64_t k, int rows,
+                   const std::byte** weight_rows) {
+  for (int row = 0; row < rows; ++row) {
+    weight_rows[row] =
+        chunk.weight.data + std::min(n + row, chunk.n_end - 1) * chunk.weight.row_bytes + k * plan.weight_bytes;
+  }
+}
+
+// Bytes of n staged rows.
+std::int64_t staged_bytes(const Plan& plan, std::int64_t n) {
+  return round_up(n, kTileRowsMax) * plan.k_padded * plan.kernel.staged_bytes;
+}
+
+void stage(const Plan& plan, const Chunk& chunk, std::byte* staged) {
+  const auto stage_rows = plan.kernel.stage(plan.problem.weight_dtype);
+  const std::byte* weight_rows[kTileRowsMax];
+  for (std::int64_t n = chunk.n_begin; n < chunk.n_end; n += kTileRowsMax) {
+    point_at_rows(plan, chunk, n, 0, kTileRowsMax, weight_rows);
+    stage_rows(weight_rows, plan.problem.K, staged + staged_bytes(plan, n - chunk.n_begin));
+  }
+}
+
+// As multiply(), of a chunk that is staged.
+void multiply_staged(const Plan& plan, const Chunk& chunk, std::int64_t panel_begin, std::int64_t panel_end,
+                     float* sums, std::int64_t sums_stride) {
+  StagedGroup group{};
+  group.staged = chunk.staged;
+  group.row_tiles = (chunk.n_end - chunk.n_begin + kTileRowsMax - 1) / kTileRowsMax;
+  for (std::int64_t panel = panel_begin; panel < panel_end; ++panel, ++group.panels_count) {
+    group.panels[group.panels_count] = panel_at(plan, panel, 0);
+    group.tokens[group.panels_count] = plan.panels.tokens(panel);
+  }
+  group.k_padded = plan.k_padded;
+  group.sums = sums;
+  group.sums_stride = sums_stride;
+  plan.kernel.multiply_staged(group);
+}
 
 // sums[t - t_begin][n - n_begin] of the chunk's rows for the panels given.
 void multiply(const Plan& plan, const Chunk& chunk, std::int64_t panel_begin, std::int64_t panel_end, float* sums,
               std::int64_t sums_stride) {
+  if (chunk.staged != nullptr) return multiply_staged(plan, chunk, panel_begin, panel_end, sums, sums_stride);
   const std::int64_t K = plan.problem.K, t_begin = plan.panels.first(panel_begin);
   for (std::int64_t k = 0; k < K; k += plan.kernel.k_block) {
     for (std::int64_t panel = panel_begin; panel < panel_end; ++panel) {
@@ -69,9 +109,12 @@ void multiply(const Plan& plan, const Chunk& chunk, std::int64_t panel_begin, st
       // eight rows in as many pages of 4 KiB at once are more than TLB and prefetchers follow.
       tile.prefetch_row_bytes = panel == 0 ? plan.kernel.k_step * plan.weight_bytes : 0;
       for (std::int64_t n = chunk.n_begin; n < chunk.n_end; n += rows) {
-        for (int row = 0; row < rows; ++row) {
-          weight_rows[row] =
-              chunk.weight.data + std::min(n + row, chunk.n_end - 1) * chunk.weight.row_bytes + k * plan.weight_bytes;
+        point_at_rows(plan, chunk, n, k, rows, weight_rows);
+        if (panel == 0) {
+          const bool more_rows = n + rows < chunk.n_end, more_k = k + plan.kernel.k_block < K;
+          const std::int64_t next_n = more_rows ? n + rows : more_k ? chunk.n_begin : chunk.n_end;
+          const std::int64_t next_k = more_rows ? k : more_k ? k + plan.kernel.k_block : 0;
+          tile.next = chunk.weight.data + next_n * chunk.weight.row_bytes + next_k * plan.weight_bytes;
         }
         tile.sums = panel_sums + (n - chunk.n_begin);
         tile.prefetch = weight_rows[0] + (panel == 0 ? kPrefetchBytes : 0);
@@ -113,11 +156,23 @@ void run_chunk(const Plan& plan, std::int64_t n_begin, std::int64_t n_end) {
   const Problem& problem = plan.problem;
   const std::int64_t rows = n_end - n_begin, rows_padded = round_up(rows, kTileRowsMax);
   const std::int64_t sums_stride = problem.gated ? 2 * rows_padded : rows_padded;
-  const Chunk chunk{problem.weight, n_begin, n_end}, up_chunk{problem.up, n_begin, n_end};
+  Chunk chunk{problem.weight, n_begin, n_end, nullptr}, up_chunk{problem.up, n_begin, n_end, nullptr};
+  alignas(64) std::byte staged[kStagedMax];
+  const std::int64_t bytes = staged_bytes(plan, rows);
+  if (plan.kernel.stage != nullptr && plan.panels.count > 1 && (problem.gated ? 2 : 1) * bytes <= kStagedMax) {
+    stage(plan, chunk, staged);
+    chunk.staged = staged;
+    if (problem.gated) {
+      stage(plan, up_chunk, staged + bytes);
+      up_chunk.staged = staged + bytes;
+    }
+  }
   for (std::int64_t panel = 0, panel_end; panel < plan.panels.count; panel = panel_end) {
     const std::int64_t t_begin = plan.panels.first(panel);
     panel_end = panel + 1;
-    while (panel_end < plan.panels.count && plan.panels.first(panel_end + 1) - t_begin <= kTokensBlock) ++panel_end;
+    while (panel_end < plan.panels.count && panel_end - panel < kGroupPanelsMax &&
+           plan.panels.first(panel_end + 1) - t_begin <= kGroupTokensMax)
+      ++panel_end;
     multiply(plan, chunk, panel, panel_end, sums, sums_stride);
     if (problem.gated) multiply(plan, up_chunk, panel, panel_end, sums + rows_padded, sums_stride);
     for (std::int64_t t = t_begin; t < plan.panels.first(panel_end); ++t) {
@@ -135,7 +190,7 @@ std::int64_t chunk_rows(const Plan& plan, int threads) {
   const std::int64_t multiple = plan.kernel.rows(plan.panels.tokens(0));
   const std::int64_t row_bytes = problem.K * plan.weight_bytes * weights;
   const std::int64_t fair = (problem.N + kChunksPerThread * threads - 1) / (kChunksPerThread * threads);
-  const std::int64_t rows = std::min({kChunkBytes / row_bytes, kRowsMax / weights, fair});
+  const std::int64_t rows = std::min({kChunkBytes / row_bytes, kChunkRowsMax / weights, fair});
   return std::max(multiple, rows / multiple * multiple);
 }
 

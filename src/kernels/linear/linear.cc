@@ -22,9 +22,8 @@ PathList usable_paths(Compute compute) {
   const CpuFeatures& cpu = cpu_features();
   PathList list;
   if (compute == Compute::kBf16) {
-    if (cpu.avx512_bf16 && linear::avx512_bf16_microkernel() != nullptr) list.add(LinearPath::kAvx512Bf16);
-    // Second until measured on a machine that has it: see docs/kernels/linear.md.
     if (cpu.amx_bf16 && linear::amx_bf16_microkernel() != nullptr) list.add(LinearPath::kAmxBf16);
+    if (cpu.avx512_bf16 && linear::avx512_bf16_microkernel() != nullptr) list.add(LinearPath::kAvx512Bf16);
   }
   if (cpu.avx512 && linear::avx512_microkernel() != nullptr) list.add(LinearPath::kAvx512);
   if (cpu.avx2 && linear::avx2_microkernel() != nullptr) list.add(LinearPath::kAvx2);

@@ -1,8 +1,8 @@
 // Bf16 products by TDPBF16PS.
 //
-// Order of y[t,n], per block of kBlock elements of K: one accumulator, over k = 0, 2, 4, ... in pairs as TDPBF16PS adds
-// them, 32 elements per instruction. Columns of a tile do not mix, so the number of tokens does not matter.
-// TDPBF16PS treats subnormal inputs and sums as zero.
+// Order of y[t,n]: one accumulator, over k = 0, 2, 4, ... in pairs as TDPBF16PS adds them, 32 elements per instruction.
+// Columns of a tile do not mix, so the number of tokens does not matter. TDPBF16PS treats subnormal inputs and sums as
+// zero.
 //
 //   A  tiles 4, 5   2 x 16 weight rows x 32 k, from where they lie (a copy only at the ends of N and K)
 //   B  tiles 6, 7   16 pairs of k x up to 16 tokens each, from the panel: per k-step [pair][token][2] of the first
@@ -12,6 +12,7 @@
 #include "kernels/linear/microkernel.h"
 
 #if defined(__x86_64__)
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/linear/amx_config.h"
@@ -23,9 +24,11 @@ namespace {
 
 using tensor::DType;
 
-constexpr std::int64_t kStep = 32, kBlock = 2048;
+constexpr std::int64_t kStep = 32, kBlock = std::int64_t{1} << 40;  // K in one block: a chain of products has no end
 constexpr int kTileRows = 16, kRows = 2 * kTileRows, kTokensMax = 32;
 constexpr std::int64_t kTileBytes = 1024;
+constexpr std::int64_t kStepsAhead = 4;
+constexpr std::int64_t kBlockSteps = 12;  // a panel's block of 32 tokens: 24 KiB of an L1 of 48
 
 constexpr int first_half(int tokens) { return tokens <= kTileRows ? tokens : (tokens + 1) / 2; }
 
@@ -88,12 +91,12 @@ void write_sums(const float* c, int tokens, bool add, float* sums, std::int64_t 
   }
 }
 
-// 32 rows x 32 elements as bf16 tiles, with zeros where `count` ends.
+// 32 rows x 32 elements as two bf16 tiles, with zeros where `count` ends.
 template <DType kWeight>
-void stage(const std::byte* const* rows, std::int64_t offset, std::int64_t count, std::byte* staged) {
+void stage_step(const std::byte* const* rows, std::int64_t k, std::int64_t count, std::byte* staged) {
   constexpr std::int64_t kWeightBytes = kWeight == DType::kF32 ? 4 : 2;
   for (int row = 0; row < kRows; ++row) {
-    const std::byte* from = rows[row] + offset;
+    const std::byte* from = rows[row] + k * kWeightBytes;
     alignas(64) std::byte tail[kStep * kWeightBytes];
     if (count < kStep) {
       std::memset(tail, 0, sizeof(tail));
@@ -105,44 +108,69 @@ void stage(const std::byte* const* rows, std::int64_t offset, std::int64_t count
   settle_memory();
 }
 
+// [k-step][32 rows][32 elements]: rows a power of two apart, as weights often are, fall into the same few lines of L1.
+template <DType kWeight>
+void stage(const std::byte* const* rows, std::int64_t K, std::byte* staged) {
+  for (std::int64_t k = 0; k < K; k += kStep, staged += 2 * kTileBytes) stage_step<kWeight>(rows, k, K - k, staged);
+}
+
+// Where the A tiles of each k-step are.
+struct Rows {
+  const std::byte* at;
+  std::int64_t row_bytes;
+};
+
+// Into L1 (3) or L2 (2), as __builtin_prefetch() counts.
+template <int kLocality>
+TD_INLINE void prefetch_line(const std::byte* line) {
+  __builtin_prefetch(line, 0, kLocality);
+}
+
+template <int kLines>
+TD_INLINE void prefetch_lines(const std::byte* line) {
+#pragma GCC unroll 32
+  for (int i = 0; i < kLines; ++i) prefetch_line<3>(line + 64 * i);
+}
+
+template <bool kTwoHalves>
+TD_INLINE void multiply_step(const Rows& rows, const std::byte* panel, int left, int right) {
+  _tile_loadd(6, panel, static_cast<long>(4 * left));
+  _tile_loadd(4, rows.at, rows.row_bytes);
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_loadd(5, rows.at + kTileRows * rows.row_bytes, rows.row_bytes);
+  _tile_dpbf16ps(2, 5, 6);
+  if constexpr (kTwoHalves) {
+    _tile_loadd(7, panel + 64 * left, static_cast<long>(4 * right));
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+}
+
 template <DType kWeight, bool kTwoHalves>
 void tile_of_halves(const Tile& tile) {
-  constexpr std::int64_t kWeightBytes = kWeight == DType::kF32 ? 4 : 2;
   const int left = first_half(tile.tokens), right = tile.tokens - left;
   const std::byte* const* const rows = tile.weight_rows;
-  // Tiles are loaded from rows at one distance; past the end of N the last row repeats, which is not.
-  const std::int64_t row_bytes = rows[1] - rows[0];
-  bool even = kWeight == DType::kBf16;
-  for (int row = 1; row < kRows; ++row) even = even && rows[row] - rows[row - 1] == row_bytes;
   configure(left, right);
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
-  alignas(64) std::byte staged[2 * kTileBytes];
   const std::byte* panel = tile.panel;
-  const std::byte* prefetch = tile.prefetch;
+  // Tiles are loaded from rows at one distance; past the end of N the last row repeats, which is not.
+  const std::int64_t row_bytes = rows[1] - rows[0];
+  bool even = kWeight == DType::kBf16;
+  for (int row = 1; row < kRows; ++row) even = even && rows[row] - rows[row - 1] == row_bytes;
+  alignas(64) std::byte staged[2 * kTileBytes];
+  const std::byte* next = tile.next;
   for (std::int64_t k = 0; k < tile.k_count; k += kStep, panel += 64 * tile.tokens) {
-    const std::int64_t offset = k * kWeightBytes;
     const bool direct = even && k + kStep <= tile.k_count;
-    if (!direct) stage<kWeight>(rows, offset, tile.k_count - k, staged);
-    const std::byte* const a = direct ? rows[0] + offset : staged;
-    const std::int64_t a_bytes = direct ? row_bytes : 64;
-    if (tile.prefetch_row_bytes != 0) {
-      for (int row = 0; row < kRows; ++row, prefetch += tile.prefetch_row_bytes) {
-        _mm_prefetch(reinterpret_cast<const char*>(prefetch), _MM_HINT_T0);
-      }
+    if (!direct) stage_step<kWeight>(rows, k, tile.k_count - k, staged);
+    if (next != nullptr) {
+      for (int row = 0; row < kRows; ++row) prefetch_line<2>(next + row * row_bytes);
+      next += 64;
     }
-    _tile_loadd(6, panel, static_cast<long>(4 * left));
-    _tile_loadd(4, a, a_bytes);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(5, a + kTileRows * a_bytes, a_bytes);
-    _tile_dpbf16ps(2, 5, 6);
-    if constexpr (kTwoHalves) {
-      _tile_loadd(7, panel + 64 * left, static_cast<long>(4 * right));
-      _tile_dpbf16ps(1, 4, 7);
-      _tile_dpbf16ps(3, 5, 7);
-    }
+    const Rows a = direct ? Rows{rows[0] + 2 * k, row_bytes} : Rows{staged, 64};
+    multiply_step<kTwoHalves>(a, panel, left, right);
   }
   alignas(64) float c[kTileRows * kTileRows] = {};
   _tile_stored(0, c, 64);
@@ -171,17 +199,109 @@ auto tile_of_dtype(DType weight, Compute) -> void (*)(const Tile&) {
   }
 }
 
-void pack(const float* x, std::int64_t stride, int tokens, std::int64_t K, Compute, std::byte* panel) {
-  const int left = first_half(tokens);
+// One k-step of up to 16 tokens as a B tile: [16 pairs][tokens][2].
+TD_INLINE void pack_tile(const float* x, std::int64_t stride, int tokens, std::int64_t count, std::byte* to) {
+  alignas(64) float pairs[16 * 16] = {};
   for (int token = 0; token < tokens; ++token) {
-    const bool in_left = token < left;
-    const int columns = in_left ? left : tokens - left;
-    std::byte* to = panel + (in_left ? 4 * token : 64 * left + 4 * (token - left));
-    for (std::int64_t k = 0; k < K; k += kStep, to += 64 * tokens) {
-      alignas(64) std::uint32_t pairs[16];
-      _mm512_store_si512(pairs, load_floats(x + token * stride + k, K - k));
-      for (int pair = 0; pair < 16; ++pair) std::memcpy(to + pair * 4 * columns, &pairs[pair], 4);
+    _mm512_store_si512(pairs + 16 * token, load_floats(x + token * stride, count));
+  }
+  __m512 columns[16];
+  transpose(pairs, columns);
+  const auto mask = static_cast<__mmask16>((1u << tokens) - 1);
+#pragma GCC unroll 16
+  for (int pair = 0; pair < 16; ++pair) _mm512_mask_storeu_ps(to + 4 * pair * tokens, mask, columns[pair]);
+}
+
+void pack(const float* x, std::int64_t stride, int tokens, std::int64_t K, Compute, std::byte* panel) {
+  const int left = first_half(tokens), right = tokens - left;
+  for (std::int64_t k = 0; k < K; k += kStep, panel += 64 * tokens) {
+    pack_tile(x + k, stride, left, K - k, panel);
+    if (right > 0) pack_tile(x + left * stride + k, stride, right, K - k, panel + 64 * left);
+  }
+}
+
+// C tiles of one panel by 32 rows, between blocks of K: [16 rows][16 tokens] each, in the order of their numbers.
+constexpr int kTileFloats = kTileRows * kTileRows, kSpilledFloats = 4 * kTileFloats;
+
+TD_INLINE void load_c(const float* c) {
+  _tile_loadd(0, c, 64);
+  _tile_loadd(1, c + kTileFloats, 64);
+  _tile_loadd(2, c + 2 * kTileFloats, 64);
+  _tile_loadd(3, c + 3 * kTileFloats, 64);
+}
+
+TD_INLINE void store_c(float* c) {
+  _tile_stored(0, c, 64);
+  _tile_stored(1, c + kTileFloats, 64);
+  _tile_stored(2, c + 2 * kTileFloats, 64);
+  _tile_stored(3, c + 3 * kTileFloats, 64);
+}
+
+// Products of one panel's block, which stays in L1, with 32 staged rows. A tile load that misses L1 takes as long as
+// several products and nothing hides it, so the rows are asked for a few steps ahead, and beyond them the next ones.
+template <bool kTwoHalves>
+void multiply_block(const std::byte* staged, const std::byte* next, std::int64_t steps, const std::byte* panel,
+                    int left, int right) {
+  for (std::int64_t step = 0; step < steps; ++step, staged += 2 * kTileBytes, panel += 64 * (left + right)) {
+    const bool here = step + kStepsAhead < steps;
+    prefetch_lines<2 * kTileRows>(here ? staged + kStepsAhead * 2 * kTileBytes
+                                       : next + (step + kStepsAhead - steps) * 2 * kTileBytes);
+    multiply_step<kTwoHalves>(Rows{staged, 64}, panel, left, right);
+  }
+}
+
+void multiply_staged(const StagedGroup& group) {
+  alignas(64) float spilled[kGroupTokensMax / 17 + 3][kChunkRowsMax / kRows][kSpilledFloats];
+  const std::int64_t steps = group.k_padded / kStep, row_tile_bytes = steps * 2 * kTileBytes;
+  for (std::int64_t step = 0; step < steps; step += kBlockSteps) {
+    const std::int64_t count = std::min(kBlockSteps, steps - step);
+    for (int p = 0; p < group.panels_count; ++p) {
+      const int tokens = group.tokens[p], left = first_half(tokens), right = tokens - left;
+      const std::byte* const panel = group.panels[p] + step * 64 * tokens;
+      configure(left, right);
+      for (std::int64_t tile = 0; tile < group.row_tiles; ++tile) {
+        const std::byte* const staged = group.staged + tile * row_tile_bytes + step * 2 * kTileBytes;
+        const bool last = tile + 1 == group.row_tiles;
+        const std::byte* const next = last ? group.staged + step * 2 * kTileBytes : staged + row_tile_bytes;
+        float* const c = spilled[p][tile];
+        if (step == 0) {
+          _tile_zero(0);
+          _tile_zero(1);
+          _tile_zero(2);
+          _tile_zero(3);
+        } else {
+          load_c(c);
+        }
+        if (right > 0) {
+          multiply_block<true>(staged, next, count, panel, left, right);
+        } else {
+          multiply_block<false>(staged, next, count, panel, left, right);
+        }
+        store_c(c);
+        settle_memory();
+      }
     }
+  }
+  float* sums = group.sums;
+  for (int p = 0; p < group.panels_count; ++p) {
+    const int left = first_half(group.tokens[p]), right = group.tokens[p] - left;
+    for (std::int64_t tile = 0; tile < group.row_tiles; ++tile) {
+      const float* const c = spilled[p][tile];
+      float* const to = sums + tile * kRows;
+      write_sums(c, left, false, to, group.sums_stride);
+      write_sums(c + 2 * kTileFloats, left, false, to + kTileRows, group.sums_stride);
+      write_sums(c + kTileFloats, right, false, to + left * group.sums_stride, group.sums_stride);
+      write_sums(c + 3 * kTileFloats, right, false, to + left * group.sums_stride + kTileRows, group.sums_stride);
+    }
+    sums += group.tokens[p] * group.sums_stride;
+  }
+}
+
+auto stage_of_dtype(DType weight) -> void (*)(const std::byte* const*, std::int64_t, std::byte*) {
+  switch (weight) {
+    case DType::kBf16: return stage<DType::kBf16>;
+    case DType::kF16: return stage<DType::kF16>;
+    default: return stage<DType::kF32>;
   }
 }
 
@@ -189,7 +309,8 @@ int rows_of_tokens(int) { return kRows; }
 
 void end_task() { _tile_release(); }
 
-constexpr Microkernel kMicrokernel{kStep, kBlock, 2, kTokensMax, rows_of_tokens, pack, tile_of_dtype, end_task};
+constexpr Microkernel kMicrokernel{kStep,         kBlock,         2, kTokensMax,      rows_of_tokens, pack,
+                                   tile_of_dtype, stage_of_dtype, 2, multiply_staged, end_task};
 
 }  // namespace
 

@@ -189,7 +189,8 @@ void pack(const float* x, std::int64_t stride, int tokens, std::int64_t K, Compu
 int rows_of_tokens(int tokens) { return rows_for(tokens); }
 
 const Microkernel* microkernel() {
-  static constexpr Microkernel kMicrokernel{kStep, kBlock, 4, kTokensMax, rows_of_tokens, pack, tile_of_dtype, nullptr};
+  static constexpr Microkernel kMicrokernel{kStep, kBlock,        4,       kTokensMax, rows_of_tokens,
+                                            pack,  tile_of_dtype, nullptr, 0,          nullptr};
   return &kMicrokernel;
 }
 
