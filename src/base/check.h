@@ -27,11 +27,10 @@ std::string check_values(const First& first, const Rest&... rest) {
 }  // namespace detail
 }  // namespace tandem
 
-#define TD_CHECK(condition, ...)                                                                             \
-  do {                                                                                                       \
-    if (!(condition)) [[unlikely]]                                                                           \
-      ::tandem::detail::check_failed(__FILE__, __LINE__, #condition,                                         \
-                                     ::tandem::detail::check_values(__VA_ARGS__));                           \
+#define TD_CHECK(condition, ...)                                                                                   \
+  do {                                                                                                             \
+    if (!(condition)) [[unlikely]]                                                                                 \
+      ::tandem::detail::check_failed(__FILE__, __LINE__, #condition, ::tandem::detail::check_values(__VA_ARGS__)); \
   } while (0)
 
 #ifdef NDEBUG

@@ -20,8 +20,7 @@ void log_info(fmt::format_string<Args...> format, Args&&... args) {
 }
 template <class... Args>
 void log_warning(fmt::format_string<Args...> format, Args&&... args) {
-  if (log_level() <= LogLevel::kWarning)
-    log_line(LogLevel::kWarning, fmt::format(format, std::forward<Args>(args)...));
+  if (log_level() <= LogLevel::kWarning) log_line(LogLevel::kWarning, fmt::format(format, std::forward<Args>(args)...));
 }
 
 }  // namespace tandem

@@ -17,9 +17,9 @@ struct PhiloxKey {
 
 // Four independent 32-bit words for (key, counter).
 constexpr std::array<std::uint32_t, 4> philox(PhiloxKey key, std::uint64_t counter) {
-  std::array<std::uint32_t, 4> x = {
-      static_cast<std::uint32_t>(counter), static_cast<std::uint32_t>(counter >> 32),
-      static_cast<std::uint32_t>(key.stream), static_cast<std::uint32_t>(key.stream >> 32)};
+  std::array<std::uint32_t, 4> x = {static_cast<std::uint32_t>(counter), static_cast<std::uint32_t>(counter >> 32),
+                                    static_cast<std::uint32_t>(key.stream),
+                                    static_cast<std::uint32_t>(key.stream >> 32)};
   std::uint32_t k0 = static_cast<std::uint32_t>(key.seed), k1 = static_cast<std::uint32_t>(key.seed >> 32);
   for (int round = 0; round < 10; ++round) {
     const std::uint64_t p0 = 0xD2511F53ull * x[0], p1 = 0xCD9E8D57ull * x[2];

@@ -85,9 +85,10 @@ class [[nodiscard]] Result {
   Result(Status status) : state_(std::in_place_index<1>, std::move(status)) {}
   // Anything that makes a T (a unique_ptr<Derived>, an initialiser) makes a Result<T>.
   template <class U>
-    requires(std::is_constructible_v<T, U &&> && !std::is_same_v<std::remove_cvref_t<U>, T> &&
-             !std::is_same_v<std::remove_cvref_t<U>, Status> && !std::is_same_v<std::remove_cvref_t<U>, Result>)
-  Result(U&& value) : state_(std::in_place_index<0>, std::forward<U>(value)) {}
+  requires(std::is_constructible_v<T, U&&> && !std::is_same_v<std::remove_cvref_t<U>, T> &&
+           !std::is_same_v<std::remove_cvref_t<U>, Status> && !std::is_same_v<std::remove_cvref_t<U>, Result>)
+      Result(U&& value)
+      : state_(std::in_place_index<0>, std::forward<U>(value)) {}
 
   bool ok() const { return state_.index() == 0; }
   StatusCode code() const { return ok() ? StatusCode::kOk : std::get<1>(state_).code(); }
@@ -125,9 +126,9 @@ class [[nodiscard]] Result {
 
 // Evaluates a Status or Result; on error returns it from the enclosing function, otherwise yields the value:
 //   TD_TRY(pool.release(id));          auto config = TD_TRY(Config::load(dir));
-#define TD_TRY(...)                                                     \
-  __extension__({                                                       \
-    auto td_try_result = (__VA_ARGS__);                                 \
-    if (!td_try_result.ok()) return std::move(td_try_result).status();  \
-    std::move(td_try_result).value();                                   \
+#define TD_TRY(...)                                                    \
+  __extension__({                                                      \
+    auto td_try_result = (__VA_ARGS__);                                \
+    if (!td_try_result.ok()) return std::move(td_try_result).status(); \
+    std::move(td_try_result).value();                                  \
   })

@@ -1,6 +1,6 @@
-// One pool of workers for all compute. A parallel region runs `task(i)` for i < count, each exactly once, on the calling
-// thread and the workers, and returns when all are done. Which thread runs which task is not fixed, so tasks must not
-// depend on it: results never depend on the number of threads.
+// One pool of workers for all compute. A parallel region runs `task(i)` for i < count, each exactly once, on the
+// calling thread and the workers, and returns when all are done. Which thread runs which task is not fixed, so tasks
+// must not depend on it: results never depend on the number of threads.
 //
 // Between regions that follow each other closely, workers spin; when idle longer, they sleep.
 // Threads: one caller at a time (the owner of a Stream); tasks must not throw and must not start regions.
@@ -34,7 +34,8 @@ class ThreadPool {
       return;
     }
     using Callable = std::remove_reference_t<Task>;
-    run(count, [](void* context, std::int64_t i) { (*static_cast<Callable*>(context))(i); },
+    run(
+        count, [](void* context, std::int64_t i) { (*static_cast<Callable*>(context))(i); },
         const_cast<void*>(static_cast<const void*>(&task)));
   }
 
