@@ -12,7 +12,6 @@
 #include "kernels/linear/microkernel.h"
 
 #if defined(__x86_64__)
-#include <algorithm>
 #include <cstring>
 
 #include "kernels/linear/amx_config.h"
@@ -27,8 +26,6 @@ using tensor::DType;
 constexpr std::int64_t kStep = 32, kBlock = std::int64_t{1} << 40;  // K in one block: a chain of products has no end
 constexpr int kTileRows = 16, kRows = 2 * kTileRows, kTokensMax = 32;
 constexpr std::int64_t kTileBytes = 1024;
-constexpr std::int64_t kStepsAhead = 4;
-constexpr std::int64_t kBlockSteps = 12;  // a panel's block of 32 tokens: 24 KiB of an L1 of 48
 
 constexpr int first_half(int tokens) { return tokens <= kTileRows ? tokens : (tokens + 1) / 2; }
 
@@ -126,12 +123,6 @@ TD_INLINE void prefetch_line(const std::byte* line) {
   __builtin_prefetch(line, 0, kLocality);
 }
 
-template <int kLines>
-TD_INLINE void prefetch_lines(const std::byte* line) {
-#pragma GCC unroll 32
-  for (int i = 0; i < kLines; ++i) prefetch_line<3>(line + 64 * i);
-}
-
 template <bool kTwoHalves>
 TD_INLINE void multiply_step(const Rows& rows, const std::byte* panel, int left, int right) {
   _tile_loadd(6, panel, static_cast<long>(4 * left));
@@ -146,15 +137,34 @@ TD_INLINE void multiply_step(const Rows& rows, const std::byte* panel, int left,
   }
 }
 
+TD_INLINE void zero_c() {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+}
+
+template <bool kTwoHalves>
+TD_INLINE void write_c(int left, int right, bool add, float* sums, std::int64_t stride) {
+  alignas(64) float c[kTileRows * kTileRows] = {};
+  _tile_stored(0, c, 64);
+  write_sums(c, left, add, sums, stride);
+  _tile_stored(2, c, 64);
+  write_sums(c, left, add, sums + kTileRows, stride);
+  if constexpr (kTwoHalves) {
+    _tile_stored(1, c, 64);
+    write_sums(c, right, add, sums + left * stride, stride);
+    _tile_stored(3, c, 64);
+    write_sums(c, right, add, sums + left * stride + kTileRows, stride);
+  }
+}
+
 template <DType kWeight, bool kTwoHalves>
 void tile_of_halves(const Tile& tile) {
   const int left = first_half(tile.tokens), right = tile.tokens - left;
   const std::byte* const* const rows = tile.weight_rows;
   configure(left, right);
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
+  zero_c();
   const std::byte* panel = tile.panel;
   // Tiles are loaded from rows at one distance; past the end of N the last row repeats, which is not.
   const std::int64_t row_bytes = rows[1] - rows[0];
@@ -172,18 +182,7 @@ void tile_of_halves(const Tile& tile) {
     const Rows a = direct ? Rows{rows[0] + 2 * k, row_bytes} : Rows{staged, 64};
     multiply_step<kTwoHalves>(a, panel, left, right);
   }
-  alignas(64) float c[kTileRows * kTileRows] = {};
-  _tile_stored(0, c, 64);
-  write_sums(c, left, tile.add, tile.sums, tile.sums_stride);
-  _tile_stored(2, c, 64);
-  write_sums(c, left, tile.add, tile.sums + kTileRows, tile.sums_stride);
-  if constexpr (kTwoHalves) {
-    float* const sums = tile.sums + left * tile.sums_stride;
-    _tile_stored(1, c, 64);
-    write_sums(c, right, tile.add, sums, tile.sums_stride);
-    _tile_stored(3, c, 64);
-    write_sums(c, right, tile.add, sums + kTileRows, tile.sums_stride);
-  }
+  write_c<kTwoHalves>(left, right, tile.add, tile.sums, tile.sums_stride);
 }
 
 template <DType kWeight>
@@ -220,78 +219,30 @@ void pack(const float* x, std::int64_t stride, int tokens, std::int64_t K, Compu
   }
 }
 
-// C tiles of one panel by 32 rows, between blocks of K: [16 rows][16 tokens] each, in the order of their numbers.
-constexpr int kTileFloats = kTileRows * kTileRows, kSpilledFloats = 4 * kTileFloats;
-
-TD_INLINE void load_c(const float* c) {
-  _tile_loadd(0, c, 64);
-  _tile_loadd(1, c + kTileFloats, 64);
-  _tile_loadd(2, c + 2 * kTileFloats, 64);
-  _tile_loadd(3, c + 3 * kTileFloats, 64);
-}
-
-TD_INLINE void store_c(float* c) {
-  _tile_stored(0, c, 64);
-  _tile_stored(1, c + kTileFloats, 64);
-  _tile_stored(2, c + 2 * kTileFloats, 64);
-  _tile_stored(3, c + 3 * kTileFloats, 64);
-}
-
-// Products of one panel's block, which stays in L1, with 32 staged rows. A tile load that misses L1 takes as long as
-// several products and nothing hides it, so the rows are asked for a few steps ahead, and beyond them the next ones.
+// Whole chains, rows and panels streamed from L2. Keeping a panel's block in L1 and spilling C between blocks of K, or
+// asking for either ahead, is slower (docs/kernels/linear.md).
 template <bool kTwoHalves>
-void multiply_block(const std::byte* staged, const std::byte* next, std::int64_t steps, const std::byte* panel,
-                    int left, int right) {
-  for (std::int64_t step = 0; step < steps; ++step, staged += 2 * kTileBytes, panel += 64 * (left + right)) {
-    const bool here = step + kStepsAhead < steps;
-    prefetch_lines<2 * kTileRows>(here ? staged + kStepsAhead * 2 * kTileBytes
-                                       : next + (step + kStepsAhead - steps) * 2 * kTileBytes);
-    multiply_step<kTwoHalves>(Rows{staged, 64}, panel, left, right);
+void multiply_panel(const StagedGroup& group, int p, float* sums) {
+  const int tokens = group.tokens[p], left = first_half(tokens), right = tokens - left;
+  configure(left, right);
+  const std::byte* staged = group.staged;
+  for (std::int64_t tile = 0; tile < group.row_tiles; ++tile) {
+    zero_c();
+    const std::byte* panel = group.panels[p];
+    for (std::int64_t k = 0; k < group.k_padded; k += kStep, panel += 64 * tokens, staged += 2 * kTileBytes) {
+      multiply_step<kTwoHalves>(Rows{staged, 64}, panel, left, right);
+    }
+    write_c<kTwoHalves>(left, right, false, sums + tile * kRows, group.sums_stride);
   }
 }
 
 void multiply_staged(const StagedGroup& group) {
-  alignas(64) float spilled[kGroupTokensMax / 17 + 3][kChunkRowsMax / kRows][kSpilledFloats];
-  const std::int64_t steps = group.k_padded / kStep, row_tile_bytes = steps * 2 * kTileBytes;
-  for (std::int64_t step = 0; step < steps; step += kBlockSteps) {
-    const std::int64_t count = std::min(kBlockSteps, steps - step);
-    for (int p = 0; p < group.panels_count; ++p) {
-      const int tokens = group.tokens[p], left = first_half(tokens), right = tokens - left;
-      const std::byte* const panel = group.panels[p] + step * 64 * tokens;
-      configure(left, right);
-      for (std::int64_t tile = 0; tile < group.row_tiles; ++tile) {
-        const std::byte* const staged = group.staged + tile * row_tile_bytes + step * 2 * kTileBytes;
-        const bool last = tile + 1 == group.row_tiles;
-        const std::byte* const next = last ? group.staged + step * 2 * kTileBytes : staged + row_tile_bytes;
-        float* const c = spilled[p][tile];
-        if (step == 0) {
-          _tile_zero(0);
-          _tile_zero(1);
-          _tile_zero(2);
-          _tile_zero(3);
-        } else {
-          load_c(c);
-        }
-        if (right > 0) {
-          multiply_block<true>(staged, next, count, panel, left, right);
-        } else {
-          multiply_block<false>(staged, next, count, panel, left, right);
-        }
-        store_c(c);
-        settle_memory();
-      }
-    }
-  }
   float* sums = group.sums;
   for (int p = 0; p < group.panels_count; ++p) {
-    const int left = first_half(group.tokens[p]), right = group.tokens[p] - left;
-    for (std::int64_t tile = 0; tile < group.row_tiles; ++tile) {
-      const float* const c = spilled[p][tile];
-      float* const to = sums + tile * kRows;
-      write_sums(c, left, false, to, group.sums_stride);
-      write_sums(c + 2 * kTileFloats, left, false, to + kTileRows, group.sums_stride);
-      write_sums(c + kTileFloats, right, false, to + left * group.sums_stride, group.sums_stride);
-      write_sums(c + 3 * kTileFloats, right, false, to + left * group.sums_stride + kTileRows, group.sums_stride);
+    if (group.tokens[p] > kTileRows) {
+      multiply_panel<true>(group, p, sums);
+    } else {
+      multiply_panel<false>(group, p, sums);
     }
     sums += group.tokens[p] * group.sums_stride;
   }
