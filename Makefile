@@ -3,7 +3,7 @@ MAKEFLAGS += --no-print-directory
 BUILD := build/release
 JOBS  := $(shell nproc)
 
-.PHONY: help deps build chat test check asan tsan format clean
+.PHONY: help deps configure build chat test check format clean
 
 help:
 	@echo "make chat    build, and talk to the model in the repository"
@@ -15,9 +15,11 @@ help:
 deps:
 	@tools/install_deps.sh
 
-build: deps
-	@cmake --preset release --log-level=WARNING
-	@cmake --build $(BUILD) -j $(JOBS)
+configure: deps
+	@cmake --preset release --log-level=WARNING >/dev/null
+
+build: configure
+	@cmake --build $(BUILD) -j $(JOBS) --target tandem
 
 chat: build
 	@$(BUILD)/src/cli/tandem chat
@@ -25,8 +27,9 @@ chat: build
 test: deps
 	@tools/run_tests.sh
 
-check: build
-	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
+check: configure
+	@cmake --build $(BUILD) -j $(JOBS)
+	@ctest --test-dir $(BUILD) --output-on-failure
 
 format: deps
 	@git ls-files -c -o --exclude-standard '*.h' '*.cc' '*.cu' '*.cuh' | xargs clang-format -i

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what Tandem builds with, on Debian 12 and Ubuntu 22.04 or later. Does nothing if all of it is there.
+# Installs what Tandem builds with, on Debian 12 (where it is tested) and Ubuntu 24.04. Does nothing if all of it is there.
 #   tools/install_deps.sh          what `make chat` and `make test` need
 set -euo pipefail
 
@@ -10,36 +10,37 @@ packages=(
   libdlpack-dev libgtest-dev libgmock-dev
 )
 
-# Ubuntu 22.04 has an older Boost under another name; any Boost with JSON (1.75 or later) will do there.
-if ! apt-cache show libboost-json1.81-dev >/dev/null 2>&1 && grep -qi ubuntu /etc/os-release 2>/dev/null; then
-  packages=("${packages[@]/libboost-json1.81-dev/libboost-json-dev}")
-  packages=("${packages[@]/libboost1.81-dev/libboost-dev}")
+# Ubuntu 24.04 has a later Boost under another name; earlier ones have no Boost.JSON and a CMake before 3.25.
+if grep -q '^ID=ubuntu' /etc/os-release 2>/dev/null; then
+  if dpkg --compare-versions "$(. /etc/os-release && echo "$VERSION_ID")" lt 24.04; then
+    echo "tools/install_deps.sh: this Ubuntu's CMake and Boost are too old; use Debian 12 or Ubuntu 24.04" >&2
+    exit 1
+  fi
+  packages=("${packages[@]/libboost-json1.81-dev/libboost-json1.83-dev}")
+  packages=("${packages[@]/libboost1.81-dev/libboost1.83-dev}")
 fi
 
 is_installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+
+install() {
+  if ! command -v apt-get >/dev/null; then
+    echo "tools/install_deps.sh: no apt-get here; install these by hand: $*" >&2
+    exit 1
+  fi
+  local sudo=()
+  [ "$(id -u)" -eq 0 ] || sudo=(sudo)
+  echo "Installing: $*" >&2
+  export DEBIAN_FRONTEND=noninteractive
+  "${sudo[@]}" apt-get update -qq
+  "${sudo[@]}" apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
 
 missing=()
 for package in "${packages[@]}"; do
   is_installed "$package" || missing+=("$package")
 done
-# The sanitizer and fuzzer runtimes come in a package named after clang's version.
-if command -v clang++ >/dev/null; then
-  runtime="libclang-rt-$(clang++ -dumpversion | cut -d. -f1)-dev"
-  is_installed "$runtime" || missing+=("$runtime")
-fi
-[ ${#missing[@]} -gt 0 ] || exit 0
+[ ${#missing[@]} -eq 0 ] || install "${missing[@]}"
 
-if ! command -v apt-get >/dev/null; then
-  echo "tools/install_deps.sh: no apt-get here; install these by hand: ${missing[*]}" >&2
-  exit 1
-fi
-sudo=()
-[ "$(id -u)" -eq 0 ] || sudo=(sudo)
-echo "Installing: ${missing[*]}" >&2
-export DEBIAN_FRONTEND=noninteractive
-"${sudo[@]}" apt-get update -qq
-"${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-if command -v clang++ >/dev/null; then
-  runtime="libclang-rt-$(clang++ -dumpversion | cut -d. -f1)-dev"
-  is_installed "$runtime" || "${sudo[@]}" apt-get install -y -qq --no-install-recommends "$runtime" >/dev/null
-fi
+# The sanitizer and fuzzer runtimes come in a package named after clang's version.
+runtime="libclang-rt-$(clang++ -dumpversion | cut -d. -f1)-dev"
+is_installed "$runtime" || install "$runtime"

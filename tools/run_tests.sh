@@ -14,12 +14,12 @@ python3 tools/check_layers_test.py
 git ls-files '*.h' '*.cc' '*.cu' '*.cuh' | xargs clang-format --dry-run --Werror
 
 step "release build and tests"
-cmake --preset release --log-level=WARNING
+cmake --preset release --log-level=WARNING >/dev/null
 cmake --build build/release -j "$jobs"
 ctest --test-dir build/release --output-on-failure
 
 step "address and undefined-behaviour sanitizers"
-cmake --preset asan --log-level=WARNING
+cmake --preset asan --log-level=WARNING >/dev/null
 cmake --build build/asan -j "$jobs"
 ctest --test-dir build/asan --output-on-failure
 
@@ -41,7 +41,7 @@ for fuzzer in build/asan/tests/fuzz/fuzz_*; do
 done
 
 step "thread sanitizer"
-cmake --preset tsan --log-level=WARNING
+cmake --preset tsan --log-level=WARNING >/dev/null
 cmake --build build/tsan -j "$jobs" --target test_base test_engine test_sim test_kernels
 ctest --test-dir build/tsan --output-on-failure -R '^(base|engine|sim|kernels)$'
 

@@ -26,6 +26,11 @@ struct Ceilings {
   double flops_per_s = 0;
 };
 
+Ceilings measure_ceilings(kernels::LinearPath path, kernels::Compute compute, device::Stream& stream) {
+  return {kernels::measure_read_bandwidth(std::int64_t{1} << 30, stream),
+          kernels::measure_matrix_peak(path, compute, stream)};
+}
+
 struct Measurement {
   double prefill_s = 0;      // from submission to the last sequence's first token
   double decode_step_s = 0;  // between steps once every sequence decodes
@@ -165,16 +170,14 @@ Status bench(const BenchFlags& flags) {
   const kernels::Compute compute = host->plan().compute;
   const kernels::LinearPath path = kernels::linear_paths(compute).front();
   const Cost cost = model_cost(*host);
-  const Ceilings ceilings{kernels::measure_read_bandwidth(std::int64_t{1} << 30, host->stream()),
-                          kernels::measure_matrix_peak(path, compute, host->stream())};
   if (!flags.json) {
     fmt::print("{}, {} threads; {}, {} products on {}\n", cpu_name(), host->stream().pool().threads_count(),
                flags.shape.empty() ? directory.string() : flags.shape,
                compute == kernels::Compute::kBf16 ? "bf16" : "f32", kernels::linear_path_name(path));
-    fmt::print("ceilings: read {:.1f} GB/s, products {:.0f} GFLOP/s; a decode step reads {:.3f} GB of weights\n",
-               ceilings.read_bytes_per_s * 1e-9, ceilings.flops_per_s * 1e-9, cost.weight_bytes * 1e-9);
-    fmt::print("{:>6} {:>8} {:>8} | {:>12} {:>10} {:>8} | {:>12} {:>10} {:>8}\n", "batch", "prompt", "output",
-               "prefill t/s", "GFLOP/s", "of peak", "decode t/s", "GB/s", "of read");
+    fmt::print("a decode step reads {:.3f} GB of weights; peak and read are measured beside each repeat\n",
+               cost.weight_bytes * 1e-9);
+    fmt::print("{:>5} {:>6} {:>6} | {:>11} {:>8} {:>8} {:>7} | {:>10} {:>8} {:>8} {:>7}\n", "batch", "prompt", "output",
+               "prefill t/s", "GFLOP/s", "peak", "of peak", "decode t/s", "GB/s", "read", "of read");
   }
   engine::Engine& engine = *TD_TRY(host->start_engine());
   std::uint64_t key = 0;
@@ -182,16 +185,24 @@ Status bench(const BenchFlags& flags) {
   warm_up.output_tokens = std::min<std::int64_t>(flags.output_tokens, 4);
   TD_TRY(measure(warm_up, engine, host->config().V, 1, ++key));  // brings the weights' pages in
   for (const std::int64_t batch : flags.batch_sizes) {
-    std::vector<double> prefill, decode;
-    for (int repeat = 0; repeat < flags.repeats; ++repeat) {
-      const Measurement once = TD_TRY(measure(flags, engine, host->config().V, batch, ++key));
-      prefill.push_back(once.prefill_s);
-      decode.push_back(once.decode_step_s);
-    }
-    const double prefill_s = median(prefill), step_s = median(decode), B = static_cast<double>(batch);
-    const double flops_per_s = B * prefill_flops(*host, cost, static_cast<double>(flags.prompt_tokens)) / prefill_s;
+    const double B = static_cast<double>(batch);
+    const double flops = B * prefill_flops(*host, cost, static_cast<double>(flags.prompt_tokens));
     const double context = static_cast<double>(flags.prompt_tokens) + static_cast<double>(flags.output_tokens) / 2;
-    const double bytes_per_s = (cost.weight_bytes + B * context * cost.kv_bytes_per_token) / step_s;
+    const double step_bytes = cost.weight_bytes + B * context * cost.kv_bytes_per_token;
+    std::vector<double> prefill_s, step_s, peaks, reads, of_peak, of_read;
+    for (int repeat = 0; repeat < flags.repeats; ++repeat) {
+      const Ceilings before = measure_ceilings(path, compute, host->stream());
+      const Measurement once = TD_TRY(measure(flags, engine, host->config().V, batch, ++key));
+      const Ceilings after = measure_ceilings(path, compute, host->stream());
+      prefill_s.push_back(once.prefill_s);
+      step_s.push_back(once.decode_step_s);
+      peaks.push_back((before.flops_per_s + after.flops_per_s) / 2);
+      reads.push_back((before.read_bytes_per_s + after.read_bytes_per_s) / 2);
+      of_peak.push_back(flops / once.prefill_s / peaks.back());
+      of_read.push_back(step_bytes / once.decode_step_s / reads.back());
+    }
+    const double prefill_tokens_per_s = B * static_cast<double>(flags.prompt_tokens) / median(prefill_s);
+    const double decode_tokens_per_s = B / median(step_s);
     if (flags.json) {
       fmt::print("{}\n", to_json_text(json::object{
                              {"op", "engine"},
@@ -202,18 +213,18 @@ Status bench(const BenchFlags& flags) {
                              {"batch", batch},
                              {"prompt_tokens", flags.prompt_tokens},
                              {"output_tokens", flags.output_tokens},
-                             {"read_bytes_per_s", ceilings.read_bytes_per_s},
-                             {"peak_flops_per_s", ceilings.flops_per_s},
-                             {"prefill_tokens_per_s", B * static_cast<double>(flags.prompt_tokens) / prefill_s},
-                             {"prefill_of_peak", flops_per_s / ceilings.flops_per_s},
-                             {"decode_tokens_per_s", B / step_s},
-                             {"decode_of_read", bytes_per_s / ceilings.read_bytes_per_s},
+                             {"read_bytes_per_s", median(reads)},
+                             {"peak_flops_per_s", median(peaks)},
+                             {"prefill_tokens_per_s", prefill_tokens_per_s},
+                             {"prefill_of_peak", median(of_peak)},
+                             {"decode_tokens_per_s", decode_tokens_per_s},
+                             {"decode_of_read", median(of_read)},
                          }));
     } else {
-      fmt::print("{:>6} {:>8} {:>8} | {:>12.1f} {:>10.0f} {:>7.1f}% | {:>12.2f} {:>10.2f} {:>7.1f}%\n", batch,
-                 flags.prompt_tokens, flags.output_tokens, B * static_cast<double>(flags.prompt_tokens) / prefill_s,
-                 flops_per_s * 1e-9, 100 * flops_per_s / ceilings.flops_per_s, B / step_s, bytes_per_s * 1e-9,
-                 100 * bytes_per_s / ceilings.read_bytes_per_s);
+      fmt::print("{:>5} {:>6} {:>6} | {:>11.1f} {:>8.0f} {:>8.0f} {:>6.1f}% | {:>10.2f} {:>8.1f} {:>8.1f} {:>6.1f}%\n",
+                 batch, flags.prompt_tokens, flags.output_tokens, prefill_tokens_per_s,
+                 flops / median(prefill_s) * 1e-9, median(peaks) * 1e-9, 100 * median(of_peak), decode_tokens_per_s,
+                 step_bytes / median(step_s) * 1e-9, median(reads) * 1e-9, 100 * median(of_read));
     }
     std::fflush(stdout);
   }

@@ -1,4 +1,6 @@
 // tandem generate: one prompt to standard output, or a file of prompts through continuous batching (generate_file.cc).
+#include <unistd.h>
+
 #include "cli/answer.h"
 #include "cli/commands.h"
 #include "cli/console.h"
@@ -88,8 +90,8 @@ Status generate_one(const GenerateFlags& flags) {
     TD_TRY(print_json(answers, prompt_tokens, begin, first.value_or(end), end));
   } else if (!streams) {
     for (const Answer& answer : answers) TD_TRY(write_stdout(answer.text + "\n"));
-  } else if (answers.front().text.empty() || answers.front().text.back() != '\n') {
-    TD_TRY(write_stdout("\n"));
+  } else if (::isatty(STDOUT_FILENO) == 1) {
+    TD_TRY(write_stdout("\n"));  // for the prompt that follows; a program gets just the text
   }
   if (interrupted.load()) return Status(StatusCode::kCancelled, "interrupted");
   if (flags.model.verbose && first) {

@@ -46,7 +46,7 @@ TEST(Cli, UsageErrorsNameTheFlag) {
 TEST(Cli, GenerateAnswersAQuestion) {
   const CommandResult run = run_tandem("generate --chat --prompt 'What is 27 + 45?' --temperature 0");
   EXPECT_EQ(run.exit_code, 0) << run.err;
-  EXPECT_EQ(run.out, "72\n");
+  EXPECT_EQ(run.out, "72");
   EXPECT_EQ(run.err, "");
 }
 
