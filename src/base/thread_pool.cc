@@ -2,6 +2,10 @@
 
 #include <sched.h>
 
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -23,11 +27,14 @@ constexpr int kSpinsBeforeSleep = 2000;
 }  // namespace
 
 int ThreadPool::cores_count() {
+  int count = static_cast<int>(std::thread::hardware_concurrency());
   cpu_set_t set;
   CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) return CPU_COUNT(&set) > 0 ? CPU_COUNT(&set) : 1;
-  const unsigned count = std::thread::hardware_concurrency();
-  return count > 0 ? static_cast<int>(count) : 1;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) count = CPU_COUNT(&set);
+  std::ifstream quota_file("/sys/fs/cgroup/cpu.max");  // a container's share: "max 100000" or "200000 100000"
+  double quota = 0, period = 0;
+  if (quota_file >> quota >> period && period > 0) count = std::min(count, static_cast<int>(std::ceil(quota / period)));
+  return std::max(count, 1);
 }
 
 ThreadPool::ThreadPool(int threads_count) {

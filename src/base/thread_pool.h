@@ -39,7 +39,7 @@ class ThreadPool {
         const_cast<void*>(static_cast<const void*>(&task)));
   }
 
-  // Cores this process may run on.
+  // Cores this process may run on: its affinity mask, and no more than its control group's share.
   static int cores_count();
 
  private:

@@ -13,7 +13,7 @@ constexpr std::int64_t kSumsMax = kGroupTokensMax * kChunkRowsMax;  // 48 KiB of
 constexpr std::int64_t kChunkBytes = 512 << 10;                     // of weights: half of an L2 of 1 MiB
 constexpr std::int64_t kChunksPerThread = 8;
 constexpr std::int64_t kStagedMax = 1 << 20;       // bytes of a task's stack: a chunk of K up to 16384, also if gated
-constexpr std::int64_t kPrefetchBytes = 16 << 10;  // while memory is the bound: latency times a core's bandwidth, twice
+constexpr std::int64_t kPrefetchBytes = 32 << 10;  // while memory is the bound: latency times a core's bandwidth, twice
 
 constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
