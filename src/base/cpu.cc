@@ -26,6 +26,7 @@ CpuFeatures detect() {
   features.avx512 = features.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                     __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   features.avx512_bf16 = features.avx512 && __builtin_cpu_supports("avx512bf16");
+  features.bf16_pairs_fast = features.avx512_bf16 && !__builtin_cpu_is("intel");
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   if (features.avx512_bf16 && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0) {
     const bool amx_tile = edx >> 24 & 1u, amx_bf16 = edx >> 22 & 1u;

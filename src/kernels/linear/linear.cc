@@ -21,11 +21,13 @@ struct PathList {
 PathList usable_paths(Compute compute) {
   const CpuFeatures& cpu = cpu_features();
   PathList list;
+  const bool has_pairs = compute == Compute::kBf16 && cpu.avx512_bf16 && linear::avx512_bf16_microkernel() != nullptr;
   if (compute == Compute::kBf16) {
     if (cpu.amx_bf16 && linear::amx_bf16_microkernel() != nullptr) list.add(LinearPath::kAmxBf16);
-    if (cpu.avx512_bf16 && linear::avx512_bf16_microkernel() != nullptr) list.add(LinearPath::kAvx512Bf16);
+    if (has_pairs && cpu.bf16_pairs_fast) list.add(LinearPath::kAvx512Bf16);
   }
   if (cpu.avx512 && linear::avx512_microkernel() != nullptr) list.add(LinearPath::kAvx512);
+  if (has_pairs && !cpu.bf16_pairs_fast) list.add(LinearPath::kAvx512Bf16);
   if (cpu.avx2 && linear::avx2_microkernel() != nullptr) list.add(LinearPath::kAvx2);
   list.add(LinearPath::kPortable);
   return list;
