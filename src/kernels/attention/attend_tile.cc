@@ -302,7 +302,8 @@ void run_tile(const AttentionTile& tile, std::byte* scratch) {
   if (!tile.cache_is_bf16) return TileTask<PackLayout::kF32>(tile, scratch, multiply_f32).run();
 #if HWY_TARGET == HWY_AVX3
   const Multiply pairs = multiply_bf16_pairs_avx512();
-  if (pairs != nullptr && cpu_features().bf16_pairs_fast) return TileTask<PackLayout::kPairs>(tile, scratch, pairs).run();
+  if (pairs != nullptr && cpu_features().bf16_pairs_fast)
+    return TileTask<PackLayout::kPairs>(tile, scratch, pairs).run();
 #endif
   TileTask<PackLayout::kF32FromBf16>(tile, scratch, multiply_f32).run();
 }
