@@ -8,6 +8,7 @@ packages=(
   clang clang-format                   # sanitizers with libFuzzer; layout
   libboost-json1.81-dev libboost1.81-dev libfmt-dev libcli11-dev libpcre2-dev libutf8proc-dev libxxhash-dev libhwy-dev
   libdlpack-dev libgtest-dev libgmock-dev
+  libnghttp2-dev libssl-dev libtomlplusplus-dev
 )
 
 # Ubuntu 24.04 has a later Boost under another name; earlier ones have no Boost.JSON and a CMake before 3.25.

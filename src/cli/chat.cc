@@ -73,7 +73,7 @@ Status chat(const ChatFlags& flags) {
   ModelFlags model_flags = flags.model;
   model_flags.sequences = 1;
   const auto host = TD_TRY(ModelHost::open(directory, model_flags, /*needs_tokenizer=*/true));
-  const ChatPrompt prompt = TD_TRY(ChatPrompt::load(*host));
+  const model::ChatPrompt prompt = TD_TRY(load_chat_prompt(*host));
   engine::Engine& engine = *TD_TRY(host->start_engine());
   const bool terminal = ::isatty(STDIN_FILENO) == 1 && ::isatty(STDOUT_FILENO) == 1;
   std::atomic<bool>& interrupted = interrupt_flag();
@@ -81,7 +81,7 @@ Status chat(const ChatFlags& flags) {
   json::array history;
   const auto reset = [&] {
     history.clear();
-    if (!flags.system.empty()) history.push_back(make_message("system", flags.system));
+    if (!flags.system.empty()) history.push_back(model::make_message("system", flags.system));
   };
   reset();
   if (terminal) {
@@ -108,7 +108,7 @@ Status chat(const ChatFlags& flags) {
       reset();
       continue;
     }
-    history.push_back(make_message("user", line));
+    history.push_back(model::make_message("user", line));
     engine::Request request = make_request(flags.sampling, host->config());
     Result<std::vector<TokenId>> ids = prompt.encode(history);
     if (ids.ok() && static_cast<std::int64_t>(ids->size()) >= host->plan().limits.context_tokens) {
@@ -128,7 +128,7 @@ Status chat(const ChatFlags& flags) {
       history.pop_back();
       continue;
     }
-    history.push_back(make_message("assistant", answer->text));
+    history.push_back(model::make_message("assistant", answer->text));
     TD_TRY(write_stdout("\n"));
     if (terminal && answer->token_ids.size() > 1) {
       fmt::print("\x1b[2m{} tokens, {:.0f} tokens/s{}\x1b[0m\n", answer->token_ids.size(),

@@ -16,10 +16,10 @@ double seconds_between(TimePoint begin, TimePoint end) { return static_cast<doub
 Result<std::vector<TokenId>> encode_prompt(const GenerateFlags& flags, const ModelHost& host) {
   if (flags.prompt_ids) return parse_token_ids(*flags.prompt_ids);
   if (!flags.chat) return encode_text(host, *flags.prompt);
-  const ChatPrompt chat = TD_TRY(ChatPrompt::load(host));
+  const model::ChatPrompt chat = TD_TRY(load_chat_prompt(host));
   json::array messages;
-  if (!flags.system.empty()) messages.push_back(make_message("system", flags.system));
-  messages.push_back(make_message("user", *flags.prompt));
+  if (!flags.system.empty()) messages.push_back(model::make_message("system", flags.system));
+  messages.push_back(model::make_message("user", *flags.prompt));
   return chat.encode(messages);
 }
 

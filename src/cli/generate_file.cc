@@ -76,7 +76,7 @@ Status generate_file(const GenerateFlags& flags) {
   const auto directory = TD_TRY(model_directory(flags.model.model));
   const std::string input = TD_TRY(read_input(flags.input));
   const auto host = TD_TRY(ModelHost::open(directory, flags.model, /*needs_tokenizer=*/false));
-  const Result<ChatPrompt> chat = ChatPrompt::load(*host);
+  const Result<model::ChatPrompt> chat = load_chat_prompt(*host);
   AnswerWriter writer = TD_TRY(AnswerWriter::open(flags.output));
   engine::Engine& engine = *TD_TRY(host->start_engine());
 

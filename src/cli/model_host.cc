@@ -55,15 +55,13 @@ Result<engine::Engine*> ModelHost::start_engine() {
 }
 
 engine::Request make_request(const SamplingFlags& flags, const model::ModelConfig& config) {
-  const model::SamplingDefaults& defaults = config.sampling;
-  const bool sampled = defaults.do_sample.value_or(false);
-  engine::Request request;
+  engine::Request request = engine::default_request(config.sampling);
   engine::SamplingParams& sampling = request.sampling;
-  sampling.temperature = flags.temperature.value_or(sampled ? defaults.temperature.value_or(1.0f) : 0.0f);
-  sampling.top_k = flags.top_k.value_or(sampled ? defaults.top_k.value_or(0) : 0);
-  sampling.top_p = flags.top_p.value_or(sampled ? defaults.top_p.value_or(1.0f) : 1.0f);
-  sampling.min_p = flags.min_p.value_or(sampled ? defaults.min_p.value_or(0.0f) : 0.0f);
-  sampling.repetition_penalty = flags.repetition_penalty.value_or(defaults.repetition_penalty.value_or(1.0f));
+  sampling.temperature = flags.temperature.value_or(sampling.temperature);
+  sampling.top_k = flags.top_k.value_or(sampling.top_k);
+  sampling.top_p = flags.top_p.value_or(sampling.top_p);
+  sampling.min_p = flags.min_p.value_or(sampling.min_p);
+  sampling.repetition_penalty = flags.repetition_penalty.value_or(sampling.repetition_penalty);
   sampling.presence_penalty = flags.presence_penalty.value_or(0.0f);
   sampling.frequency_penalty = flags.frequency_penalty.value_or(0.0f);
   sampling.seed = flags.seed;

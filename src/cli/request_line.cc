@@ -130,7 +130,7 @@ const std::map<std::string_view, Setter>& setters() {
 constexpr std::string_view kOwnFields[] = {"id", "prompt", "messages", "prompt_ids", "chat", "system"};
 
 Result<Request> parse_request(const json::object& object, const Request& defaults, const ModelHost& host,
-                              const Result<ChatPrompt>& chat, bool chat_default) {
+                              const Result<model::ChatPrompt>& chat, bool chat_default) {
   Request request = defaults;
   const json::value *prompt = nullptr, *messages = nullptr, *prompt_ids = nullptr;
   bool as_chat = chat_default;
@@ -166,8 +166,8 @@ Result<Request> parse_request(const json::object& object, const Request& default
   }
   if (messages != nullptr && !messages->is_array()) return wrong("messages", "an array of messages");
   json::array conversation = messages != nullptr ? messages->get_array() : json::array();
-  if (!system.empty()) conversation.insert(conversation.begin(), make_message("system", system));
-  if (prompt != nullptr) conversation.push_back(make_message("user", std::string(prompt->get_string())));
+  if (!system.empty()) conversation.insert(conversation.begin(), model::make_message("system", system));
+  if (prompt != nullptr) conversation.push_back(model::make_message("user", std::string(prompt->get_string())));
   if (!chat.ok()) return chat.status();
   request.prompt = TD_TRY(chat->encode(conversation));
   return request;
@@ -176,7 +176,7 @@ Result<Request> parse_request(const json::object& object, const Request& default
 }  // namespace
 
 RequestLine parse_request_line(std::string_view line, const Request& defaults, const ModelHost& host,
-                               const Result<ChatPrompt>& chat, bool chat_default) {
+                               const Result<model::ChatPrompt>& chat, bool chat_default) {
   RequestLine parsed;
   const Result<json::value> value = parse_json(line, "line");
   if (!value.ok()) {

@@ -18,6 +18,6 @@ struct RequestLine {
 //   chat      the model's template, or the reason why there is none
 //   chat_default  whether "prompt" is a user's message where the line does not say
 RequestLine parse_request_line(std::string_view line, const engine::Request& defaults, const ModelHost& host,
-                               const Result<ChatPrompt>& chat, bool chat_default);
+                               const Result<model::ChatPrompt>& chat, bool chat_default);
 
 }  // namespace tandem::cli

@@ -170,14 +170,21 @@ std::int64_t BlockPool::exclusive_blocks(SeqId id) const {
   return std::ranges::count_if(blocks(id), [&](BlockId held) { return block(held).refs == 1; });
 }
 
+// The least recently held of the blocks that nobody holds loses its content.
+void BlockPool::forget_oldest() {
+  const std::int32_t oldest = idle_oldest_;
+  TD_CHECK(oldest != kNone, blank_count_, idle_count_);
+  remove_idle(oldest);
+  forget(oldest);
+  push_blank(oldest);
+}
+
+void BlockPool::flush() {
+  while (idle_count_ > 0) forget_oldest();
+}
+
 BlockId BlockPool::take_blank() {
-  if (blank_head_ == kNone) {
-    const std::int32_t oldest = idle_oldest_;
-    TD_CHECK(oldest != kNone, blank_count_, idle_count_);
-    remove_idle(oldest);
-    forget(oldest);
-    push_blank(oldest);
-  }
+  if (blank_head_ == kNone) forget_oldest();
   const BlockId taken(blank_head_);
   Block& entry = block(taken);
   blank_head_ = entry.list_next;

@@ -66,6 +66,9 @@ class BlockPool {
   //   tokens  the sequence from its start, at least computed_tokens long
   void commit(SeqId sequence, std::span<const TokenId> tokens, std::int64_t computed_tokens);
 
+  // Forgets what the blocks held by nobody contain.
+  void flush();
+
   // Lets go of all blocks. The id may be handed out again.
   void release(SeqId sequence);
 
@@ -119,6 +122,7 @@ class BlockPool {
                     std::span<const TokenId> tokens) const;
   // Walks the committed chain of `tokens`; writes the blocks found to `out` if it is not null.
   Found find_chain(std::span<const TokenId> tokens, const PrefixSalt& salt, BlockId* out) const;
+  void forget_oldest();
   BlockId take_blank();
   void hold(BlockId id);
   void let_go(BlockId id);

@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include <condition_variable>
+#include <functional>
 #include <mutex>
 #include <thread>
 #include <unordered_map>
@@ -12,11 +13,12 @@
 #include "engine/step_loop.h"
 
 namespace tandem::engine {
+namespace {
 
 // A mailbox, guarded by one mutex that is never held while the model or a sink runs, and the thread that empties it.
-class Engine::Impl {
+class ThreadedEngine final : public Engine {
  public:
-  Impl(const EngineConfig& config, ModelRunner& runner, const model::Tokenizer* tokenizer, const Clock& clock)
+  ThreadedEngine(const EngineConfig& config, ModelRunner& runner, const model::Tokenizer* tokenizer, const Clock& clock)
       : config_(config),
         vocab_size_(runner.limits().vocab_size),
         context_tokens_(runner.limits().context_tokens),
@@ -26,7 +28,7 @@ class Engine::Impl {
     thread_ = std::thread([this] { run(); });
   }
 
-  ~Impl() {
+  ~ThreadedEngine() override {
     TD_CHECK(std::this_thread::get_id() != thread_.get_id());
     {
       std::lock_guard lock(mutex_);
@@ -36,7 +38,7 @@ class Engine::Impl {
     thread_.join();
   }
 
-  Result<RequestId> submit(Request request, std::shared_ptr<EventSink> sink) {
+  Result<RequestId> submit(Request request, std::shared_ptr<EventSink> sink) override {
     if (!sink) return invalid_argument("a request needs a sink for its events");
     TD_TRY(validate_request(request, vocab_size_, context_tokens_, has_tokenizer_));
     RequestId id;
@@ -54,7 +56,7 @@ class Engine::Impl {
     return id;
   }
 
-  void cancel(RequestId id) {
+  void cancel(RequestId id) override {
     {
       std::lock_guard lock(mutex_);
       const auto found = live_.find(id);
@@ -65,9 +67,48 @@ class Engine::Impl {
     wake_.notify_one();
   }
 
-  EngineStats stats() const {
+  void cancel_all() override {
+    command([](StepLoop& loop) { loop.cancel_all(); });
+  }
+
+  void hold(RequestId id, bool held) override {
+    command([id, held](StepLoop& loop) { loop.hold(id, held); });
+  }
+
+  void pause() override {
+    std::unique_lock lock(mutex_);
+    paused_ = true;
+    wake_.notify_one();
+    if (std::this_thread::get_id() != thread_.get_id())
+      stood_still_.wait(lock, [&] { return standing_still_ || !paused_ || stopping_; });
+  }
+
+  void resume() override {
+    {
+      std::lock_guard lock(mutex_);
+      paused_ = false;
+    }
+    stood_still_.notify_all();
+    wake_.notify_one();
+  }
+
+  void flush_prefix_cache() override {
+    command([](StepLoop& loop) { loop.flush_prefix_cache(); });
+  }
+
+  void set_weights_version(std::int64_t version) override {
+    {
+      std::lock_guard lock(mutex_);
+      weights_version_ = version;
+    }
+    command([version](StepLoop& loop) { loop.set_weights_version(version); });
+  }
+
+  EngineStats stats() const override {
     std::lock_guard lock(mutex_);
     EngineStats stats = stats_;
+    stats.paused = paused_;
+    stats.weights_version = weights_version_;
     for (const Submission& submission : submissions_) stats.waiting += submission.request.samples_count;
     return stats;
   }
@@ -79,24 +120,57 @@ class Engine::Impl {
     std::shared_ptr<EventSink> sink;
   };
 
+  using Command = std::function<void(StepLoop&)>;
+
+  void command(Command command) {
+    {
+      std::lock_guard lock(mutex_);
+      commands_.push_back(std::move(command));
+    }
+    wake_.notify_one();
+  }
+
+  // Waits until there is something to do. With nothing to run, deadlines are all that time can bring.
+  void wait_for_work(std::unique_lock<std::mutex>& lock) {
+    constexpr auto kDeadlineCheck = std::chrono::milliseconds(20);
+    const auto has_work = [&] {
+      return stopping_ || !submissions_.empty() || !cancels_.empty() || !commands_.empty() ||
+             (!paused_ && loop_.can_step()) || (paused_ && !standing_still_);
+    };
+    if (loop_.idle()) {
+      wake_.wait(lock, has_work);
+    } else {
+      wake_.wait_for(lock, kDeadlineCheck, has_work);
+    }
+  }
+
   void run() {
     std::vector<Submission> submissions;
     std::vector<RequestId> cancels;
+    std::vector<Command> commands;
     for (bool stopping = false; !stopping;) {
+      bool paused = false;
       {
         std::unique_lock lock(mutex_);
-        wake_.wait(lock, [&] { return stopping_ || !submissions_.empty() || !cancels_.empty() || !loop_.idle(); });
+        wait_for_work(lock);
         submissions.swap(submissions_);
         cancels.swap(cancels_);
+        commands.swap(commands_);
         stopping = stopping_;
+        paused = standing_still_ = paused_;
       }
+      if (paused) stood_still_.notify_all();
       for (Submission& submission : submissions)
         loop_.add(submission.id, std::move(submission.request), std::move(submission.sink));
       submissions.clear();
       for (const RequestId id : cancels) loop_.cancel(id);
       cancels.clear();
+      for (const Command& command : commands) command(loop_);
+      commands.clear();
       if (stopping) {
         loop_.cancel_all();
+      } else if (paused || !loop_.can_step()) {
+        loop_.end_expired();
       } else {
         loop_.step();
       }
@@ -125,12 +199,19 @@ class Engine::Impl {
   std::vector<RequestId> cancels_;
   std::unordered_map<RequestId, bool> live_;  // -> its cancellation is posted
   std::int64_t queued_requests_ = 0;          // submitted, none of whose samples was ever admitted
+  std::vector<Command> commands_;
   std::uint64_t next_id_ = 1;
+  std::int64_t weights_version_ = 0;
   EngineStats stats_;
   bool stopping_ = false;
+  bool paused_ = false;          // asked for
+  bool standing_still_ = false;  // and heeded
+  std::condition_variable stood_still_;
 
   std::thread thread_;
 };
+
+}  // namespace
 
 Result<std::unique_ptr<Engine>> Engine::create(const EngineConfig& config, ModelRunner& runner,
                                                const model::Tokenizer* tokenizer, const Clock& clock) {
@@ -148,16 +229,7 @@ Result<std::unique_ptr<Engine>> Engine::create(const EngineConfig& config, Model
                             limits.sequences_max);
   if (config.waiting_requests_max < 1)
     return invalid_argument("waiting_requests_max {} must be positive", config.waiting_requests_max);
-  return std::unique_ptr<Engine>(new Engine(std::make_unique<Impl>(config, runner, tokenizer, clock)));
+  return std::make_unique<ThreadedEngine>(config, runner, tokenizer, clock);
 }
-
-Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-Engine::~Engine() = default;
-
-Result<RequestId> Engine::submit(Request request, std::shared_ptr<EventSink> sink) {
-  return impl_->submit(std::move(request), std::move(sink));
-}
-void Engine::cancel(RequestId request) { impl_->cancel(request); }
-EngineStats Engine::stats() const { return impl_->stats(); }
 
 }  // namespace tandem::engine

@@ -117,6 +117,18 @@ Status check_stops(const Request& request, std::int64_t vocab_size, bool has_tok
 
 }  // namespace
 
+Request default_request(const model::SamplingDefaults& defaults) {
+  const bool sampled = defaults.do_sample.value_or(false);
+  Request request;
+  SamplingParams& sampling = request.sampling;
+  sampling.temperature = sampled ? defaults.temperature.value_or(1.0f) : 0.0f;
+  sampling.top_k = sampled ? defaults.top_k.value_or(0) : 0;
+  sampling.top_p = sampled ? defaults.top_p.value_or(1.0f) : 1.0f;
+  sampling.min_p = sampled ? defaults.min_p.value_or(0.0f) : 0.0f;
+  sampling.repetition_penalty = defaults.repetition_penalty.value_or(1.0f);
+  return request;
+}
+
 Status validate_request(const Request& request, std::int64_t vocab_size, std::int64_t context_tokens,
                         bool has_tokenizer) {
   TD_TRY(check_length(request, vocab_size, context_tokens));

@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "base/strong_id.h"
+#include "model/config/model_config.h"
 
 namespace tandem::engine {
 
@@ -56,8 +57,13 @@ struct Request {
   int priority = 0;  // lower goes first
   std::optional<TimePoint> deadline;
   std::string cache_salt;    // requests share cached prefixes only with the same salt
+  std::uint64_t tag = 0;     // the caller's own; its events carry it
   bool cache_prefix = true;  // false: neither looks into the prefix cache nor leaves anything there
 };
+
+// What a request is where the caller says nothing: sampled as the model's authors suggest (generation_config.json), and
+// greedy where they do not suggest sampling.
+Request default_request(const model::SamplingDefaults& defaults);
 
 struct TokenLogprob {
   TokenId token = 0;
@@ -96,6 +102,7 @@ inline constexpr std::size_t kCacheSaltBytesMax = 1024;
 // One step's news of one sample of one request.
 struct TokenEvent {
   RequestId request;
+  std::uint64_t tag = 0;  // the request's
   int sample = 0;
   std::vector<TokenId> tokens;  // new tokens, stop ids and end of sequence included
   std::string text;  // text that became certain: whole characters, nothing that a stop string may still take back
@@ -105,6 +112,8 @@ struct TokenEvent {
   FinishReason finish = FinishReason::kNone;
   std::optional<std::string> stop_string;  // the one that ended it
   std::optional<TokenId> stop_token;       // the one that ended it
+  std::int64_t weights_version = 0;        // that made these tokens
+  TimePoint admitted;                      // when the sample first got blocks; 0 if it never did
   std::int64_t cached_tokens = 0;  // of the prompt, found in the prefix cache when the sample was first admitted
   Status error;                    // with kError
 };

@@ -25,6 +25,7 @@ struct Sample {
   std::int64_t computed_tokens = 0;  // with K/V in its blocks
   std::optional<SeqId> sequence;     // its blocks, while it runs
   std::int64_t cached_tokens = 0;    // of the prompt, when first admitted
+  TimePoint admitted;                // first; 0 before
   std::unique_ptr<OutputText> text;  // from the first token on, if there is a tokenizer
   bool heard_of = false;             // an event was sent
   bool finished = false;

@@ -77,9 +77,52 @@ void StepLoop::cancel_all() {
   while (!requests_.empty()) end_request(*requests_.begin()->second, FinishReason::kCancelled, {});
 }
 
-void StepLoop::step() {
-  if (idle()) return;
+void StepLoop::hold(RequestId id, bool held) {
+  const auto found = requests_.find(id);
+  if (found == requests_.end()) return;
+  for (Sample& sample : found->second->samples) {
+    if (sample.finished) continue;
+    if (!held) {
+      if (held_.erase(sample.key()) > 0) waiting_.emplace(sample.key(), &sample);
+      continue;
+    }
+    if (sample.sequence) give_blocks_back(sample);
+    waiting_.erase(sample.key());
+    held_.emplace(sample.key(), &sample);
+  }
+}
+
+void StepLoop::set_weights_version(std::int64_t version) {
+  while (!running_.empty()) {
+    Sample& sample = *running_.back();
+    give_blocks_back(sample);
+    waiting_.emplace(sample.key(), &sample);
+  }
+  // A prompt that was computed is computed again by sample 0 before the others share it.
+  for (const auto& [id, request] : requests_) request->prompt_computed = false;
+  pool_.flush();
+  counts_.weights_version = version;
+}
+
+void StepLoop::end_expired() {
   const TimePoint now = clock_.now();
+  std::vector<RequestState*> expired;
+  for (const auto& [id, request] : requests_)
+    if (request->request.deadline && *request->request.deadline <= now) expired.push_back(request.get());
+  for (RequestState* request : expired) end_request(*request, FinishReason::kDeadline, {});
+}
+
+void StepLoop::give_blocks_back(Sample& sample) {
+  pool_.release(*sample.sequence);
+  sample.sequence.reset();
+  sample.computed_tokens = 0;
+  std::erase(running_, &sample);
+}
+
+void StepLoop::step() {
+  if (!held_.empty()) end_expired();
+  if (!can_step()) return;
+  const TimePoint now = now_ = clock_.now();
   fill_state(now);
   plan_step({running_rows_, waiting_rows_, pool_.blocks_free()}, limits_, now, plan_);
   apply_ends_and_preemptions();
@@ -87,6 +130,7 @@ void StepLoop::step() {
   if (batch_.empty()) return;
 
   counts_.steps += 1;
+  for (const BatchEntry& entry : batch_) counts_.step_tokens += entry.chunk_tokens;
   const Result<tensor::TensorView> logits = forward();
   if (!logits.ok()) {
     fail_batch(logits.status());
@@ -171,10 +215,7 @@ void StepLoop::apply_ends_and_preemptions() {
     if (plan_.running[i].decision == Decision::kEnd) {
       end_row(sample, plan_.running[i].reason);
     } else if (plan_.running[i].decision == Decision::kPreempt) {
-      pool_.release(*sample.sequence);
-      sample.sequence.reset();
-      sample.computed_tokens = 0;
-      std::erase(running_, &sample);
+      give_blocks_back(sample);
       waiting_.emplace(sample.key(), &sample);
       counts_.preemptions += 1;
     }
@@ -225,6 +266,7 @@ bool StepLoop::admit(Sample& sample) {
     request.admitted = true;
     queued_requests_ -= 1;
   }
+  if (sample.admitted == TimePoint()) sample.admitted = now_;
   waiting_.erase(sample.key());
   const auto place = std::ranges::lower_bound(running_, sample.key(), {}, &Sample::key);
   running_.insert(place, &sample);
@@ -320,6 +362,7 @@ void StepLoop::end(Sample& sample, FinishReason reason, Status error, TokenEvent
     std::erase(running_, &sample);
   } else {
     waiting_.erase(sample.key());
+    held_.erase(sample.key());
   }
   sample.finished = true;
   if (sample.text && !event.stop_string) event.text += sample.text->finish();
@@ -341,7 +384,10 @@ void StepLoop::end_request(RequestState& request, FinishReason reason, const Sta
 void StepLoop::send(Sample& sample, TokenEvent event) {
   const RequestState& request = *sample.request;
   event.request = request.id;
+  event.tag = request.request.tag;
   event.sample = sample.index;
+  event.weights_version = counts_.weights_version;
+  event.admitted = sample.admitted;
   event.cached_tokens = sample.cached_tokens;
   if (!sample.heard_of) event.prompt_logprobs = request.prompt_logprobs;
   sample.heard_of = true;
@@ -360,7 +406,8 @@ void StepLoop::deliver() {
 
 EngineStats StepLoop::stats() const {
   EngineStats stats = counts_;
-  stats.waiting = static_cast<std::int64_t>(waiting_.size());
+  stats.held = static_cast<std::int64_t>(held_.size());
+  stats.waiting = static_cast<std::int64_t>(waiting_.size()) + stats.held;
   stats.running = static_cast<std::int64_t>(running_.size());
   stats.blocks_free = pool_.blocks_free();
   stats.blocks_cached = pool_.blocks_cached();
@@ -380,7 +427,7 @@ void StepLoop::check_invariants() const {
         TD_CHECK(std::ranges::count(running_, &sample) == 1, id.value(), sample.index);
         TD_CHECK(sample.computed_tokens < static_cast<std::int64_t>(sample.tokens.size()), id.value(), sample.index);
       } else {
-        TD_CHECK(waiting_.contains(sample.key()), id.value(), sample.index);
+        TD_CHECK(waiting_.contains(sample.key()) != held_.contains(sample.key()), id.value(), sample.index);
         TD_CHECK(sample.computed_tokens == 0, id.value(), sample.index);
       }
     }
@@ -388,7 +435,8 @@ void StepLoop::check_invariants() const {
     unfinished += static_cast<std::size_t>(of_request);
     queued += !request->admitted;
   }
-  TD_CHECK(unfinished == running_.size() + waiting_.size(), unfinished, running_.size(), waiting_.size());
+  TD_CHECK(unfinished == running_.size() + waiting_.size() + held_.size(), unfinished, running_.size(), waiting_.size(),
+           held_.size());
   TD_CHECK(static_cast<std::int64_t>(queued) == queued_requests_, queued, queued_requests_);
   TD_CHECK(std::ranges::is_sorted(running_, {}, &Sample::key), running_.size());
 }

@@ -4,7 +4,7 @@
 // their sinks. Between the two the caller can publish what happened, so that whoever hears a last event finds the
 // request gone and its blocks free.
 // Invariant: a request is in requests_ until its last sample is finished; its unfinished samples are each in running_
-//            (with blocks) or in waiting_ (without).
+//            (with blocks), in waiting_ or in held_ (without).
 // Threads: one at a time.
 #pragma once
 
@@ -35,9 +35,15 @@ class StepLoop {
   void add(RequestId id, Request request, std::shared_ptr<EventSink> sink);
   void cancel(RequestId id);  // unknown or ended: nothing
   void cancel_all();
+  void hold(RequestId id, bool held);  // unknown or ended: nothing
+  void flush_prefix_cache() { pool_.flush(); }
+  // All samples give their blocks back, and compute their tokens again under the new weights.
+  void set_weights_version(std::int64_t version);
 
   bool idle() const { return requests_.empty(); }
+  bool can_step() const { return !running_.empty() || !waiting_.empty(); }  // else all that is left is held
   void step();
+  void end_expired();  // what step() does about deadlines, for times without steps
   // Requests that ended since the last deliver().
   std::span<const RequestId> ended() const { return ended_; }
   void deliver();
@@ -61,6 +67,7 @@ class StepLoop {
   SchedRow row_of(const Sample& sample) const;
   bool may_share(const Sample& sample) const;
   void apply_ends_and_preemptions();
+  void give_blocks_back(Sample& sample);  // of a running one, which leaves running_
   void assemble_batch();
   bool admit(Sample& sample);
   Result<tensor::TensorView> forward();
@@ -85,10 +92,11 @@ class StepLoop {
   StepBuilder builder_;
   std::unordered_map<RequestId, std::unique_ptr<RequestState>> requests_;
   std::vector<Sample*> running_;  // by rising key
-  std::map<RowKey, Sample*> waiting_;
+  std::map<RowKey, Sample*> waiting_, held_;
   std::int64_t queued_requests_ = 0;
 
   // Of the step under way.
+  TimePoint now_;
   std::vector<SchedRow> running_rows_, waiting_rows_;  // parallel to the next two
   std::vector<Sample*> running_samples_, waiting_samples_;
   StepPlan plan_;

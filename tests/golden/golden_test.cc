@@ -88,11 +88,11 @@ INSTANTIATE_TEST_SUITE_P(Fixtures, Golden, ::testing::ValuesIn(kFixtures), [](co
 
 TEST(GoldenChat, PromptIdsAndText) {
   const auto host = open_model("tinyworld-5m", f32_flags());
-  const cli::ChatPrompt chat = cli::ChatPrompt::load(*host).value();
+  const model::ChatPrompt chat = cli::load_chat_prompt(*host).value();
   engine::Engine& engine = *host->start_engine().value();
   for (const json::value& golden : read_goldens("tinyworld-5m")) {
     const std::string prompt(golden.at("prompt").as_string());
-    const auto ids = chat.encode({cli::make_message("user", prompt)});
+    const auto ids = chat.encode({model::make_message("user", prompt)});
     ASSERT_TRUE(ids.ok()) << ids.status().message();
     EXPECT_EQ(*ids, to_ids(golden.at("ids"))) << prompt;
     engine::Request request;

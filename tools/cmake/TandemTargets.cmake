@@ -3,6 +3,7 @@
 find_package(PkgConfig REQUIRED)
 set(CMAKE_FIND_LIBRARY_SUFFIXES .a)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
+pkg_check_modules(NGHTTP2 REQUIRED IMPORTED_TARGET libnghttp2)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
 unset(CMAKE_FIND_LIBRARY_SUFFIXES)
 set(CMAKE_FIND_LIBRARY_SUFFIXES .so .a)
