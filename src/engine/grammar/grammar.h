@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -29,6 +30,12 @@ struct GrammarLimits {
   std::chrono::milliseconds compile_max{500};
 };
 
+// A piece of an answer: these bytes or, if there is a schema, JSON that it describes.
+struct GrammarPart {
+  std::string literal;
+  std::optional<json::value> schema;
+};
+
 class Grammar {
  public:
   // Errors of all: kInvalidArgument, naming what is wrong, where, and what is supported; kResourceExhausted (a limit).
@@ -41,6 +48,11 @@ class Grammar {
                                                                            const GrammarLimits& limits = {});
   [[nodiscard]] static Result<std::shared_ptr<const Grammar>> from_json_schema(const json::value& schema,
                                                                                const GrammarLimits& limits = {});
+  // One of `alternatives`, each a sequence of parts; if `separator` is given, one or more of them with it in between.
+  // What a call of one of several tools is.
+  [[nodiscard]] static Result<std::shared_ptr<const Grammar>> from_alternatives(
+      const std::vector<std::vector<GrammarPart>>& alternatives, const std::optional<std::string>& separator,
+      const GrammarLimits& limits = {});
   // Any JSON object.
   [[nodiscard]] static Result<std::shared_ptr<const Grammar>> json_object();
 

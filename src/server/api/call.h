@@ -17,12 +17,9 @@
 #include "model/config/model_config.h"
 #include "model/tokenizer/tokenizer.h"
 #include "server/api/error.h"
+#include "server/api/output_parser.h"
 
 namespace tandem::server {
-
-// How a model writes tool calls and reasoning into its text.
-enum class ToolFormat : std::uint8_t { kNone, kHermes, kLlama3, kMistral };
-enum class ReasoningFormat : std::uint8_t { kNone, kThinkTags };
 
 // What every call reads. Immutable once serving. Threads: any.
 struct ApiContext {

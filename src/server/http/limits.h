@@ -16,9 +16,9 @@ struct ConnectionLimits {
   std::size_t body_bytes_max = 32u << 20;     // beyond: 413, before more is read
   std::size_t chunk_overhead_max = 16 << 10;  // HTTP/1.1: sizes, extensions and trailers of a chunked body, beyond 1/4
                                               // of the body so far: 400
-  int streams_max = 100;               // HTTP/2: requests under way
-  int pipelined_max = 16;              // HTTP/1.1: requests read ahead of their answers
-  std::int64_t requests_max = 10'000;  // then the connection is drained
+  int streams_max = 100;                      // HTTP/2: requests under way
+  int pipelined_max = 16;                     // HTTP/1.1: requests read ahead of their answers
+  std::int64_t requests_max = 10'000;         // then the connection is drained
 
   std::size_t backlog_high_bytes = 256 << 10;  // of one stream: above it, the answer's source should pause
   std::size_t backlog_low_bytes = 64 << 10;    // below it again: on_drained()
