@@ -84,12 +84,18 @@ ApiResult<std::monostate> check_model(const ApiContext& context, JsonFields& fie
   std::string model;
   const bool given = fields.read_string("model", 1024, model);
   if (!fields.ok()) return error_of(fields.error());
-  if (!given || std::ranges::count(context.model_ids, model) > 0) return std::monostate();
+  if (!given) return std::monostate();
+  return check_model_name(context, model);
+}
+
+ApiResult<std::monostate> check_model_name(const ApiContext& context, std::string_view name) {
+  if (std::ranges::count(context.model_ids, name) > 0) return std::monostate();
   return ApiError{.status = 404,
                   .type = "not_found_error",
                   .code = "model_not_found",
                   .param = "model",
-                  .message = fmt::format("there is no model {} here: give {}", describe_json(json::string(model)),
+                  .message = fmt::format("there is no model {} here: give {}",
+                                         describe_json(json::string(json::string_view(name.data(), name.size()))),
                                          fmt::join(context.model_ids, " or "))};
 }
 
