@@ -34,6 +34,9 @@ class ChatPrompt {
   // render(), tokenized; the template writes its own special tokens.
   [[nodiscard]] Result<std::vector<TokenId>> encode(json::array messages, const ChatOptions& options = {}) const;
 
+  // The template's text: that for messages with tools, or without; most models have one for both.
+  const std::string& source(bool with_tools = false) const { return (with_tools ? with_tools_ : plain_).source(); }
+
  private:
   ChatPrompt(const Tokenizer& tokenizer, ChatTemplate plain, ChatTemplate with_tools, json::object special_tokens)
       : tokenizer_(tokenizer),

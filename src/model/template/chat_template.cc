@@ -18,7 +18,8 @@ Status to_status(const jinja::TemplateError& error, const std::string& name, int
 
 Result<ChatTemplate> ChatTemplate::parse(std::string_view source, std::string_view name) {
   try {
-    return ChatTemplate(std::string(name), std::make_shared<const jinja::FunctionBody>(jinja::parse_template(source)));
+    auto root = std::make_shared<const jinja::FunctionBody>(jinja::parse_template(source));
+    return ChatTemplate(std::string(name), std::make_shared<const std::string>(source), std::move(root));
   } catch (const jinja::TemplateError& error) {
     return to_status(error, std::string(name), 1);
   }

@@ -50,11 +50,16 @@ class ChatTemplate {
   [[nodiscard]] Result<Rendered> render(const json::object& variables, const RenderLimits& limits = {},
                                         std::optional<std::time_t> now = std::nullopt) const;
 
+  // The text that was parsed. Copies of a template share it.
+  const std::string& source() const { return *source_; }
+
  private:
-  ChatTemplate(std::string name, std::shared_ptr<const jinja::FunctionBody> root)
-      : name_(std::move(name)), root_(std::move(root)) {}
+  ChatTemplate(std::string name, std::shared_ptr<const std::string> source,
+               std::shared_ptr<const jinja::FunctionBody> root)
+      : name_(std::move(name)), source_(std::move(source)), root_(std::move(root)) {}
 
   std::string name_;
+  std::shared_ptr<const std::string> source_;
   std::shared_ptr<const jinja::FunctionBody> root_;
 };
 

@@ -42,7 +42,7 @@ class ConnectionEvents {
   // The stream's backlog had passed backlog_high_bytes and fell below backlog_low_bytes.
   virtual void on_drained(StreamId stream) = 0;
 
-  // The answer to a request that the connection itself refuses (400, 408, 413, 414, 431, 501, 503, 505).
+  // The answer to a request that the connection itself refuses (400, 408, 413, 414, 417, 431, 501, 503, 505).
   virtual Response on_refusal(int status, std::string_view reason) = 0;
 };
 

@@ -44,6 +44,7 @@ TEST_F(ModelDir, TheFileComesFirst) {
   write("chat_template.jinja", "from file\n");
   EXPECT_EQ(rendered(), "from file");
   EXPECT_EQ(rendered(true), "from file");
+  EXPECT_EQ(load_chat_template(dir_).value().source(), "from file\n");
   write("additional_chat_templates/tool_use.jinja", "tools");
   EXPECT_EQ(rendered(), "from file");
   EXPECT_EQ(rendered(true), "tools");
