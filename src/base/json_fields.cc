@@ -12,12 +12,14 @@ namespace {
 constexpr std::size_t kDescribeBytesMax = 48;
 
 std::string range_text(const NumberRange& range) {
+  if (range.low == NumberRange().low && range.high == NumberRange().high) return "a number";
   return range.above_low ? fmt::format("a number above {} and at most {}", range.low, range.high)
                          : fmt::format("a number from {} to {}", range.low, range.high);
 }
 
 std::string range_text(const IntegerRange& range) {
-  if (range.high == std::numeric_limits<std::int64_t>::max()) return fmt::format("an integer from {}", range.low);
+  if (range.low == IntegerRange().low && range.high == IntegerRange().high) return "an integer";
+  if (range.high == IntegerRange().high) return fmt::format("an integer from {}", range.low);
   return fmt::format("an integer from {} to {}", range.low, range.high);
 }
 
@@ -27,6 +29,20 @@ bool contains(const NumberRange& range, double value) {
 }
 
 bool contains(const IntegerRange& range, std::int64_t value) { return value >= range.low && value <= range.high; }
+
+IntegerRange within_int32(IntegerRange range) {
+  range.low = std::max<std::int64_t>(range.low, std::numeric_limits<std::int32_t>::min());
+  range.high = std::min<std::int64_t>(range.high, std::numeric_limits<std::int32_t>::max());
+  return range;
+}
+
+// A decimal integer with nothing round it.
+std::optional<std::int64_t> decimal_integer(std::string_view text) {
+  std::int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
 
 }  // namespace
 
@@ -129,8 +145,7 @@ bool JsonFields::read_integers(std::string_view name, IntegerRange range, std::s
                                std::vector<std::int32_t>& target) {
   const json::value* value = find(name);
   if (value == nullptr) return false;
-  range.low = std::max<std::int64_t>(range.low, std::numeric_limits<std::int32_t>::min());
-  range.high = std::min<std::int64_t>(range.high, std::numeric_limits<std::int32_t>::max());
+  range = within_int32(range);
   const json::array* many = value->if_array();
   if (many == nullptr || many->size() > count_max)
     return fail(name, fmt::format("an array of at most {} integers", count_max)), false;
@@ -147,6 +162,31 @@ bool JsonFields::read_integers(std::string_view name, IntegerRange range, std::s
     integers.push_back(static_cast<std::int32_t>(*number));
   }
   target = std::move(integers);
+  return true;
+}
+
+bool JsonFields::read_number_map(std::string_view name, IntegerRange keys, const NumberRange& range,
+                                 std::size_t count_max, std::vector<std::pair<std::int32_t, float>>& target) {
+  std::optional<JsonFields> entries = object(name);
+  if (!entries) return false;
+  if (entries->source().size() > count_max)
+    return fail(name, fmt::format("an object of at most {} entries", count_max)), false;
+  keys = within_int32(keys);
+  std::vector<std::pair<std::int32_t, float>> pairs;
+  for (const auto& entry : entries->source()) {
+    const std::string_view key(entry.key().data(), entry.key().size());
+    const std::optional<std::int64_t> number = decimal_integer(key);
+    float value = 0;
+    if (!number || !contains(keys, *number)) {
+      fail_with(name, "invalid_value",
+                fmt::format("{} has the key {}: give {}", path_of(name), describe_json(json::string(entry.key())),
+                            range_text(keys)));
+    } else if (entries->require(key, range_text(range)) && entries->read_number(key, range, value)) {
+      pairs.emplace_back(static_cast<std::int32_t>(*number), value);
+    }
+  }
+  if (!ok()) return false;
+  target = std::move(pairs);
   return true;
 }
 
@@ -234,13 +274,6 @@ std::optional<std::int64_t> json_integer(const json::value& value) {
   const double* number = value.if_double();
   if (number == nullptr || std::nearbyint(*number) != *number || !(std::abs(*number) < 0x1p63)) return std::nullopt;
   return static_cast<std::int64_t>(*number);
-}
-
-std::optional<std::int64_t> decimal_integer(std::string_view text) {
-  std::int64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  return value;
 }
 
 }  // namespace tandem

@@ -14,6 +14,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/json.h"
@@ -33,12 +34,13 @@ struct FieldError {
   void set(std::string where, std::string what_code, std::string text);
 };
 
+// Any number at all, unless bounded.
 struct NumberRange {
-  double low = 0, high = 0;
+  double low = std::numeric_limits<float>::lowest(), high = std::numeric_limits<float>::max();
   bool above_low = false;  // low itself is outside
 };
 struct IntegerRange {
-  std::int64_t low = 0, high = std::numeric_limits<std::int64_t>::max();
+  std::int64_t low = std::numeric_limits<std::int64_t>::min(), high = std::numeric_limits<std::int64_t>::max();
 };
 struct StringBounds {
   std::size_t bytes_max = 0;
@@ -74,6 +76,9 @@ class JsonFields {
   bool read_strings(std::string_view name, const StringBounds& bounds, std::vector<std::string>& target);
   bool read_integers(std::string_view name, IntegerRange range, std::size_t count_max,
                      std::vector<std::int32_t>& target);
+  // {"17": -5.0}: an object whose keys are integers.
+  bool read_number_map(std::string_view name, IntegerRange keys, const NumberRange& range, std::size_t count_max,
+                       std::vector<std::pair<std::int32_t, float>>& target);
   // Which of `choices` the string is.
   std::optional<std::size_t> read_choice(std::string_view name, std::initializer_list<std::string_view> choices);
 
@@ -111,8 +116,5 @@ std::string describe_json(const json::value& value);
 
 // An integer as JSON writes it, be it 5, 5.0 or 5e0; nothing if it is none, or beyond 64 bits.
 std::optional<std::int64_t> json_integer(const json::value& value);
-
-// A decimal integer with nothing round it, as keys of objects hold them.
-std::optional<std::int64_t> decimal_integer(std::string_view text);
 
 }  // namespace tandem

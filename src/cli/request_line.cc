@@ -1,173 +1,84 @@
 #include "cli/request_line.h"
 
-#include <cmath>
-#include <functional>
-#include <limits>
-#include <map>
+#include <fmt/format.h>
+
+#include "base/json_fields.h"
 
 namespace tandem::cli {
 namespace {
 
 using engine::Request;
 
-Status wrong(std::string_view field, const char* expected) {
-  return invalid_argument("\"{}\": expected {}", field, expected);
-}
+// A line is as long as its writer likes.
+constexpr std::size_t kTextBytesMax = std::numeric_limits<std::size_t>::max(), kIdsMax = kTextBytesMax;
 
-Result<double> to_number(const json::value& value, std::string_view field) {
-  if (!value.is_number()) return wrong(field, "a number");
-  return value.to_number<double>();
-}
-
-Result<std::int64_t> to_integer(const json::value& value, std::string_view field) {
-  if (const std::int64_t* integer = value.if_int64()) return *integer;
-  if (const double* number = value.if_double();
-      number && std::nearbyint(*number) == *number && std::abs(*number) < 9e15) {
-    return static_cast<std::int64_t>(*number);
+// true: each token's own; a number: so many alternatives; false: none.
+void read_logprobs(JsonFields& fields, const char* name, std::optional<int>& target) {
+  const json::value* value = fields.find(name);
+  int count = 0;
+  if (value != nullptr && value->is_bool()) {
+    target = value->get_bool() ? std::optional<int>(0) : std::nullopt;
+  } else if (fields.read_integer(name, {0, engine::kLogprobsMax}, count)) {
+    target = count;
   }
-  return wrong(field, "an integer");
 }
 
-Result<int> to_int(const json::value& value, std::string_view field) {
-  const std::int64_t integer = TD_TRY(to_integer(value, field));
-  if (integer < std::numeric_limits<int>::min() || integer > std::numeric_limits<int>::max()) {
-    return wrong(field, "a smaller number");
-  }
-  return static_cast<int>(integer);
+// What the engine checks is read without a range.
+void read_parameters(JsonFields& fields, Request& request) {
+  engine::SamplingParams& sampling = request.sampling;
+  fields.read_number("temperature", {}, sampling.temperature);
+  fields.read_integer("top_k", {}, sampling.top_k);
+  fields.read_number("top_p", {}, sampling.top_p);
+  fields.read_number("min_p", {}, sampling.min_p);
+  fields.read_number("repetition_penalty", {}, sampling.repetition_penalty);
+  fields.read_number("presence_penalty", {}, sampling.presence_penalty);
+  fields.read_number("frequency_penalty", {}, sampling.frequency_penalty);
+  fields.read_bits("seed", sampling.seed);
+  fields.read_number_map("logit_bias", {}, {}, kIdsMax, sampling.logit_bias);
+  fields.read_integers("allowed_token_ids", {}, kIdsMax, sampling.allowed_token_ids);
+  fields.read_integer("n", {}, request.samples_count);
+  fields.read_integer("max_tokens", {}, request.max_tokens);
+  fields.read_integer("min_tokens", {}, request.min_tokens);
+  fields.read_strings("stop", {.bytes_max = engine::kStopStringBytesMax, .count_max = engine::kStopStringsMax},
+                      request.stop_strings);
+  fields.read_integers("stop_ids", {}, engine::kStopTokenIdsMax, request.stop_token_ids);
+  fields.read_integers("stop_token_ids", {}, engine::kStopTokenIdsMax, request.stop_token_ids);
+  fields.read_bool("include_stop_string", request.include_stop_string);
+  fields.read_bool("ignore_eos", request.ignore_eos);
+  fields.read_bool("skip_special_tokens", request.skip_special_tokens);
+  read_logprobs(fields, "logprobs", request.logprobs);
+  read_logprobs(fields, "prompt_logprobs", request.prompt_logprobs);
+  fields.read_integer("priority", {}, request.priority);
 }
-
-Result<bool> to_bool(const json::value& value, std::string_view field) {
-  if (!value.is_bool()) return wrong(field, "true or false");
-  return value.get_bool();
-}
-
-Result<std::vector<TokenId>> to_token_ids(const json::value& value, std::string_view field) {
-  if (!value.is_array()) return wrong(field, "an array of token ids");
-  std::vector<TokenId> ids;
-  for (const json::value& element : value.get_array()) ids.push_back(TD_TRY(to_int(element, field)));
-  return ids;
-}
-
-Result<std::vector<std::string>> to_strings(const json::value& value, std::string_view field) {
-  std::vector<std::string> strings;
-  if (const json::string* one = value.if_string()) {
-    strings.emplace_back(*one);
-  } else if (const json::array* many = value.if_array()) {
-    for (const json::value& element : *many) {
-      if (!element.is_string()) return wrong(field, "a string or an array of strings");
-      strings.emplace_back(element.get_string());
-    }
-  } else {
-    return wrong(field, "a string or an array of strings");
-  }
-  return strings;
-}
-
-Result<std::uint64_t> to_seed(const json::value& value, std::string_view field) {
-  if (const std::uint64_t* seed = value.if_uint64()) return *seed;
-  return static_cast<std::uint64_t>(TD_TRY(to_integer(value, field)));
-}
-
-// {"17": -5.0} as OpenAI writes it.
-Status set_logit_bias(const json::value& value, Request& request) {
-  if (!value.is_object()) return wrong("logit_bias", "an object of token id to number");
-  request.sampling.logit_bias.clear();
-  for (const auto& [key, bias] : value.get_object()) {
-    const std::vector<TokenId> id = TD_TRY(parse_token_ids(std::string(key)));
-    if (id.size() != 1) return wrong("logit_bias", "one token id as each key");
-    request.sampling.logit_bias.emplace_back(id[0], static_cast<float>(TD_TRY(to_number(bias, "logit_bias"))));
-  }
-  return ok_status();
-}
-
-// true: each token's own; a number: so many alternatives; false or null: none.
-Result<std::optional<int>> to_logprobs(const json::value& value, std::string_view field) {
-  if (value.is_bool()) return value.get_bool() ? std::optional<int>(0) : std::nullopt;
-  return std::optional<int>(TD_TRY(to_int(value, field)));
-}
-
-using Setter = std::function<Status(const json::value&, std::string_view field, Request&)>;
-
-// A setter from a converter and the member it fills.
-template <class Convert, class Member>
-Setter field(Convert convert, Member member) {
-  return [=](const json::value& value, std::string_view name, Request& request) -> Status {
-    auto* target = member(request);
-    *target = static_cast<std::remove_reference_t<decltype(*target)>>(TD_TRY(convert(value, name)));
-    return ok_status();
-  };
-}
-
-const std::map<std::string_view, Setter>& setters() {
-  static const std::map<std::string_view, Setter> table = {
-      {"temperature", field(to_number, [](Request& r) { return &r.sampling.temperature; })},
-      {"top_k", field(to_int, [](Request& r) { return &r.sampling.top_k; })},
-      {"top_p", field(to_number, [](Request& r) { return &r.sampling.top_p; })},
-      {"min_p", field(to_number, [](Request& r) { return &r.sampling.min_p; })},
-      {"repetition_penalty", field(to_number, [](Request& r) { return &r.sampling.repetition_penalty; })},
-      {"presence_penalty", field(to_number, [](Request& r) { return &r.sampling.presence_penalty; })},
-      {"frequency_penalty", field(to_number, [](Request& r) { return &r.sampling.frequency_penalty; })},
-      {"seed", field(to_seed, [](Request& r) { return &r.sampling.seed; })},
-      {"allowed_token_ids", field(to_token_ids, [](Request& r) { return &r.sampling.allowed_token_ids; })},
-      {"n", field(to_int, [](Request& r) { return &r.samples_count; })},
-      {"max_tokens", field(to_integer, [](Request& r) { return &r.max_tokens; })},
-      {"min_tokens", field(to_integer, [](Request& r) { return &r.min_tokens; })},
-      {"stop", field(to_strings, [](Request& r) { return &r.stop_strings; })},
-      {"stop_ids", field(to_token_ids, [](Request& r) { return &r.stop_token_ids; })},
-      {"stop_token_ids", field(to_token_ids, [](Request& r) { return &r.stop_token_ids; })},
-      {"include_stop_string", field(to_bool, [](Request& r) { return &r.include_stop_string; })},
-      {"ignore_eos", field(to_bool, [](Request& r) { return &r.ignore_eos; })},
-      {"skip_special_tokens", field(to_bool, [](Request& r) { return &r.skip_special_tokens; })},
-      {"logprobs", field(to_logprobs, [](Request& r) { return &r.logprobs; })},
-      {"prompt_logprobs", field(to_logprobs, [](Request& r) { return &r.prompt_logprobs; })},
-      {"priority", field(to_int, [](Request& r) { return &r.priority; })},
-      {"logit_bias",
-       [](const json::value& value, std::string_view, Request& request) { return set_logit_bias(value, request); }},
-  };
-  return table;
-}
-
-constexpr std::string_view kOwnFields[] = {"id", "prompt", "messages", "prompt_ids", "chat", "system"};
 
 Result<Request> parse_request(const json::object& object, const Request& defaults, const ModelHost& host,
                               const Result<model::ChatPrompt>& chat, bool chat_default) {
   Request request = defaults;
-  const json::value *prompt = nullptr, *messages = nullptr, *prompt_ids = nullptr;
+  FieldError error;
+  JsonFields fields(object, error);
+  fields.find("id");
+  read_parameters(fields, request);
   bool as_chat = chat_default;
-  std::string system;
-  for (const auto& [key, value] : object) {
-    const std::string_view name(key.data(), key.size());
-    if (value.is_null()) continue;
-    if (name == "prompt") prompt = &value;
-    if (name == "messages") messages = &value;
-    if (name == "prompt_ids") prompt_ids = &value;
-    if (name == "chat") as_chat = TD_TRY(to_bool(value, name));
-    if (name == "system") {
-      if (!value.is_string()) return wrong(name, "a string");
-      system = std::string(value.get_string());
-    }
-    if (std::find(std::begin(kOwnFields), std::end(kOwnFields), name) != std::end(kOwnFields)) continue;
-    const auto setter = setters().find(name);
-    if (setter == setters().end())
-      return invalid_argument("\"{}\": unknown field; remove it or check its spelling", name);
-    TD_TRY(setter->second(value, name, request));
-  }
-  if ((prompt != nullptr) + (messages != nullptr) + (prompt_ids != nullptr) != 1) {
+  std::string system, prompt;
+  fields.read_bool("chat", as_chat);
+  fields.read_string("system", kTextBytesMax, system);
+  const bool has_prompt = fields.read_string("prompt", kTextBytesMax, prompt);
+  const bool has_ids = fields.read_integers("prompt_ids", {}, kIdsMax, request.prompt);
+  const json::array* messages = fields.array("messages", "an array of messages");
+  if (const std::optional<std::string> name = fields.first_unread())
+    fields.fail_with(*name, "unknown_parameter",
+                     fmt::format("\"{}\": unknown field; remove it or check its spelling", *name));
+  TD_TRY(error.status());
+  if (has_prompt + (messages != nullptr) + has_ids != 1)
     return invalid_argument("give exactly one of \"prompt\", \"messages\" and \"prompt_ids\"");
-  }
-  if (prompt_ids != nullptr) {
-    request.prompt = TD_TRY(to_token_ids(*prompt_ids, "prompt_ids"));
+  if (has_ids) return request;
+  if (has_prompt && !as_chat) {
+    request.prompt = TD_TRY(encode_text(host, prompt));
     return request;
   }
-  if (prompt != nullptr && !prompt->is_string()) return wrong("prompt", "a string");
-  if (prompt != nullptr && !as_chat) {
-    request.prompt = TD_TRY(encode_text(host, std::string(prompt->get_string())));
-    return request;
-  }
-  if (messages != nullptr && !messages->is_array()) return wrong("messages", "an array of messages");
-  json::array conversation = messages != nullptr ? messages->get_array() : json::array();
+  json::array conversation = messages != nullptr ? *messages : json::array();
   if (!system.empty()) conversation.insert(conversation.begin(), model::make_message("system", system));
-  if (prompt != nullptr) conversation.push_back(model::make_message("user", std::string(prompt->get_string())));
+  if (has_prompt) conversation.push_back(model::make_message("user", prompt));
   if (!chat.ok()) return chat.status();
   request.prompt = TD_TRY(chat->encode(conversation));
   return request;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "server/api/chat_messages.h"
@@ -9,8 +10,6 @@
 
 namespace tandem::server {
 namespace {
-
-constexpr std::string_view kThinkBegin = "<think>", kThinkEnd = "</think>";
 
 void read_lengths(JsonFields& fields, engine::Request& request) {
   const IntegerRange range{1, std::numeric_limits<std::int32_t>::max()};
@@ -60,6 +59,15 @@ ToolFormat tool_format(const ApiContext& context, const ChatTools& tools, JsonFi
   return ToolFormat::kNone;
 }
 
+// Whether the parser would miss tags if special tokens were left out of the text.
+bool has_special_tags(const ApiContext& context, const OutputFormat& format) {
+  if (context.tokenizer == nullptr) return false;
+  return std::ranges::any_of(tags_of(format), [&](std::string_view tag) {
+    const std::optional<TokenId> id = context.tokenizer->token_id(tag);
+    return id && context.tokenizer->is_special(*id);
+  });
+}
+
 }  // namespace
 
 ChatInput read_chat_input(const ApiContext& context, const ChatTools& tools, JsonFields& fields) {
@@ -104,13 +112,6 @@ ApiResult<std::vector<TokenId>> encode_rendered(const ApiContext& context, const
   return std::move(*ids);
 }
 
-bool ends_in_reasoning(std::string_view rendered, ReasoningFormat format) {
-  if (format != ReasoningFormat::kThinkTags) return false;
-  const std::size_t begin = rendered.rfind(kThinkBegin);
-  return begin != std::string_view::npos &&
-         rendered.find_first_not_of(" \t\r\n", begin + kThinkBegin.size()) == std::string_view::npos;
-}
-
 ApiResult<ChatCall> read_chat_call(const ApiContext& context, const CallInfo& info, const json::object& document) {
   FieldError error;
   JsonFields fields(document, error);
@@ -133,8 +134,6 @@ ApiResult<ChatCall> read_chat_call(const ApiContext& context, const CallInfo& in
   output.tools = tool_format(context, tools, fields);
   const std::shared_ptr<const engine::Grammar> grammar = make_grammar(tools, output.tools, format, fields);
   if (!error.ok()) return error_of(error);
-  // Calls may be written with special tokens, which then have to be in the text.
-  if (output.tools != ToolFormat::kNone) call.request.skip_special_tokens = false;
   if (grammar == nullptr) {
     output.reasoning = context.reasoning_format;
   } else {
@@ -144,7 +143,8 @@ ApiResult<ChatCall> read_chat_call(const ApiContext& context, const CallInfo& in
   }
 
   const std::string text = TD_TRY(render_chat(context, std::move(input)));
-  output.reasoning_open = ends_in_reasoning(text, output.reasoning);
+  if (has_special_tags(context, output)) call.request.skip_special_tokens = false;
+  output.reasoning_open = leaves_reasoning_open(output.reasoning, text);
   call.request.prompt = TD_TRY(encode_rendered(context, text));
   TD_TRY(check_request(context, call.request, "messages"));
 

@@ -30,7 +30,4 @@ ChatInput read_chat_input(const ApiContext& context, const ChatTools& tools, Jso
 ApiResult<std::string> render_chat(const ApiContext& context, ChatInput input);
 ApiResult<std::vector<TokenId>> encode_rendered(const ApiContext& context, const std::string& text);
 
-// Whether a rendered prompt ends inside the model's reasoning.
-bool ends_in_reasoning(std::string_view rendered, ReasoningFormat format);
-
 }  // namespace tandem::server

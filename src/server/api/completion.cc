@@ -8,67 +8,13 @@
 #include "server/api/call_ids.h"
 #include "server/api/completion_writer.h"
 #include "server/api/grammar_fields.h"
+#include "server/api/prompt_field.h"
 #include "server/api/request_fields.h"
 
 namespace tandem::server {
 namespace {
 
 constexpr std::int64_t kMaxTokensDefault = 16;  // OpenAI's
-constexpr const char* kPromptForms = "a string, an array of strings, an array of token ids, or an array of such arrays";
-
-// One prompt as it was given.
-struct GivenPrompt {
-  std::optional<std::string> text;
-  std::vector<TokenId> ids;
-};
-
-std::optional<std::vector<TokenId>> token_ids_of(const json::array& array, std::int64_t vocab_size) {
-  std::vector<TokenId> ids;
-  ids.reserve(array.size());
-  for (const json::value& element : array) {
-    const std::optional<std::int64_t> id = json_integer(element);
-    if (!id || *id < 0 || *id >= vocab_size) return std::nullopt;
-    ids.push_back(static_cast<TokenId>(*id));
-  }
-  return ids;
-}
-
-std::vector<GivenPrompt> read_prompts(const ApiContext& context, JsonFields& fields) {
-  if (!fields.require("prompt", kPromptForms)) return {};
-  const json::value& prompt = *fields.find("prompt");
-  if (prompt.is_string()) return {{.text = std::string(prompt.get_string()), .ids = {}}};
-  const std::string ids_expected = fmt::format("token ids from 0 to {}", context.vocab_size - 1);
-  const json::array* array = fields.array("prompt", kPromptForms);
-  if (array == nullptr) return {};
-  if (array->empty()) return fields.fail("prompt", kPromptForms), std::vector<GivenPrompt>();
-  if (array->front().is_number()) {
-    auto ids = token_ids_of(*array, context.vocab_size);
-    if (!ids) return fields.fail("prompt", ids_expected), std::vector<GivenPrompt>();
-    return {{.text = std::nullopt, .ids = std::move(*ids)}};
-  }
-  if (std::ssize(*array) > context.prompts_max) {
-    fields.fail_with(
-        "prompt", "invalid_value",
-        fmt::format("prompt has {} prompts: give at most {} at a time", array->size(), context.prompts_max));
-    return {};
-  }
-  std::vector<GivenPrompt> prompts;
-  for (const json::value& element : *array) {
-    GivenPrompt given;
-    if (const json::string* text = element.if_string()) {
-      given.text = std::string(*text);
-    } else if (const json::array* list = element.if_array()) {
-      auto ids = token_ids_of(*list, context.vocab_size);
-      if (!ids) return fields.fail("prompt", ids_expected), std::vector<GivenPrompt>();
-      given.ids = std::move(*ids);
-    } else {
-      return fields.fail("prompt", kPromptForms), std::vector<GivenPrompt>();
-    }
-    prompts.push_back(std::move(given));
-  }
-  return prompts;
-}
-
 // Token ids and, for an echo, the text.
 Status encode(const ApiContext& context, bool add_special, bool with_text, GivenPrompt& prompt) {
   if (context.tokenizer == nullptr) {
@@ -148,7 +94,7 @@ CallResult prepare_completion(const ApiContext& context, const CallInfo& info, s
   FieldError error;
   JsonFields fields(document, error);
   TD_TRY(check_model(context, fields));
-  std::vector<GivenPrompt> prompts = read_prompts(context, fields);
+  std::vector<GivenPrompt> prompts = read_prompts(context, fields, "prompt");
   CompletionFields read = read_fields(context, info, fields);
   if (!error.ok()) return error_of(error);
 

@@ -59,6 +59,16 @@ void append_control(std::string& out, unsigned char byte) {
 
 }  // namespace
 
+bool is_utf8(std::string_view text) {
+  for (std::size_t i = 0; i < text.size();) {
+    const bool single = static_cast<unsigned char>(text[i]) < 0x80;
+    const std::size_t length = single ? 1 : character_length(text.substr(i));
+    if (length == 0) return false;
+    i += length;
+  }
+  return true;
+}
+
 void append_escaped(std::string& out, std::string_view text) {
   std::size_t plain_begin = 0, i = 0;
   const auto flush = [&] { out.append(text, plain_begin, i - plain_begin); };
@@ -99,6 +109,12 @@ void append_logprob(std::string& out, float value) {
   char digits[32];
   const auto end = std::to_chars(digits, digits + sizeof digits, value).ptr;
   out.append(digits, end);
+}
+
+void append_bytes(std::string& out, std::string_view bytes) {
+  out += '[';
+  for (std::size_t i = 0; i < bytes.size(); ++i) append(out, i > 0 ? "," : "", static_cast<unsigned char>(bytes[i]));
+  out += ']';
 }
 
 }  // namespace tandem::server

@@ -13,11 +13,15 @@
 
 namespace tandem::server {
 
+bool is_utf8(std::string_view text);
+
 // The inside of a JSON string, without the quotes.
 void append_escaped(std::string& out, std::string_view text);
 void append_integer(std::string& out, std::int64_t value);
 // The shortest text that is the same float again; -9999.0 for what JSON cannot write (-inf, NaN).
 void append_logprob(std::string& out, float value);
+// [32,97]
+void append_bytes(std::string& out, std::string_view bytes);
 
 // A JSON string.
 struct Quoted {

@@ -24,15 +24,9 @@ void TokenTexts::append_members(std::string& out, const engine::TokenLogprob& lo
   out += R"(,"bytes":)";
   if (tokenizer_ == nullptr) {
     out += "null";
-    return;
+  } else {
+    append_bytes(out, tokenizer_->token_bytes(logprob.token));
   }
-  char separator = '[';
-  for (const char byte : tokenizer_->token_bytes(logprob.token)) {
-    out += separator;
-    append_integer(out, static_cast<unsigned char>(byte));
-    separator = ',';
-  }
-  out += separator == '[' ? "[]" : "]";
 }
 
 void TokenTexts::append_chat(std::string& out, const engine::TokenLogprobs& logprobs) const {

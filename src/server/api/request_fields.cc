@@ -13,29 +13,8 @@ namespace {
 constexpr int kBodyDepthMax = 32;
 constexpr std::size_t kLogitBiasMax = 1024;
 constexpr std::size_t kBadWordBytesMax = 1024;
+constexpr std::size_t kSaltBytesMax = engine::kCacheSaltBytesMax / 2;  // the transport adds who calls
 constexpr float kBiasMax = 100;
-
-void read_logit_bias(const ApiContext& context, JsonFields& fields, engine::SamplingParams& sampling) {
-  const json::value* value = fields.find("logit_bias");
-  if (value == nullptr) return;
-  if (!value->is_object() || value->get_object().size() > kLogitBiasMax)
-    return fields.fail("logit_bias", fmt::format("an object of at most {} token ids and numbers", kLogitBiasMax));
-  sampling.logit_bias.clear();
-  JsonFields entries = *fields.object("logit_bias");
-  for (const auto& [key, unused] : value->get_object()) {
-    const std::string_view name(key.data(), key.size());
-    const std::optional<std::int64_t> id = decimal_integer(name);
-    if (!id || *id < 0 || *id >= context.vocab_size) {
-      fields.fail_with("logit_bias", "invalid_value",
-                       fmt::format("logit_bias has the key {}: give token ids from 0 to {}",
-                                   describe_json(json::string(key)), context.vocab_size - 1));
-      return;
-    }
-    float bias = 0;
-    if (entries.read_number(name, {-kBiasMax, kBiasMax}, bias))
-      sampling.logit_bias.emplace_back(static_cast<TokenId>(*id), bias);
-  }
-}
 
 // A word is forbidden both at the start of a text and after a space, where that is a token of its own; the same
 // sequences as vLLM makes.
@@ -84,12 +63,18 @@ ApiResult<std::monostate> check_model(const ApiContext& context, JsonFields& fie
   std::string model;
   const bool given = fields.read_string("model", 1024, model);
   if (!fields.ok()) return error_of(fields.error());
-  if (!given || std::ranges::count(context.model_ids, model) > 0) return std::monostate();
+  if (!given) return std::monostate();
+  return check_model_name(context, model);
+}
+
+ApiResult<std::monostate> check_model_name(const ApiContext& context, std::string_view name) {
+  if (std::ranges::count(context.model_ids, name) > 0) return std::monostate();
   return ApiError{.status = 404,
                   .type = "not_found_error",
                   .code = "model_not_found",
                   .param = "model",
-                  .message = fmt::format("there is no model {} here: give {}", describe_json(json::string(model)),
+                  .message = fmt::format("there is no model {} here: give {}",
+                                         describe_json(json::string(json::string_view(name.data(), name.size()))),
                                          fmt::join(context.model_ids, " or "))};
 }
 
@@ -105,7 +90,7 @@ void read_sampling(const ApiContext& context, const CallInfo& info, JsonFields& 
   fields.read_number("repetition_penalty", {0, 100, true}, sampling.repetition_penalty);
   if (fields.read_integer("top_k", {-1}, sampling.top_k)) sampling.top_k = std::max(sampling.top_k, 0);
   if (!fields.read_bits("seed", sampling.seed)) sampling.seed = derived_seed(info.id, 0);
-  read_logit_bias(context, fields, sampling);
+  fields.read_number_map("logit_bias", {0, token_max}, {-kBiasMax, kBiasMax}, kLogitBiasMax, sampling.logit_bias);
   fields.read_integers("allowed_token_ids", {0, token_max}, static_cast<std::size_t>(context.vocab_size),
                        sampling.allowed_token_ids);
   read_bad_words(context, fields, sampling);
@@ -119,8 +104,8 @@ void read_sampling(const ApiContext& context, const CallInfo& info, JsonFields& 
   fields.read_bool("include_stop_str_in_output", request.include_stop_string);
   fields.read_bool("ignore_eos", request.ignore_eos);
   fields.read_bool("skip_special_tokens", request.skip_special_tokens);
-  fields.read_integer("priority", {std::numeric_limits<std::int32_t>::min()}, request.priority);
-  fields.read_string("cache_salt", engine::kCacheSaltBytesMax, request.cache_salt);
+  fields.read_integer("priority", {}, request.priority);
+  fields.read_string("cache_salt", kSaltBytesMax, request.cache_salt);
   fields.read_bool("cache_prompt", request.cache_prefix);
 }
 

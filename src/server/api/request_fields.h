@@ -18,6 +18,7 @@ ApiResult<json::object> parse_body(std::string_view body);
 
 // Refuses a model that is not this one: 404 "model_not_found". A body that names none means this one.
 ApiResult<std::monostate> check_model(const ApiContext& context, JsonFields& fields);
+ApiResult<std::monostate> check_model_name(const ApiContext& context, std::string_view name);
 
 // temperature, top_p, penalties, n, seed, stops, logit_bias... into `request`, and nothing about its length.
 // `seed` is derived from the call's id where none is given.

@@ -61,20 +61,25 @@ inline json::value parsed(std::string_view text) {
   return value.ok() ? *value : json::value();
 }
 
-// The member at a path of names and places: at(value, "choices", 0, "message").
-inline const json::value& at(const json::value& value) { return value; }
-template <class... Rest>
-const json::value& at(const json::value& value, const char* name, Rest... rest) {
+// The member at a path of names and places, at(value, "choices", 0, "message"); "(missing)" if it is not there.
+inline const json::value& missing_value() {
   static const json::value missing = "(missing)";
-  const json::value* found = value.is_object() ? value.get_object().if_contains(name) : nullptr;
-  return found != nullptr ? at(*found, rest...) : missing;
+  return missing;
 }
-template <class... Rest>
-const json::value& at(const json::value& value, int place, Rest... rest) {
-  static const json::value missing = "(missing)";
+inline const json::value& step(const json::value& value, const char* name) {
+  const json::value* found = value.is_object() ? value.get_object().if_contains(name) : nullptr;
+  return found != nullptr ? *found : missing_value();
+}
+inline const json::value& step(const json::value& value, int place) {
   const json::value* found =
       value.is_array() ? value.get_array().if_contains(static_cast<std::size_t>(place)) : nullptr;
-  return found != nullptr ? at(*found, rest...) : missing;
+  return found != nullptr ? *found : missing_value();
+}
+template <class... Path>
+const json::value& at(const json::value& value, Path... path) {
+  const json::value* found = &value;
+  ((found = &step(*found, path)), ...);
+  return *found;
 }
 template <class... Path>
 std::string text_at(const json::value& value, Path... path) {

@@ -1,6 +1,5 @@
-// Stands in for the grammars and output parsers until they are there.
+// Stands in for the grammars until they are there.
 #include "engine/grammar/grammar.h"
-#include "server/api/output_parser.h"
 
 namespace tandem::engine {
 
@@ -22,18 +21,3 @@ Made Grammar::from_alternatives(const std::vector<std::vector<GrammarPart>>&, co
 }
 
 }  // namespace tandem::engine
-
-namespace tandem::server {
-
-namespace {
-class PlainParser final : public OutputParser {
- public:
-  void push(std::string_view text, OutputDelta& delta) override { delta.content += text; }
-  void finish(OutputDelta&) override {}
-  int tool_calls_count() const override { return 0; }
-};
-}  // namespace
-
-std::unique_ptr<OutputParser> OutputParser::create(const OutputFormat&) { return std::make_unique<PlainParser>(); }
-
-}  // namespace tandem::server
