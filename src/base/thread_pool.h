@@ -2,7 +2,8 @@
 // calling thread and the workers, and returns when all are done. Which thread runs which task is not fixed, so tasks
 // must not depend on it: results never depend on the number of threads.
 //
-// Between regions that follow each other closely, workers spin; when idle longer, they sleep.
+// Between regions that follow each other closely, workers spin; when idle longer, they sleep. A region waits for tasks,
+// never for workers: one that sleeps, or that the system does not run because the cores are busy, is done without.
 // Threads: one caller at a time (the owner of a Stream); tasks must not throw and must not start regions.
 #pragma once
 
@@ -44,17 +45,28 @@ class ThreadPool {
 
  private:
   using TaskFunction = void (*)(void* context, std::int64_t index);
+  // What a region is. Written by the caller before ticket_ names the region, read by whoever then takes a task of it.
+  struct Region {
+    std::atomic<TaskFunction> function{nullptr};
+    std::atomic<void*> context{nullptr};
+    std::atomic<std::uint32_t> count{0};
+  };
+  // A thread that looks at a region must have been asleep for so many others before it can read a later one's fields;
+  // and then its attempt to take a task fails.
+  static constexpr std::uint32_t kRegions = 64;
+  static constexpr std::uint32_t region_of(std::uint64_t ticket) { return static_cast<std::uint32_t>(ticket >> 32); }
+  static constexpr std::uint32_t task_of(std::uint64_t ticket) { return static_cast<std::uint32_t>(ticket); }
+
   void run(std::int64_t count, TaskFunction function, void* context);
+  void run_region(std::uint32_t count, TaskFunction function, void* context);
+  // Runs one task of the region that `ticket` names, if one is left and the region is still the current one.
+  bool run_one(std::uint64_t ticket);
   void worker_loop();
 
   std::vector<std::thread> workers_;
-  // The open region. Written by the caller before `region_` is bumped, read by workers after.
-  TaskFunction function_ = nullptr;
-  void* context_ = nullptr;
-  std::int64_t count_ = 0;
-  alignas(64) std::atomic<std::uint64_t> region_{0};
-  alignas(64) std::atomic<std::int64_t> next_{0};
-  alignas(64) std::atomic<int> busy_{0};  // workers that have not left the open region
+  Region regions_[kRegions];
+  alignas(64) std::atomic<std::uint64_t> ticket_{0};  // the region, and its next task
+  alignas(64) std::atomic<std::uint32_t> done_{0};    // tasks of it
   alignas(64) std::atomic<int> sleepers_{0};
   std::atomic<bool> stopping_{false};
   std::mutex mutex_;

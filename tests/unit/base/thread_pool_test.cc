@@ -32,6 +32,18 @@ TEST(ThreadPool, ManyRegionsInARow) {
   for (const std::int64_t value : values) EXPECT_EQ(value, 2000);
 }
 
+// Many more threads than cores: workers come late to regions that are long over, and must find nothing to do in later
+// ones that took their place.
+TEST(ThreadPool, LateWorkersTakeNothingTwice) {
+  ThreadPool pool(16);
+  for (int region = 0; region < 20000; ++region) {
+    const std::int64_t count = 2 + region % 7;
+    std::atomic<std::int64_t> sum{0};
+    pool.parallel_for(count, [&](std::int64_t i) { sum += i + 1; });
+    ASSERT_EQ(sum.load(), count * (count + 1) / 2) << region;
+  }
+}
+
 TEST(ThreadPool, ZeroMeansOnePerCore) {
   ThreadPool pool(0);
   EXPECT_EQ(pool.threads_count(), ThreadPool::cores_count());
