@@ -45,7 +45,11 @@ void Http2FrameMeter::begin_frame(TimePoint now) {
       if (payload_left_ == 0 && (flags & kEndStream) == 0) take_control(now);
       return;
     case kHeaders:
-    case kContinuation: in_head_ = (flags & kEndHeaders) == 0; return;
+    case kContinuation:
+      in_head_ = (flags & kEndHeaders) == 0;
+      continuations_ = header_[3] == kHeaders ? 0 : continuations_ + 1;
+      flooded_ |= continuations_ > kContinuationsMax;
+      return;
     case kResetStream: flooded_ |= !resets_.take(now); return;
     case kWindowUpdate:
       if (window_updates_free_ > 0) {

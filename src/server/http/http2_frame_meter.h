@@ -33,6 +33,7 @@ class Http2FrameMeter {
 
  private:
   static constexpr std::size_t kHeaderBytes = 9;
+  static constexpr int kContinuationsMax = 8;  // of one head: with frames of 16 KiB, far more than its limits
 
   void begin_frame(TimePoint now);
   void begin_padded_data(std::uint8_t padding, TimePoint now);
@@ -46,7 +47,8 @@ class Http2FrameMeter {
   std::array<std::uint8_t, kHeaderBytes> header_{0, 0, 0, 0xff};
   std::size_t header_bytes_ = kHeaderBytes;  // read of the current frame's header
   std::size_t payload_left_ = kHttp2Preface.size();
-  bool in_head_ = false;       // until END_HEADERS
+  bool in_head_ = false;  // until END_HEADERS
+  int continuations_ = 0;
   bool padding_next_ = false;  // the next byte is a DATA frame's length of padding
   std::optional<TimePoint> partial_since_;
 };

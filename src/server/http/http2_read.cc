@@ -74,8 +74,10 @@ nghttp2_session* Http2Connection::create_session(Http2Connection* self, const Co
   nghttp2_option* option = nullptr;
   TD_CHECK(nghttp2_option_new(&option) == 0);
   nghttp2_option_set_no_closed_streams(option, 1);
-  // The meter counts resets, by the caller's clock; nghttp2 would ask the machine's.
+  // The meter counts resets, by the caller's clock: nghttp2 would ask the machine's. And CONTINUATIONs: nghttp2 1.52
+  // with Debian's fixes counts each read of a frame's header that comes in pieces.
   nghttp2_option_set_stream_reset_rate_limit(option, 1u << 30, 1u << 30);
+  nghttp2_option_set_max_continuations(option, 1u << 30);
   nghttp2_option_set_max_outbound_ack(option, static_cast<std::size_t>(std::max(100.0, 20 * limits.controls_per_s)));
   nghttp2_session* session = nullptr;
   TD_CHECK(nghttp2_session_server_new2(&session, callbacks, self, option) == 0);
