@@ -57,8 +57,14 @@ class TlsFilter {
  private:
   std::shared_ptr<const TlsContext> context_;
   SSL* ssl_;
+
+  Status flush_unsent();
+  Status read_plain(std::string& plain);
+  Status fail(const char* what);
+
   std::string unsent_;  // plain text waiting for the handshake
-  bool handshake_done_ = false, peer_closed_ = false;
+  bool handshake_done_ = false, peer_closed_ = false, failed_ = false;
+  int key_updates_ = 0;  // asked for by the peer
 };
 
 }  // namespace tandem::server
