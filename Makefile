@@ -3,10 +3,11 @@ MAKEFLAGS += --no-print-directory
 BUILD := build/release
 JOBS  := $(shell nproc)
 
-.PHONY: help deps configure build chat test check format clean
+.PHONY: help deps configure build chat serve test check format clean
 
 help:
 	@echo "make chat    build, and talk to the model in the repository"
+	@echo "make serve   build, and serve that model on 127.0.0.1:8000"
 	@echo "make build   build $(BUILD)/src/cli/tandem"
 	@echo "make test    everything CI runs: checks, unit and golden tests, sanitizers, fuzzers"
 	@echo "make check   the release build's tests only"
@@ -23,6 +24,9 @@ build: configure
 
 chat: build
 	@$(BUILD)/src/cli/tandem chat
+
+serve: build
+	@$(BUILD)/src/cli/tandem serve
 
 test: deps
 	@tools/run_tests.sh

@@ -6,6 +6,7 @@
 namespace tandem::cli {
 
 int run_chat(const ChatFlags& flags);
+int run_serve(const ServeFlags& flags);
 int run_generate(const GenerateFlags& flags);
 int run_tokenize(const TokenizeFlags& flags);
 int run_detokenize(const DetokenizeFlags& flags);

@@ -1,8 +1,10 @@
 #include "cli/flags.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <charconv>
 
+#include "cli/config_file.h"
 #include "device/device.h"
 
 namespace tandem::cli {
@@ -148,6 +150,89 @@ void add_bench(CLI::App& root, BenchFlags& flags) {
   add_model_flags(app, flags.model, SizeFlags::kShown);
 }
 
+// The flags of `serve`, the ones that few need shown only by --help-all. Each has an environment variable, TANDEM_ and
+// its name: TANDEM_PORT, TANDEM_API_KEY_FILE.
+void add_serve(CLI::App& root, ServeFlags& flags, bool show_all) {
+  CLI::App* app = root.add_subcommand("serve", "Answer over HTTP/1.1 and HTTP/2 as OpenAI's API does");
+  server::ServerOptions& server = flags.server;
+  server::ConnectionLimits& limits = server.connection;
+  app->add_option("--host", server.host, "address to listen on (default 127.0.0.1: this machine only)");
+  app->add_option("--port", server.port, "port (default 8000; 0: any that is free)")->check(CLI::Range(0, 65535));
+  app->add_option("--api-key-file", server.api_key_file, "keys that clients must show, one a line");
+  app->add_option("--tls-cert", server.tls_certificate, "PEM certificate chain; with --tls-key, serves https");
+  app->add_option("--tls-key", server.tls_key, "PEM private key");
+  app->add_option("--model-name", flags.model_names, "what clients call the model (repeatable)")
+      ->take_all()
+      ->expected(1);
+  app->add_option("--queue-requests", server.queue_requests_max, "calls that may wait; more get 429 (default 1024)")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 20));
+  app->add_option("--queue-wait", server.queue_wait_s_max, "refuse calls that would wait more seconds (default: none)")
+      ->check(CLI::Range(0.0, 3600.0));
+  app->add_option("--request-timeout", server.request_timeout_s_max, "seconds that a call may take (default: no limit)")
+      ->check(CLI::Range(0.0, 1e6));
+  app->add_option("--control", server.control, "control listener: PATH, HOST:PORT, off (default: a socket of yours)");
+  app->add_option("--config", flags.config, "TOML file of these flags (default: ~/.config/tandem/config.toml)");
+  app->add_flag("--log-requests", server.log_requests, "a JSON line for each call on standard error");
+  const std::size_t shown = app->get_options().size();
+
+  app->add_option("--unix-socket", server.unix_socket, "also serve on a Unix socket at this path");
+  app->add_option("--control-key-file", server.control_key_file, "keys of the control listener");
+  app->add_flag("--insecure", server.insecure, "allow other machines to call without keys");
+  app->add_option("--allowed-host", server.allowed_hosts, "further names that Host may say (repeatable)")
+      ->take_all()
+      ->expected(1);
+  app->add_option("--cors-origin", server.cors_origins, "origin whose pages may call, or * (repeatable)")
+      ->take_all()
+      ->expected(1);
+  app->add_option("--tool-format", flags.tool_format, "how the model writes tool calls (default auto)")
+      ->check(CLI::IsMember({"auto", "none", "hermes", "llama3", "mistral"}));
+  app->add_option("--reasoning-format", flags.reasoning_format, "how it writes reasoning (default auto)")
+      ->check(CLI::IsMember({"auto", "none", "think"}));
+  app->add_option("--io-threads", server.io_threads, "threads for connections (default: one for eight cores)")
+      ->check(CLI::Range(0, 256));
+  app->add_option("--worker-threads", server.worker_threads, "threads for templates and tokenizers (default 2)")
+      ->check(CLI::Range(1, 256));
+  app->add_option("--queue-tokens", server.queue_tokens_max, "prompt tokens that may wait (default: no limit)")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40));
+  app->add_option("--rate-limit", server.requests_per_s_max, "requests a second of one key or peer (default: none)")
+      ->check(CLI::Range(0.0, 1e6));
+  app->add_option("--drain-timeout", server.drain_s, "seconds that calls get at shutdown (default 30)")
+      ->check(CLI::Range(0.0, 1e5));
+  app->add_option("--ping", server.ping_s, "seconds between comments on a silent stream (default 15; 0: none)")
+      ->check(CLI::Range(0.0, 3600.0));
+  app->add_option("--max-samples", flags.samples_max, "largest n of one call (default 16)")->check(CLI::Range(1, 128));
+  app->add_flag("--half-close", server.half_close, "clients that close their sending side still get their answers");
+  app->add_flag("--strict", flags.strict, "refuse fields that are not known");
+  app->add_option("--max-connections", server.connections_max, "connections (default 4096)")
+      ->check(CLI::Range(1, 1 << 20));
+  app->add_option("--max-connections-per-peer", server.connections_per_peer_max, "of one address (default 256)")
+      ->check(CLI::Range(1, 1 << 20));
+  app->add_option("--max-body", limits.body_bytes_max, "bytes of one request's body (default 32 MiB)")
+      ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 32));
+  app->add_option("--max-body-total", server.body_bytes_total, "bytes of all bodies at once (default 256 MiB)")
+      ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 40));
+  app->add_option("--max-streams", limits.streams_max, "streams of one HTTP/2 connection (default 100)")
+      ->check(CLI::Range(1, 10000));
+  app->add_option("--log-level", flags.log_level, "debug, info, warning, error or off (default warning)")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error", "off"}));
+  if (!show_all) {
+    for (std::size_t i = shown; i < app->get_options().size(); ++i) app->get_options()[i]->group("");
+  }
+  add_model_flags(app, flags.model, show_all ? SizeFlags::kShown : SizeFlags::kHidden);
+  if (!show_all)
+    app->footer(
+        "Limits, sizes and the rest: tandem serve --help-all. Each flag is also TANDEM_FLAG in the environment.");
+  app->add_flag_callback(
+         "--help-all", [] {}, "this text, with every flag")
+      ->group(show_all ? "Options" : "");
+  for (CLI::Option* option : app->get_options()) {
+    if (option->get_lnames().empty() || option->get_lnames().front().starts_with("help")) continue;
+    std::string name = "TANDEM_" + option->get_lnames().front();
+    for (char& c : name) c = c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+    option->envname(name);
+  }
+}
+
 std::string version_text() {
   std::string text = "tandem " TANDEM_VERSION;
   const auto devices = device::cuda_devices();
@@ -168,7 +253,7 @@ std::string error_text(const CLI::App& root, const CLI::ParseError& error, const
     const auto colon = message.find(": ");
     message = "unknown flag or argument" + (colon == std::string::npos ? "" : message.substr(colon));
   } else if (error.get_name() == "RequiredError" && root.get_subcommands().empty()) {
-    message = "which command? chat, generate, tokenize, detokenize, template, logits, inspect or bench";
+    message = "which command? chat, serve, generate, tokenize, detokenize, template, logits, inspect or bench";
     if (first_argument != nullptr) message = fmt::format("'{}' is not a command; {}", first_argument, message);
   }
   return fmt::format("tandem: {}; see `{} --help`", message, command);
@@ -190,7 +275,11 @@ std::variant<Command, int> parse_command_line(int argc, const char* const* argv)
   LogitsFlags logits;
   InspectFlags inspect;
   BenchFlags bench;
+  ServeFlags serve;
+  const bool help_all =
+      std::any_of(argv, argv + argc, [](const char* word) { return std::string_view(word) == "--help-all"; });
   add_chat(root, chat);
+  add_serve(root, serve, help_all);
   add_generate(root, generate);
   add_tokenize(root, tokenize);
   add_detokenize(root, detokenize);
@@ -200,6 +289,14 @@ std::variant<Command, int> parse_command_line(int argc, const char* const* argv)
   add_bench(root, bench);
   try {
     root.parse(argc, argv);
+    if (root.got_subcommand("serve")) {
+      CLI::App* app = root.get_subcommand("serve");
+      if (help_all) throw CLI::CallForHelp();
+      if (const Status status = apply_config_file(*app, serve.config); !status.ok()) {
+        fmt::print(stderr, "tandem: {}\n", status.message());
+        return kExitUsage;
+      }
+    }
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return root.exit(error);  // help and version
     fmt::print(stderr, "{}\n", error_text(root, error, argc > 1 ? argv[1] : nullptr));
@@ -213,6 +310,7 @@ std::variant<Command, int> parse_command_line(int argc, const char* const* argv)
   if (name == "template") return template_flags;
   if (name == "logits") return logits;
   if (name == "inspect") return inspect;
+  if (name == "serve") return serve;
   return bench;
 }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engine/request.h"
+#include "server/app/options.h"
 
 namespace tandem::cli {
 
@@ -103,8 +104,19 @@ struct BenchFlags {
   bool json = false;
 };
 
+struct ServeFlags {
+  ModelFlags model;
+  server::ServerOptions server;
+  std::vector<std::string> model_names;  // what clients may say in `model`; the first is what answers say
+  std::string tool_format = "auto", reasoning_format = "auto";
+  std::string config;  // a TOML file
+  std::string log_level = "warning";
+  int samples_max = 16;
+  bool strict = false;
+};
+
 using Command = std::variant<ChatFlags, GenerateFlags, TokenizeFlags, DetokenizeFlags, TemplateFlags, LogitsFlags,
-                             InspectFlags, BenchFlags>;
+                             InspectFlags, BenchFlags, ServeFlags>;
 
 // The command, or the exit code of a command line that is answered here (help, version, an error: all printed).
 std::variant<Command, int> parse_command_line(int argc, const char* const* argv);

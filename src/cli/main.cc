@@ -28,6 +28,7 @@ int main(int argc, char** argv) {
                         [](const LogitsFlags& flags) { return run_logits(flags); },
                         [](const InspectFlags& flags) { return run_inspect(flags); },
                         [](const BenchFlags& flags) { return run_bench(flags); },
+                        [](const ServeFlags& flags) { return run_serve(flags); },
                     },
                     std::get<Command>(parsed));
 }

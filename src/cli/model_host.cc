@@ -45,9 +45,10 @@ Result<engine::TransformerRunner*> ModelHost::start_runner() {
   return runner_.get();
 }
 
-Result<engine::Engine*> ModelHost::start_engine() {
+Result<engine::Engine*> ModelHost::start_engine(std::int64_t waiting_requests) {
   TD_TRY(start_runner());
   engine::EngineConfig config;
+  config.waiting_requests_max = std::max(config.waiting_requests_max, waiting_requests);
   config.prefix_cache = !flags_.no_prefix_cache;
   config.eos_token_ids = this->config().eos_token_ids;
   engine_ = TD_TRY(engine::Engine::create(config, *runner_, tokenizer(), clock_));

@@ -35,8 +35,8 @@ class ModelHost {
 
   // Reserves the planned memory. Once.
   [[nodiscard]] Result<engine::TransformerRunner*> start_runner();
-  // start_runner(), and an engine on it. Once.
-  [[nodiscard]] Result<engine::Engine*> start_engine();
+  // start_runner(), and an engine on it, with a queue of at least so many requests. Once.
+  [[nodiscard]] Result<engine::Engine*> start_engine(std::int64_t waiting_requests = 0);
 
  private:
   ModelHost() = default;

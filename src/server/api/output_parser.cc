@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "server/api/json_scanner.h"
 #include "server/api/reasoning_parser.h"
 #include "server/api/tag_finder.h"
 #include "server/api/tool_parser.h"
@@ -74,6 +75,11 @@ std::vector<std::string_view> tags_of(const OutputFormat& format) {
   if (format.tools == ToolFormat::kHermes) tags.insert(tags.end(), {kHermesOpen, kHermesClose});
   if (format.tools == ToolFormat::kMistral) tags.insert(tags.end(), {kMistralTag, kMistralArgs, kMistralCallId});
   return tags;
+}
+
+bool leaves_reasoning_open(ReasoningFormat format, std::string_view prompt) {
+  while (!prompt.empty() && is_json_space(prompt.back())) prompt.remove_suffix(1);
+  return format == ReasoningFormat::kThinkTags && prompt.ends_with(kThinkOpen);
 }
 
 ToolFormat tool_format_of(std::string_view template_source) {

@@ -74,6 +74,9 @@ class OutputParser {
 // special tokens have to be kept in the text.
 std::vector<std::string_view> tags_of(const OutputFormat& format);
 
+// Whether a rendered prompt leaves its answer inside the reasoning: it ends with the opening tag, but for white space.
+bool leaves_reasoning_open(ReasoningFormat format, std::string_view prompt);
+
 // What a chat template's source shows of its model's formats; kNone where it shows nothing that is known here.
 ToolFormat tool_format_of(std::string_view template_source);
 ReasoningFormat reasoning_format_of(std::string_view template_source);

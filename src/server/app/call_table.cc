@@ -69,7 +69,7 @@ void CallTable::on_tick(TimePoint now) {
 void CallTable::abort(const std::string& request_id, const std::string& reason) {
   std::vector<std::uint64_t> ids;  // aborting removes calls
   for (const auto& [id, call] : calls_)
-    if (request_id.empty() || call->request_id() == request_id) ids.push_back(id);
+    if (call->generating() && (request_id.empty() || call->request_id() == request_id)) ids.push_back(id);
   for (const std::uint64_t id : ids) {
     LiveCall* call = find(id);
     if (call == nullptr) continue;

@@ -46,7 +46,7 @@ class CallTable final : public engine::EventSink, public std::enable_shared_from
   void remove_request(std::uint64_t tag);
 
   void on_tick(TimePoint now);  // now and then: comments on silent streams
-  // Ends calls: those of that request id, or all if it is empty; each is told `reason`.
+  // Ends calls that the engine runs: those of that request id, or all if it is empty; each is told `reason`.
   void abort(const std::string& request_id, const std::string& reason);
   std::size_t calls_count() const { return calls_.size(); }
 

@@ -162,6 +162,7 @@ std::optional<Response> Client::on_head(StreamId stream, const RequestHead& head
     exchange.request_id = "req-" + service_.new_call_id();
     exchange.extra_headers = service_.guard.cors_headers(head);
     add_common_headers(exchange, response.head.headers);
+    if (error.status == 401) response.head.headers.push_back({"www-authenticate", "Bearer"});
     if (error.status == 405)
       response.head.headers.push_back({"allow", find_route(surface_, head.method, head.path).allow});
     service_.metrics.count_request("-", error.status);

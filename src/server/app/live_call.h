@@ -32,6 +32,7 @@ class LiveCall {
   std::uint64_t id() const { return id_; }
   const std::string& request_id() const { return exchange_.request_id; }
   Client& client() { return client_; }
+  bool generating() const { return generates(exchange_.route->handler); }
 
   // Each of these may end the call, and then destroys it.
   void on_event(std::size_t index, engine::TokenEvent& event, TimePoint arrived);

@@ -36,6 +36,7 @@ struct ServerOptions {
   double request_timeout_s_max = 0;        // of one call; 0: no limit
   double drain_s = 30;                     // what calls under way get at shutdown
   double ping_s = 15;                      // between comments on a stream that says nothing; 0: none
+  bool half_close = false;                 // a client that closes its sending side still wants its answers
   bool log_requests = false;               // a JSON line for every call on standard error
 };
 

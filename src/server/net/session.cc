@@ -67,7 +67,9 @@ void Session::on_readable() {
       continue;
     }
     if (error == asio::error::eof) {
-      if (!connection_ || tls_) return close();  // TLS without close_notify: cut off
+      // Who closes has usually left: a half-close is taken for one unless told otherwise.
+      const bool left = !connection_ || (connection_->requests_open() > 0 && !thread_.service().options.half_close);
+      if (left || tls_) return close();  // TLS without close_notify: cut off
       connection_->feed_end(now());
       flush();
       return;  // nothing more to read
@@ -124,7 +126,8 @@ bool Session::fill_output() {
 }
 
 void Session::flush() {
-  if (state_ != State::kOpen || waiting_writable_) return;
+  if (state_ != State::kOpen) return;
+  if (waiting_writable_) return arm_timer();  // what waits may make the time shorter
   while (fill_output()) {
     error_code error;
     const std::size_t count = socket_.write_some(asio::buffer(output_.data() + sent_, output_.size() - sent_), error);

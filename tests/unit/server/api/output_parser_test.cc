@@ -558,12 +558,16 @@ TEST(OutputFormatOf, TellsFromTheTemplate) {
   }
 }
 
-TEST(OutputFormatOf, TagsThatMustBeSeen) {
+TEST(OutputFormatOf, TagsAndOpenReasoning) {
   EXPECT_TRUE(tags_of(kPlain).empty());
   EXPECT_TRUE(tags_of(kLlama3).empty());
   EXPECT_EQ(tags_of({ToolFormat::kHermes, ReasoningFormat::kThinkTags}),
             (std::vector<std::string_view>{"<think>", "</think>", "<tool_call>", "</tool_call>"}));
   EXPECT_EQ(tags_of(kMistral).front(), "[TOOL_CALLS]");
+  EXPECT_TRUE(leaves_reasoning_open(ReasoningFormat::kThinkTags, "<|assistant|><think>\n"));
+  EXPECT_FALSE(leaves_reasoning_open(ReasoningFormat::kNone, "<think>"));
+  EXPECT_FALSE(leaves_reasoning_open(ReasoningFormat::kThinkTags, "<think>\n\n</think>\n\n"));
+  EXPECT_FALSE(leaves_reasoning_open(ReasoningFormat::kThinkTags, "\n"));
 }
 
 }  // namespace
