@@ -46,7 +46,7 @@ bool asks_for_nothing(const json::value& value) {
   if (value.is_number()) return value.to_number<double>() == 0;
   if (const json::array* list = value.if_array()) return list->empty();
   if (const json::object* object = value.if_object()) return object->empty();
-  return false;
+  return value.is_string() && value.get_string().empty();
 }
 
 }  // namespace

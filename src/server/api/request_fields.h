@@ -30,7 +30,7 @@ void read_answer_options(JsonFields& fields, engine::Request& request, AnswerOpt
 // Fields that an answer does not depend on.
 void accept_without_effect(JsonFields& fields, std::initializer_list<std::string_view> names);
 // Fields that would change an answer in ways that are not there: refused by name, unless they ask for nothing (null,
-// false, 0, an empty array or object).
+// false, 0, an empty string, array or object).
 struct Refusal {
   std::string_view name, remedy;
 };
