@@ -130,6 +130,7 @@ function readStats(stats) {
     promptTokens: numberOf(stats.promptTokens, 0),
     firstMs: numberOf(stats.firstMs, null),
     perSecond: numberOf(stats.perSecond, null),
+    thoughtMs: numberOf(stats.thoughtMs, null),
     finish: textOf(stats.finish),
   };
 }

@@ -131,7 +131,7 @@ TEST(OutputParser, HermesTextThatIsNoCallIsContent) {
            "<tool_call>call f</tool_call>",
            "<tool_call>{}</tool_call>",
            "<tool_call>[]</tool_call>",
-           R"(<tool_call>{"name": "f"}x)" + 19,
+           R"({"name": "f", "arguments": {}}</tool_call>)",
            R"(<tool_call>{"name": 1, "arguments": {}}</tool_call>)",
            R"(<tool_call>{"name": "", "arguments": {}}</tool_call>)",
            R"(<tool_call>{"name": "f", "arguments": "{}"}</tool_call>)",
