@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """A server that answers as Tandem does, for the page's tests: the page's own files, and answers made up on the spot.
 
 What the last message says chooses the answer: "slow" a long one, "think" one with reasoning, "xss" hostile text,

@@ -3,10 +3,10 @@
 export async function sse() {
   const {SseParser} = await import('/page/sse.js');
   const wrong = [];
-  const stream = '\ufeff: hello\r\ndata: one\r\n\r\n:\ndata:{"a": "é🐱"}\n\nevent: odd\rdata: two\rdata:  lines\r\r' +
+  const stream = '\ufeff: hello\r\ndata: one\r\ndata: more\r\n\r\n:\ndata:{"a": "é🐱"}\n\nevent: odd\rdata: two\rdata:  lines\r\r' +
     'data\n\nid: 7\nnothing\n\nevent: alone\n\n\n\r\ndata: last\n\ndata: never ended';
   const wanted = JSON.stringify([
-    {type: 'message', data: 'one'}, {type: 'message', data: '{"a": "é🐱"}'}, {type: 'odd', data: 'two\n lines'},
+    {type: 'message', data: 'one\nmore'}, {type: 'message', data: '{"a": "é🐱"}'}, {type: 'odd', data: 'two\n lines'},
     {type: 'message', data: ''}, {type: 'message', data: 'last'}]);
   const bytes = new TextEncoder().encode(stream);
   const check = (cuts) => {
@@ -99,7 +99,7 @@ export async function markdown() {
   };
   const parts = ['\n', '\n', '\n\n', '- ', '1. ', '  ', '> ', '# ', '```', '```js', '~~~', '---', '|', '| a | b |', '|---|---|', 'word',
     ' ', '**', '*', '_', '`', '[x](https://a.b)', 'é🐱', '\r\n', '\t', '<b>', '-', '\\'];
-  for (let round = 0; round < 400; round += 1) {
+  for (let round = 0; round < 3000; round += 1) {
     const parent = box();
     const view = new MarkdownView(parent);
     let text = '';

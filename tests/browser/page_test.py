@@ -37,9 +37,10 @@ class PageTest(unittest.TestCase):
     def setUp(self):
         b = self.browser
         b.cdp("Emulation.setDeviceMetricsOverride", width=1280, height=860, deviceScaleFactor=1, mobile=False)
-        self.open_fresh(self.url)
+        b.open("about:blank")
         b.log("browser"), b.log("performance")
         self.expected_errors = ()
+        self.open_fresh(self.url)
 
     def tearDown(self):
         """No test may leave an error in the console, a broken policy, or a request to somewhere else."""
@@ -55,7 +56,7 @@ class PageTest(unittest.TestCase):
 
     def open_fresh(self, url):
         self.origin = url
-        self.browser.open(url + "/page/favicon.svg")  # the same origin, without the page in it
+        self.browser.open(url + "/")
         self.browser.run("localStorage.clear(); sessionStorage.clear()")
         self.browser.open(url + "/")
 
@@ -388,7 +389,12 @@ class Views(PageTest):
             b.cdp("Emulation.setDeviceMetricsOverride", width=width, height=640, deviceScaleFactor=2, mobile=True)
             self.open_fresh(self.url)
             self.assertFalse(b.visible("#sidebar"))
-            self.ask_and_wait("Tell me a story about a cat. " + "averylongword" * 20)
+            long = "averylongword" * 20
+            nodes = [{"id": "u", "parent": None, "role": "user", "text": long},
+                     {"id": "a", "parent": "u", "role": "assistant", "text": f"{long} `{long}`\n```\n{long}\n```", "reasoning": long}]
+            b.run("localStorage.setItem('tandem.chat.x', arguments[0])", json.dumps({"title": long, "nodes": nodes, "leaf": "a"}))
+            b.reload()
+            self.ask_and_wait("Tell me a story about a cat.")
             self.assertLessEqual(b.run("return document.documentElement.scrollWidth"), width)
             self.assertLessEqual(b.run("return document.querySelector('#scroller').scrollWidth"), width)
             send = b.run("const r = document.querySelector('#send').getBoundingClientRect(); return [r.left, r.right, r.bottom]")
