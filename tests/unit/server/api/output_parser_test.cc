@@ -131,7 +131,7 @@ TEST(OutputParser, HermesTextThatIsNoCallIsContent) {
            "<tool_call>call f</tool_call>",
            "<tool_call>{}</tool_call>",
            "<tool_call>[]</tool_call>",
-           R"(<tool_call>{"name": "f"}x)" + 19,
+           R"({"name": "f", "arguments": {}}</tool_call>)",
            R"(<tool_call>{"name": 1, "arguments": {}}</tool_call>)",
            R"(<tool_call>{"name": "", "arguments": {}}</tool_call>)",
            R"(<tool_call>{"name": "f", "arguments": "{}"}</tool_call>)",
@@ -259,7 +259,9 @@ TEST(OutputParser, ToolsAreLookedForInContent) {
 // Texts made of the formats' own pieces, most of them nearly right.
 class TextMaker {
  public:
-  explicit TextMaker(unsigned seed) : random_(seed) {}
+  // `whole_characters`: only texts of ASCII are spoilt.
+  explicit TextMaker(unsigned seed, bool whole_characters = false)
+      : random_(seed), whole_characters_(whole_characters) {}
 
   std::size_t below(std::size_t n) { return static_cast<std::size_t>(random_() % n); }
   template <std::size_t N>
@@ -291,7 +293,9 @@ class TextMaker {
         default: text += space();
       }
     }
-    for (std::size_t n = below(2) * below(4); n > 0 && !text.empty(); --n) {
+    const bool spoil =
+        !whole_characters_ || std::ranges::all_of(text, [](char byte) { return static_cast<signed char>(byte) >= 0; });
+    for (std::size_t n = spoil ? below(2) * below(4) : 0; n > 0 && !text.empty(); --n) {
       const std::size_t at = below(text.size());
       switch (below(5)) {
         case 0: text.erase(at, 1); break;
@@ -347,12 +351,13 @@ class TextMaker {
   }
 
   std::mt19937 random_;
+  bool whole_characters_;
 };
 
 TEST(OutputParser, AgreesWithTheNaiveParserHoweverTheTextIsCut) {
   TextMaker make(1);
   std::size_t calls = 0, contents = 0;
-  constexpr int kTexts = 20'000;
+  constexpr int kTexts = 6'000;
   for (int i = 0; i < kTexts; ++i) {
     const std::string text = make.make();
     std::size_t calls_most = 0;
@@ -376,8 +381,8 @@ TEST(OutputParser, AgreesWithTheNaiveParserHoweverTheTextIsCut) {
 TEST(OutputParser, EveryWayToCutInThree) {
   const auto formats = all_formats();
   TextMaker make(2);
-  for (int i = 0; i < 60; ++i) {
-    const std::string text = make.make().substr(0, 120);
+  for (int i = 0; i < 40; ++i) {
+    const std::string text = make.make().substr(0, 90);
     for (const OutputFormat& format : formats) {
       const ParsedOutput expected = parse_naively(format, text);
       for (std::size_t first = 0; first <= text.size(); ++first) {
@@ -455,14 +460,14 @@ TEST(OutputParser, BoundsAreWhereTheyAreSaid) {
     const ParsedOutput hermes = parse(kHermes, "<tool_call>" + space + args + "</tool_call>");
     EXPECT_EQ(hermes.calls.size(), beyond <= 0 ? 1u : 0u);
     EXPECT_EQ(hermes, parse_naively(kHermes, "<tool_call>" + space + args + "</tool_call>"));
-    for (const OutputFormat& format : {kMistral, kLlama3, kThink, kThinkOpen}) {
-      for (const std::string head : {"[TOOL_CALLS]", "[TOOL_CALLS][", "<|python_tag|>", "", "<thi"}) {
-        for (std::size_t spaces = kHeldBytesMax - 16; spaces <= kHeldBytesMax + 1; ++spaces) {
-          const std::string text = head + std::string(spaces, ' ') + "<think>" + args;
-          ASSERT_EQ(parse(format, text), parse_naively(format, text)) << spaces << " behind " << head;
-          const std::string call = head + std::string(spaces, ' ') + (spaces % 2 == 0 ? "[" : "") + args;
-          ASSERT_EQ(parse(format, call), parse_naively(format, call)) << spaces << " behind " << head;
-        }
+  }
+  for (const OutputFormat& format : {kMistral, kLlama3, kThink, kThinkOpen}) {
+    for (const std::string head : {"[TOOL_CALLS]", "[TOOL_CALLS][", "<|python_tag|>", "", "<thi"}) {
+      for (std::size_t spaces = kHeldBytesMax - 16; spaces <= kHeldBytesMax + 1; ++spaces) {
+        const std::string text = head + std::string(spaces, ' ') + "<think>" + args;
+        ASSERT_EQ(parse(format, text), parse_naively(format, text)) << spaces << " behind " << head;
+        const std::string call = head + std::string(spaces, ' ') + (spaces % 2 == 0 ? "[" : "") + args;
+        ASSERT_EQ(parse(format, call), parse_naively(format, call)) << spaces << " behind " << head;
       }
     }
   }
@@ -518,8 +523,8 @@ TEST(OutputParser, CharactersStayWhole) {
   const auto starts_whole = [](std::string_view text) {
     return text.empty() || (static_cast<unsigned char>(text.front()) & 0xc0) != 0x80;
   };
-  TextMaker make(3);
-  for (int i = 0; i < 3000; ++i) {
+  TextMaker make(3, true);
+  for (int i = 0; i < 1000; ++i) {
     const std::string text = make.make();
     for (const OutputFormat& format : all_formats()) {
       const auto parser = OutputParser::create(format);
