@@ -229,6 +229,8 @@ Result<std::unique_ptr<Engine>> Engine::create(const EngineConfig& config, Model
                             limits.sequences_max);
   if (config.waiting_requests_max < 1)
     return invalid_argument("waiting_requests_max {} must be positive", config.waiting_requests_max);
+  if (config.grammar_threads < 1)
+    return invalid_argument("grammar_threads {} must be positive", config.grammar_threads);
   return std::make_unique<ThreadedEngine>(config, runner, tokenizer, clock);
 }
 

@@ -26,6 +26,8 @@ struct EngineConfig {
   std::int64_t waiting_requests_max = 4096;  // beyond this submit() refuses
   bool prefix_cache = true;
   std::vector<TokenId> eos_token_ids;
+  int grammar_threads = 1;                       // that find the tokens which grammars allow, beside the step
+  std::size_t grammar_cache_bytes = 256u << 20;  // of what is kept of that
 };
 
 struct EngineStats {

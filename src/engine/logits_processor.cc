@@ -27,8 +27,8 @@ bool ends_with(const SampleInput& input, std::span<const TokenId> tail) {
 
 bool changes_nothing(const SampleInput& input) {
   const SamplingParams& params = input.request->sampling;
-  return params.allowed_token_ids.empty() && input.forbidden_ids.empty() && params.bad_words.empty() &&
-         params.logit_bias.empty() && params.repetition_penalty == 1.0f &&
+  return params.allowed_token_ids.empty() && input.forbidden_ids.empty() && input.grammar_mask.empty() &&
+         params.bad_words.empty() && params.logit_bias.empty() && params.repetition_penalty == 1.0f &&
          (input.generated.empty() || (params.presence_penalty == 0.0f && params.frequency_penalty == 0.0f));
 }
 
@@ -50,6 +50,7 @@ std::span<const float> LogitsProcessor::process(const SampleInput& input, std::s
     std::ranges::fill(row_, kRemoved);
     for (const TokenId token : params.allowed_token_ids) row_[token] = logits[token];
   }
+  if (!input.grammar_mask.empty()) apply_grammar(input, logits);
   for (const TokenId token : input.forbidden_ids) row_[token] = kRemoved;
   remove_bad_words(input);
   for (const auto& [token, bias] : params.logit_bias) {
@@ -57,6 +58,21 @@ std::span<const float> LogitsProcessor::process(const SampleInput& input, std::s
   }
   add_penalties(input);
   return row_;
+}
+
+void LogitsProcessor::apply_grammar(const SampleInput& input, std::span<const float> logits) {
+  constexpr std::size_t kBits = 32;
+  TD_CHECK(input.grammar_mask.size() == (row_.size() + kBits - 1) / kBits, input.grammar_mask.size(), row_.size());
+  for (std::size_t begin = 0; begin < row_.size(); begin += kBits) {
+    const std::uint32_t word = input.grammar_mask[begin / kBits];
+    const std::size_t count = std::min(kBits, row_.size() - begin);
+    if (word == 0) {
+      std::fill_n(row_.begin() + static_cast<std::ptrdiff_t>(begin), count, kRemoved);
+    } else if (word != ~std::uint32_t{0}) {
+      for (std::size_t i = 0; i < count; ++i) row_[begin + i] = (word >> i & 1) != 0 ? row_[begin + i] : kRemoved;
+    }
+  }
+  for (const TokenId token : input.ending_ids) row_[token] = input.may_end ? logits[token] : kRemoved;
 }
 
 void LogitsProcessor::remove_bad_words(const SampleInput& input) {

@@ -1,7 +1,8 @@
 // Turns the model's logits into those a request asked to sample from, up to temperature and truncation.
 //
 // In this order (a token once removed, at -infinity, stays removed):
-//   allowed    tokens outside allowed_token_ids are removed, if any are listed
+//   allowed    tokens outside allowed_token_ids are removed, if any are listed; and those that the grammar does not
+//              allow, if there is one
 //   forbidden  end-of-sequence and stop ids below min_tokens are removed (the caller lists them)
 //   bad words  the last token of a bad word is removed when those before it end prompt + answer; the beginning of a bad
 //              word may lie in the prompt (as in Hugging Face transformers)
@@ -29,6 +30,11 @@ struct SampleInput {
   std::span<const TokenId> prompt;
   std::span<const TokenId> generated;      // the answer so far; the new token's position is after it
   std::span<const TokenId> forbidden_ids;  // not to be sampled now: eos and stop ids while below min_tokens
+
+  // With a grammar: bit t % 32 of word t / 32 is set for each token t that may come; empty: no grammar.
+  std::span<const std::uint32_t> grammar_mask;
+  std::span<const TokenId> ending_ids;  // eos and stop ids, whatever the mask says of them
+  bool may_end = false;                 // and whether they may come
 };
 
 class LogitsProcessor {
@@ -40,6 +46,7 @@ class LogitsProcessor {
   std::span<const float> process(const SampleInput& input, std::span<const float> logits);
 
  private:
+  void apply_grammar(const SampleInput& input, std::span<const float> logits);
   void remove_bad_words(const SampleInput& input);
   void add_penalties(const SampleInput& input);
 

@@ -137,6 +137,8 @@ Status validate_request(const Request& request, std::int64_t vocab_size, std::in
   TD_TRY(check_between("n", request.samples_count, 1, kSamplesMax));
   if (request.logprobs) TD_TRY(check_between("logprobs", *request.logprobs, 0, kLogprobsMax));
   if (request.prompt_logprobs) TD_TRY(check_between("prompt_logprobs", *request.prompt_logprobs, 0, kLogprobsMax));
+  if (request.grammar && !has_tokenizer)
+    return invalid_argument("a grammar needs a tokenizer, and none is loaded: leave the grammar out");
   if (request.cache_salt.size() > kCacheSaltBytesMax) {
     return invalid_argument("cache_salt has {} bytes: give at most {}", request.cache_salt.size(), kCacheSaltBytesMax);
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -14,10 +15,13 @@
 
 namespace tandem::engine {
 
+class Grammar;  // grammar/grammar.h
+
 using RequestId = StrongId<struct RequestIdTag, std::uint64_t>;
 
 // How the next token is chosen. The defaults sample from the model's own distribution.
-// Applied in this order: allowed/bad tokens and min_tokens, logit bias, penalties, temperature, top_k, top_p, min_p.
+// Applied in this order: grammar, allowed/bad tokens and min_tokens, logit bias, penalties, temperature, top_k, top_p,
+// min_p.
 struct SamplingParams {
   float temperature = 1.0f;  // 0: greedy (the largest logit, ties to the lower id)
   int top_k = 0;             // 0: all
@@ -59,6 +63,19 @@ struct Request {
   std::string cache_salt;    // requests share cached prefixes only with the same salt
   std::uint64_t tag = 0;     // the caller's own; its events carry it
   bool cache_prefix = true;  // false: neither looks into the prefix cache nor leaves anything there
+
+  // What the text must belong to; null: anything. Tokens are sampled only if the text can still become a text of the
+  // grammar; special tokens never. End-of-sequence and stop ids are sampled where the text is complete, and nowhere
+  // else. A text that is complete and cannot go on ends with kStop: by such an id or, where there is none (or with
+  // ignore_eos), without one. Beside it:
+  //   min_tokens         counts while there is something else to say: a text that cannot go on ends
+  //   ignore_eos         goes on for as long as the grammar does
+  //   allowed_token_ids  both must allow a token; where nothing is left the sample ends with kError
+  //   bad_words          the same
+  //   stop_strings       cut the text where they are, also in the middle of the grammar's
+  // max_tokens and the context may cut it too: kLength. A text that becomes too ambiguous or too costly to follow ends
+  // with kError.
+  std::shared_ptr<const Grammar> grammar;
 };
 
 // What a request is where the caller says nothing: sampled as the model's authors suggest (generation_config.json), and
@@ -94,7 +111,7 @@ inline constexpr std::size_t kCacheSaltBytesMax = 1024;
 
 // Whether the engine can run `request`: every field in its range, every id in the vocabulary, every list bounded.
 //   context_tokens  longest sequence; the prompt must leave room for one token, and for min_tokens
-//   has_tokenizer   false: stop strings are refused, for there is no text to find them in
+//   has_tokenizer   false: stop strings and grammars are refused, for there is no text to find them in
 // Errors: kInvalidArgument, naming the field, its value and what would be accepted.   Cost: O(size of the request).
 [[nodiscard]] Status validate_request(const Request& request, std::int64_t vocab_size, std::int64_t context_tokens,
                                       bool has_tokenizer);

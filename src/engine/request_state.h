@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/block_pool.h"
+#include "engine/grammar/constraint.h"
 #include "engine/output_text.h"
 #include "engine/prefix_hash.h"
 #include "engine/request.h"
@@ -21,13 +22,14 @@ struct RequestState;
 struct Sample {
   RequestState* request = nullptr;
   int index = 0;
-  std::vector<TokenId> tokens;       // prompt, then answer; empty until first admitted
-  std::int64_t computed_tokens = 0;  // with K/V in its blocks
-  std::optional<SeqId> sequence;     // its blocks, while it runs
-  std::int64_t cached_tokens = 0;    // of the prompt, when first admitted
-  TimePoint admitted;                // first; 0 before
-  std::unique_ptr<OutputText> text;  // from the first token on, if there is a tokenizer
-  bool heard_of = false;             // an event was sent
+  std::vector<TokenId> tokens;             // prompt, then answer; empty until first admitted
+  std::int64_t computed_tokens = 0;        // with K/V in its blocks
+  std::optional<SeqId> sequence;           // its blocks, while it runs
+  std::int64_t cached_tokens = 0;          // of the prompt, when first admitted
+  TimePoint admitted;                      // first; 0 before
+  std::unique_ptr<OutputText> text;        // from the first token on, if there is a tokenizer
+  std::shared_ptr<Constraint> constraint;  // from the first admission on, if the request has a grammar
+  bool heard_of = false;                   // an event was sent
   bool finished = false;
 
   std::span<const TokenId> known_tokens() const;
@@ -41,6 +43,7 @@ struct RequestState {
   std::shared_ptr<EventSink> sink;
   PrefixSalt salt;
   std::vector<TokenId> forbidden_ids;  // below min_tokens: end of sequence and stop ids
+  std::vector<TokenId> ending_ids;     // with a grammar: those of them that can be sampled
   std::vector<Sample> samples;         // never resized
   std::int64_t unfinished_count = 0;
   bool admitted = false;                       // a sample of it was, at some time

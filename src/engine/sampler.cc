@@ -58,7 +58,7 @@ Result<SampledToken> Sampler::sample(const SampleInput& input, std::span<const f
   const float max = same ? raw_max.value : row_max(row, block_max_, lane_max_).value;
   if (max == -kInfinity) {
     return invalid_argument(
-        "no token is left to sample at position {}: relax allowed_token_ids, bad_words or min_tokens",
+        "no token is left to sample at position {}: relax allowed_token_ids, bad_words, min_tokens or the grammar",
         input.prompt.size() + input.generated.size());
   }
 

@@ -35,7 +35,7 @@ class Sampler {
   // Log-probabilities are those of request->logprobs_mode: kRaw, log-softmax of `logits`; kProcessed, of the
   // distribution drawn from (greedy: of the processed logits at temperature 1, untruncated).
   // Errors: kAborted (a logit is NaN or +infinity, or all are -infinity), kInvalidArgument (allowed_token_ids,
-  // bad_words and min_tokens together leave no token).
+  // bad_words, min_tokens and the grammar together leave no token).
   [[nodiscard]] Result<SampledToken> sample(const SampleInput& input, std::span<const float> logits);
 
   // Log-softmax of `logits` [V] at `token` (its rank: 1 + how many logits are larger), then at the top_k largest, ties

@@ -38,6 +38,9 @@ StepLoop::StepLoop(const EngineConfig& config, ModelRunner& runner, const model:
   const auto sequences_max = static_cast<std::size_t>(limits_.sequences_max);
   // Ids that the model cannot give need no watching, and the sampler takes only those that it can.
   std::erase_if(config_.eos_token_ids, [&](TokenId id) { return id < 0 || id >= runner_limits_.vocab_size; });
+  if (tokenizer_ != nullptr)
+    constraints_ = std::make_unique<Constraints>(*tokenizer_, runner_limits_.vocab_size, config_.grammar_threads,
+                                                 config_.grammar_cache_bytes);
   running_.reserve(sequences_max);
   running_rows_.reserve(sequences_max);
   running_samples_.reserve(sequences_max);
@@ -54,6 +57,14 @@ void StepLoop::add(RequestId id, Request request, std::shared_ptr<EventSink> sin
   if (asked.min_tokens > 0) {
     state->forbidden_ids = config_.eos_token_ids;
     state->forbidden_ids.insert(state->forbidden_ids.end(), asked.stop_token_ids.begin(), asked.stop_token_ids.end());
+  }
+  if (asked.grammar) {
+    state->ending_ids = asked.stop_token_ids;
+    if (!asked.ignore_eos)
+      state->ending_ids.insert(state->ending_ids.end(), config_.eos_token_ids.begin(), config_.eos_token_ids.end());
+    const std::vector<TokenId>& allowed = asked.sampling.allowed_token_ids;
+    std::erase_if(state->ending_ids,
+                  [&](TokenId token) { return !allowed.empty() && !std::ranges::count(allowed, token); });
   }
   state->samples.resize(static_cast<std::size_t>(asked.samples_count));
   state->unfinished_count = asked.samples_count;
@@ -267,6 +278,7 @@ bool StepLoop::admit(Sample& sample) {
     queued_requests_ -= 1;
   }
   if (sample.admitted == TimePoint()) sample.admitted = now_;
+  if (request.request.grammar && !sample.constraint) sample.constraint = constraints_->start(request.request.grammar);
   waiting_.erase(sample.key());
   const auto place = std::ranges::lower_bound(running_, sample.key(), {}, &Sample::key);
   running_.insert(place, &sample);
@@ -307,13 +319,14 @@ void StepLoop::take_token(Sample& sample, const float* logits) {
   const Request& request = sample.request->request;
   const auto prompt_size = request.prompt.size();
   const std::span<const TokenId> tokens = sample.tokens;
-  const SampleInput input{.request = &request,
-                          .sample = sample.index,
-                          .prompt = tokens.first(prompt_size),
-                          .generated = tokens.subspan(prompt_size),
-                          .forbidden_ids = sample.generated_count() < request.min_tokens
-                                               ? std::span<const TokenId>(sample.request->forbidden_ids)
-                                               : std::span<const TokenId>()};
+  SampleInput input{.request = &request,
+                    .sample = sample.index,
+                    .prompt = tokens.first(prompt_size),
+                    .generated = tokens.subspan(prompt_size),
+                    .forbidden_ids = sample.generated_count() < request.min_tokens
+                                         ? std::span<const TokenId>(sample.request->forbidden_ids)
+                                         : std::span<const TokenId>()};
+  if (sample.constraint && !constrain(sample, input)) return;
   Result<SampledToken> sampled = sampler_.sample(input, {logits, static_cast<std::size_t>(runner_limits_.vocab_size)});
   if (!sampled.ok()) {
     end(sample, FinishReason::kError, sampled.status());
@@ -347,10 +360,32 @@ void StepLoop::take_token(Sample& sample, const float* logits) {
                        static_cast<std::int64_t>(sample.tokens.size()) >= sequence_tokens_max_;
   if (finish == FinishReason::kNone && is_full) finish = FinishReason::kLength;
   if (finish == FinishReason::kNone) {
+    if (sample.constraint) constraints_->advance(sample.constraint, token);
     send(sample, std::move(event));
   } else {
     end(sample, finish, {}, std::move(event));
   }
+}
+
+bool StepLoop::constrain(Sample& sample, SampleInput& input) {
+  const NextTokens& next = constraints_->wait(*sample.constraint);
+  if (!next.status.ok()) {
+    end(sample, FinishReason::kError, next.status);
+    return false;
+  }
+  input.grammar_mask = next.mask->words;
+  input.ending_ids = sample.request->ending_ids;
+  input.may_end = next.can_end;
+  if (next.mask->allowed_count > 0) return true;
+  if (!next.can_end) {
+    end(sample, FinishReason::kError,
+        invalid_argument("no token of the vocabulary continues the text that the grammar has begun"));
+    return false;
+  }
+  input.forbidden_ids = {};
+  if (!input.ending_ids.empty()) return true;
+  end(sample, FinishReason::kStop);
+  return false;
 }
 
 void StepLoop::end(Sample& sample, FinishReason reason, Status error, TokenEvent event) {

@@ -18,6 +18,7 @@
 #include "base/clock.h"
 #include "engine/block_pool.h"
 #include "engine/engine.h"
+#include "engine/grammar/constraint.h"
 #include "engine/model_runner.h"
 #include "engine/request_state.h"
 #include "engine/sampler.h"
@@ -74,6 +75,8 @@ class StepLoop {
   void fail_batch(const Status& status);
   void take_logits(const BatchEntry& entry, const float* logits);
   void take_token(Sample& sample, const float* logits);
+  // Lets the grammar of a sample restrict what is sampled; false if that ended the sample.
+  bool constrain(Sample& sample, SampleInput& input);
   // Ends a sample with an event of its own, or with `event` if that is already under way.
   void end(Sample& sample, FinishReason reason, Status error = {}, TokenEvent event = {});
   void end_request(RequestState& request, FinishReason reason, const Status& error);
@@ -90,6 +93,7 @@ class StepLoop {
   BlockPool pool_;
   Sampler sampler_;
   StepBuilder builder_;
+  std::unique_ptr<Constraints> constraints_;  // null without a tokenizer
   std::unordered_map<RequestId, std::unique_ptr<RequestState>> requests_;
   std::vector<Sample*> running_;  // by rising key
   std::map<RowKey, Sample*> waiting_, held_;
