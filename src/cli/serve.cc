@@ -70,7 +70,7 @@ ToolFormat tool_format(const ServeFlags& flags, const model::ChatPrompt* chat) {
   if (flags.tool_format == "llama3") return ToolFormat::kLlama3;
   if (flags.tool_format == "mistral") return ToolFormat::kMistral;
   if (flags.tool_format == "none" || chat == nullptr) return ToolFormat::kNone;
-  return server::tool_format_of(chat->source());
+  return server::tool_format_of(chat->source(/*with_tools=*/true));
 }
 
 ReasoningFormat reasoning_format(const ServeFlags& flags, const model::ChatPrompt* chat) {
