@@ -4,8 +4,9 @@
 // The owner feeds what it reads, sends what pull() gives, calls on_time() when deadline() has come, and closes the
 // transport once finished() holds and all that was pulled is sent. Requests come as events; each one that on_request()
 // announced ends in exactly one of: end_body()/send_response() by us, abort() by us, or on_cancel() by the peer.
-// Threads: one at a time. Events are called from within feed(), feed_end(), on_time() and pull(); in them every method
-// but these four may be called.
+// Calls for a request that has ended are ignored: an answer may cross a cancellation.
+// Threads: one at a time. Events are called from within feed(), feed_end(), on_time(), pull() and fail(); in them every
+// method but the first four may be called.
 // Sources: RFC 9110, 9112 (HTTP/1.1), 9113 (HTTP/2).
 #pragma once
 
@@ -69,7 +70,8 @@ class Connection {
   // The transport failed: every request under way is cancelled, and nothing more can be sent.
   virtual void fail() = 0;
 
-  // Appends to `out` bytes to send now, about `bytes_max` at most; what stays behind counts as backlog.
+  // Appends to `out` bytes to send now, about `bytes_max` at most; what stays behind counts as backlog. To be called
+  // after anything else was: answers, refusals, even acknowledgements only leave this way.
   virtual void pull(std::string& out, std::size_t bytes_max, TimePoint now) = 0;
 
   // An answer, whole. A HEAD request gets its head only.
@@ -80,7 +82,7 @@ class Connection {
   virtual void end_body(StreamId stream) = 0;
   // Breaks an answer off so that the peer can see it is not whole: RST_STREAM, or the connection ends.
   virtual void abort(StreamId stream) = 0;
-  // Bytes given for the stream and not yet pulled.
+  // Bytes of the answer's body that were given and not yet pulled.
   virtual std::size_t backlog(StreamId stream) const = 0;
 
   // Takes no new requests and ends after those under way: GOAWAY, or "connection: close".

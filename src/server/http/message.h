@@ -27,7 +27,8 @@ enum class HttpVersion : std::uint8_t { k10, k11, k2 };
 struct RequestHead {
   HttpVersion version = HttpVersion::k11;
   std::string method;  // as sent: "GET", "POST"...
-  std::string path;    // begins with '/'; printable ASCII, no ".." segment, no backslash; still percent-encoded
+  std::string path;    // begins with '/' (or is "*", in OPTIONS only); printable ASCII, no ".." segment, no backslash;
+                       // still percent-encoded
   std::string query;   // after '?', without it
   std::string host;    // Host or :authority, never empty but in HTTP/1.0
   Headers headers;     // without pseudo-headers; names in lower case

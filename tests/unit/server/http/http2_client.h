@@ -164,6 +164,11 @@ class Http2Client {
         nghttp2_session_mem_recv(session_, reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
     EXPECT_EQ(read, static_cast<ssize_t>(bytes.size()));
   }
+  // A client that has ended reads no more of it.
+  void feed_some(std::string_view bytes) {
+    received_bytes += bytes.size();
+    EXPECT_GE(nghttp2_session_mem_recv(session_, reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size()), 0);
+  }
   // Carries bytes both ways until nothing moves.
   void talk(Peer& server) {
     for (int i = 0; i < 10'000; ++i) {
