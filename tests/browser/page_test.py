@@ -352,11 +352,18 @@ class Views(PageTest):
         self.assertEqual(b.count("#token-card > .chosen"), 1)
         b.hover("#input")
         self.assertFalse(b.visible("#token-card"))
+        self.assertEqual(b.count(ANSWER + " .tokens > [tabindex='0']"), 1)
+        b.run("document.querySelector(arguments[0]).focus()", ANSWER + " .tokens > span")
+        first = b.text("#token-card")
+        b.press("\ue014")  # the right arrow
+        self.assertEqual(b.run("return document.activeElement.dataset.index"), "1")
+        self.assertTrue(b.visible("#token-card") and b.text("#token-card") != first)
         b.click("#toggle-tokens")
         self.assertEqual(b.count(".tokens"), 0)
 
     def test_plots_draw(self):
         b = self.browser
+        self.expected_errors = ("getImageData",)  # advice, given for how this test looks at them
         b.click("#toggle-live")
         self.ask_and_wait("Tell me a story about a cat.")
         b.wait(lambda: b.run("""return [...document.querySelectorAll('.plot')].every((plot) => {

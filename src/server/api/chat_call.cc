@@ -138,7 +138,7 @@ ApiResult<ChatCall> read_chat_call(const ApiContext& context, const CallInfo& in
     output.reasoning = context.reasoning_format;
   } else {
     // The grammar holds from the first token, so there is no reasoning: the template should open none.
-    constrain(call.request, grammar);
+    call.request.grammar = grammar;
     input.options.variables.emplace("enable_thinking", false);
   }
 

@@ -82,7 +82,7 @@ CompletionFields read_fields(const ApiContext& context, const CallInfo& info, Js
   refuse_fields(fields, {{"suffix", "this model only continues text; put all of it into prompt"}});
   read_foreign_fields(fields);
   const AnswerFormat format = read_answer_format(fields);
-  if (fields.ok() && format.form != AnswerForm::kFree) constrain(read.request, compile_format(format, fields));
+  if (fields.ok() && format.form != AnswerForm::kFree) read.request.grammar = compile_format(format, fields);
   check_unknown(context, fields);
   return read;
 }

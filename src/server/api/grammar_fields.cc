@@ -127,6 +127,4 @@ std::shared_ptr<const engine::Grammar> compile_format(const AnswerFormat& format
   return nullptr;
 }
 
-void constrain(engine::Request&, std::shared_ptr<const engine::Grammar>) {}
-
 }  // namespace tandem::server

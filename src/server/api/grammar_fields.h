@@ -28,7 +28,4 @@ AnswerFormat read_answer_format(JsonFields& fields);
 // The grammar of a format that is not free. Failures go to `fields`, under the field that asked.
 std::shared_ptr<const engine::Grammar> compile_format(const AnswerFormat& format, JsonFields& fields);
 
-// Binds the answer to the grammar.
-void constrain(engine::Request& request, std::shared_ptr<const engine::Grammar> grammar);
-
 }  // namespace tandem::server

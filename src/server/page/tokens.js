@@ -60,14 +60,26 @@ export class TokenView {
     parent.addEventListener('focusin', show);
     parent.addEventListener('mouseout', hide);
     parent.addEventListener('focusout', hide);
+    // One stop for the Tab key; from there the arrows go on.
+    parent.addEventListener('keydown', (event) => {
+      const next = {ArrowRight: 'nextElementSibling', ArrowLeft: 'previousElementSibling'}[event.key];
+      const to = next && event.target[next];
+      if (!to) return;
+      event.preventDefault();
+      event.target.tabIndex = -1;
+      to.tabIndex = 0;
+      to.focus();
+    });
   }
 
   update(tokens) {
     this.#tokens = tokens;
     const spans = tokens.slice(this.#shown).map((token, i) => {
       const text = token.text.replaceAll('\n', '↵\n');
-      const label = `${visible(token.text)}, ${percent(token.logprob)}`;
-      return h(`span.level-${levelOf(token.logprob)}`, {'data-index': this.#shown + i, tabindex: 0, 'aria-label': label}, text);
+      const index = this.#shown + i;
+      return h(`span.level-${levelOf(token.logprob)}`, {
+        'data-index': index, tabindex: index === 0 ? 0 : -1, 'aria-label': `${visible(token.text)}, ${percent(token.logprob)}`,
+      }, text);
     });
     this.#shown = tokens.length;
     this.#parent.append(...spans);
