@@ -121,6 +121,46 @@ TEST_F(EndToEnd, GreedyAnswersStayTheSameWithoutASeed) {
   EXPECT_EQ(std::string(at(first, "output", 0, "content", 0, "text").as_string()), text_of(expected().at(0)));
 }
 
+TEST_F(EndToEnd, AnAnswerHasTheFormThatWasAskedFor) {
+  const std::string messages = R"({"messages":[{"role":"user","content":"Hi"}],"n":4,"seed":1,)";
+  const auto texts = [&](const std::string& members) {
+    std::vector<std::string> all;
+    for (const auto& [index, choice] : read_whole(run(prepare_chat_completion, messages + members + "}")).choices) {
+      EXPECT_EQ(choice.finish, "stop");
+      all.push_back(choice.text);
+    }
+    return all;
+  };
+  for (const std::string& text : texts(R"("structured_outputs":{"choice":["north","south"]})"))
+    EXPECT_TRUE(text == "north" || text == "south") << text;
+  for (const std::string& text : texts(R"("guided_regex":"[ab]{3}")"))
+    EXPECT_TRUE(text.size() == 3 && text.find_first_not_of("ab") == std::string::npos) << text;
+  for (const std::string& text : texts(R"("grammar":"root ::= \"x\" | \"y\"")"))
+    EXPECT_TRUE(text == "x" || text == "y");
+  const std::string schema =
+      R"({"type":"object","properties":{"up":{"type":"boolean"}},"required":["up"],"additionalProperties":false})";
+  for (const std::string& text :
+       texts(R"("response_format":{"type":"json_schema","json_schema":{"name":"n","schema":)" + schema + "}}"))
+    EXPECT_TRUE(at(parsed(text), "up").is_bool()) << text;
+}
+
+TEST_F(EndToEnd, AForcedCallIsACallEvenOfAModelThatKnowsNone) {
+  const std::string fields =
+      R"({"messages":[{"role":"user","content":"Hi"}],"n":3,"seed":2,"tool_choice":"required","tools":[)"
+      R"({"type":"function","function":{"name":"turn","parameters":{"type":"object","properties":{"left":)"
+      R"({"type":"boolean"}},"required":["left"],"additionalProperties":false}}}],"parallel_tool_calls":false)";
+  const ReadAnswer whole = read_whole(run(prepare_chat_completion, fields + "}"));
+  ASSERT_EQ(whole.choices.size(), 3u);
+  for (const auto& [index, choice] : whole.choices) {
+    EXPECT_EQ(choice.finish, "tool_calls");
+    EXPECT_EQ(choice.text, "");
+    ASSERT_EQ(choice.calls.size(), 1u);
+    EXPECT_EQ(choice.calls[0].name, "turn");
+    EXPECT_TRUE(at(parsed(choice.calls[0].arguments), "left").is_bool());
+  }
+  EXPECT_EQ(whole.choices, read_stream(run(prepare_chat_completion, fields + R"(,"stream":true})")).choices);
+}
+
 TEST_F(EndToEnd, AFailedStepIsTheStreamsError) {
   runner_.fail_calls(3, 1);
   const ReadAnswer answer = read_stream(

@@ -111,6 +111,83 @@ TEST(Tools, FreeTextBesideToolsIsNotBound) {
   EXPECT_EQ(error.path, "tools");
 }
 
+// The calls in a text, as "name(arguments)".
+std::vector<std::string> calls_in(const std::string& text, ToolFormat format) {
+  const auto parser = OutputParser::create({.tools = format});
+  OutputDelta delta;
+  parser->push(text, delta);
+  parser->finish(delta);
+  EXPECT_EQ(delta.content, "");
+  std::vector<std::string> calls;
+  for (const ToolCallDelta& piece : delta.tool_calls) {
+    if (static_cast<std::size_t>(piece.index) == calls.size()) calls.push_back(piece.name + "(");
+    calls.back() += piece.arguments;
+  }
+  for (std::string& call : calls) call += ")";
+  return calls;
+}
+
+TEST(Tools, ForcedCallsAreWhatTheParserReads) {
+  const std::string add = R"("name": "add", "%": {"a":1}})", now = R"("name": "now \"x\"", "%": {"b":[true]}})";
+  struct Syntax {
+    ToolFormat format;
+    std::string begin, end, arguments;
+    const char* separator;  // null: one call only
+  };
+  const Syntax syntaxes[] = {{ToolFormat::kHermes, "<tool_call>\n{", "\n</tool_call>", "arguments", "\n"},
+                             {ToolFormat::kLlama3, "{", "", "parameters", "; "},
+                             {ToolFormat::kMistral, "[TOOL_CALLS][{", "]", "arguments", nullptr}};
+  for (const Syntax& syntax : syntaxes) {
+    const auto written = [&](std::string call) {
+      call.replace(call.find('%'), 1, syntax.arguments);
+      return syntax.begin + call + syntax.end;
+    };
+    FieldError error;
+    const json::object empty;
+    JsonFields fields(empty, error);
+    const ChatTools required = read(std::string(kTools) + R"(,"tool_choice":"required")").tools;
+    const auto grammar = make_grammar(required, syntax.format, {}, fields);
+    ASSERT_NE(grammar, nullptr) << error.message;
+    EXPECT_TRUE(grammar->matches(written(add))) << written(add);
+    EXPECT_TRUE(grammar->matches(written(now)));
+    EXPECT_EQ(calls_in(written(add), syntax.format), std::vector<std::string>{R"(add({"a":1}))"});
+    EXPECT_EQ(calls_in(written(now), syntax.format), std::vector<std::string>{R"(now "x"({"b":[true]}))"});
+    for (const std::string& other :
+         {std::string(), std::string("text"), written(add) + "x", "x" + written(add),
+          written(R"("name": "add", "%": {"a":"1"}})"), written(R"("name": "sub", "%": {}})")})
+      EXPECT_FALSE(grammar->matches(other)) << other;
+    const std::string both = written(add) + (syntax.separator != nullptr ? syntax.separator : "") + written(now);
+    EXPECT_EQ(grammar->matches(both), syntax.separator != nullptr) << both;
+    if (syntax.separator != nullptr) {
+      EXPECT_EQ(calls_in(both, syntax.format).size(), 2u);
+    }
+
+    ChatTools one = required;
+    one.parallel = false;
+    EXPECT_FALSE(make_grammar(one, syntax.format, {}, fields)->matches(both));
+    const ChatTools named =
+        read(std::string(kTools) + R"(,"tool_choice":{"type":"function","function":{"name":"add"}})").tools;
+    const auto only_add = make_grammar(named, syntax.format, {}, fields);
+    EXPECT_TRUE(only_add->matches(written(add)));
+    EXPECT_FALSE(only_add->matches(written(now)));
+
+    const AnswerFormat format{.form = AnswerForm::kJsonSchema, .schema = parsed(R"({"type":"boolean"})")};
+    const auto either = make_grammar(read(kTools).tools, syntax.format, format, fields);
+    EXPECT_TRUE(either->matches("true"));
+    EXPECT_TRUE(either->matches(written(add)));
+    EXPECT_FALSE(either->matches("text"));
+  }
+}
+
+TEST(Tools, ASchemaThatIsNoneIsSaidSo) {
+  const std::string tools =
+      R"("tools":[{"type":"function","function":{"name":"f","parameters":{"type":"colour"}}}],"tool_choice":"required")";
+  const ApiError error = refusal(prepare_chat_completion(tinyworld_context(), kInfo, chat_body(tools)));
+  EXPECT_EQ(error.status, 400);
+  EXPECT_EQ(error.param, "tools");
+  EXPECT_TRUE(error.message.starts_with("tools: ")) << error.message;
+}
+
 TEST(Tools, StreamedCallsBeginOnceAndGoOnInPieces) {
   ApiContext context = tinyworld_context();
   context.tool_format = ToolFormat::kHermes;
