@@ -30,7 +30,8 @@ class CodePoints {
   static CodePoints of(char32_t c) { return {{c, c}}; }
 
   // Rising, disjoint, not adjacent.
-  std::span<const CodeRange> ranges() const { return ranges_; }
+  std::span<const CodeRange> ranges() const& { return ranges_; }
+  void ranges() && = delete;
   bool empty() const { return ranges_.empty(); }
   bool contains(char32_t c) const;
 

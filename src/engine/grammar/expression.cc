@@ -65,9 +65,12 @@ Result<Expression> resolve_sequence(std::vector<Expression> parts, Side before, 
   }
   if (begin == end) return before == Side::kOpen || after == Side::kOpen ? any_text() : sequence_of({});
   std::vector<Expression> resolved;
-  for (std::size_t i = begin; i < end; ++i)
+  for (std::size_t i = begin; i < end; ++i) {
+    if (parts[i].kind == Kind::kBegin) return misplaced("^");
+    if (parts[i].kind == Kind::kEnd) return misplaced("$");
     resolved.push_back(TD_TRY(
         resolve(std::move(parts[i]), i == begin ? before : Side::kMiddle, i + 1 == end ? after : Side::kMiddle)));
+  }
   return sequence_of(std::move(resolved));
 }
 
@@ -80,8 +83,12 @@ Result<Expression> resolve(Expression expression, Side before, Side after) {
         branches.push_back(TD_TRY(resolve(std::move(branch), before, after)));
       return either_of(std::move(branches));
     }
-    case Kind::kBegin: return before == Side::kMiddle ? Result<Expression>(misplaced("^")) : sequence_of({});
-    case Kind::kEnd: return after == Side::kMiddle ? Result<Expression>(misplaced("$")) : sequence_of({});
+    case Kind::kBegin:
+    case Kind::kEnd: {
+      std::vector<Expression> alone;
+      alone.push_back(std::move(expression));
+      return resolve_sequence(std::move(alone), before, after);
+    }
     case Kind::kRepeat:
       if (has_anchor(expression)) return invalid_argument("an anchor that is repeated is not supported: leave it out");
       break;

@@ -405,7 +405,7 @@ Result<std::int64_t> SchemaReader::count_of(std::string_view name, const json::v
   std::int64_t count = -1;
   const double* number = value.if_double();
   if (value.is_int64()) count = value.get_int64();
-  if (value.is_uint64()) count = kUnbounded;
+  if (value.is_uint64()) count = static_cast<std::int64_t>(std::min<std::uint64_t>(value.get_uint64(), kUnbounded));
   if (number != nullptr && *number >= 0 && *number == std::floor(*number))
     count = *number < 9e18 ? static_cast<std::int64_t>(*number) : kUnbounded;
   if (count < 0) return wrong(name, where, "a whole number, 0 or more");
