@@ -72,6 +72,8 @@ def exchange(connection, method, path, body=None, headers=None):
     """One request of a connection of http.client; a body that is no text or bytes is sent as JSON."""
     if body is not None and not isinstance(body, (str, bytes)):
         body = json.dumps(body)
+    if isinstance(body, str):
+        body = body.encode()
     sent = {"content-type": "application/json"} if body is not None else {}
     connection.request(method, path, body, {**sent, **(headers or {})})
     return Answer(connection.getresponse())
