@@ -83,7 +83,7 @@ class Http2Connection final : public Connection {
     bool end_sent = false;   // END_STREAM has left
     bool stop_peer = false;  // the peer is to stop sending once the answer is out
     bool reset = false;      // RST_STREAM is on its way
-    bool blameless = false;  // ...and it was our wish
+    bool blameless = false;  // that RST_STREAM, if any, is our wish and not the peer's fault
     bool unstamped = false;  // is in unstamped_
     bool bodiless = false;   // the answer is but its head
     Backlog body;

@@ -141,7 +141,7 @@ void Http2Connection::end_body(StreamId stream) {
 
 // The rest of the request's body is not wanted; says so once the answer is out.
 void Http2Connection::stop_peer(Stream& stream) {
-  stream.stop_peer = true;
+  stream.stop_peer = stream.blameless = true;
   if (stream.end_sent) reset(stream, NGHTTP2_NO_ERROR);
 }
 

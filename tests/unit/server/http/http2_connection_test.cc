@@ -228,38 +228,6 @@ TEST(Http2, TrailersAreIgnored) {
   server.respond(1, 200, "");
 }
 
-TEST(Http2, AbortIsSeenByThePeer) {
-  Pair pair;
-  const auto id = pair.client.request("GET", "/");
-  pair.talk();
-  pair.server.begin(id);
-  pair.server.send(id, "abc");
-  pair.talk();
-  pair.server.send(id, "lost");
-  pair.server.abort(id);
-  pair.talk();
-  EXPECT_EQ(pair.client.answers[id].body, "abc");
-  EXPECT_FALSE(pair.client.answers[id].ended);
-  EXPECT_TRUE(pair.client.answers[id].closed);
-  EXPECT_EQ(pair.client.answers[id].error, static_cast<std::uint32_t>(NGHTTP2_INTERNAL_ERROR));
-  EXPECT_TRUE(pair.server.recorder.cancelled.empty());
-  EXPECT_FALSE(pair.server.connection->finished());
-  EXPECT_EQ(pair.server.connection->requests_open(), 0);
-}
-
-TEST(Http2, OurOwnAbortsAreNotHeldAgainstThePeer) {
-  Pair pair;
-  for (int round = 0; round < 10; ++round) {
-    std::vector<std::int32_t> ids;
-    for (int i = 0; i < 100; ++i) ids.push_back(pair.client.request("GET", "/"));
-    pair.talk();
-    for (const auto id : ids) pair.server.abort(id);
-    pair.talk();
-  }
-  EXPECT_FALSE(pair.server.connection->finished());
-  EXPECT_TRUE(pair.client.goaways.empty());
-}
-
 TEST(Http2, BodiesAreTakenFromTheBudget) {
   Peer server(Protocol::kHttp2, {}, 1000);
   Http2Client client;
@@ -311,96 +279,6 @@ TEST(Http2, BacklogsTellWhenToGoOn) {
   EXPECT_EQ(server.recorder.drained, std::vector<std::int64_t>{id});
   EXPECT_EQ(server.connection->backlog(StreamId(id)), 10'003u);
   server.end(id);
-}
-
-TEST(Http2, DrainsGracefully) {
-  Pair pair;
-  const auto first = pair.client.request("GET", "/");
-  pair.talk();
-  pair.server.connection->drain();
-  const std::string notice = pair.server.pull();
-  const auto crossing = pair.client.request("GET", "/");  // sent before the notice was seen
-  pair.server.feed(pair.client.pull());
-  pair.client.feed(notice);
-  ASSERT_EQ(pair.client.goaways.size(), 1u);
-  EXPECT_EQ(pair.client.goaways[0], (std::pair<std::uint32_t, std::int32_t>(0, 0x7fffffff)));
-  pair.talk();  // the PING comes back: the last word
-  ASSERT_EQ(pair.client.goaways.size(), 2u);
-  EXPECT_EQ(pair.client.goaways[1], (std::pair<std::uint32_t, std::int32_t>(0, crossing)));
-  EXPECT_FALSE(pair.server.connection->finished());
-  pair.server.respond(first, 200, "one");
-  pair.talk();
-  EXPECT_FALSE(pair.server.connection->finished());
-  // What comes after the last word is not taken.
-  pair.server.feed(frame(kHeaders, kEndStream | kEndHeaders, static_cast<std::uint32_t>(crossing) + 2, simple_head()));
-  EXPECT_EQ(pair.server.recorder.requests.size(), 2u);
-  pair.server.respond(crossing, 200, "two");
-  pair.talk();
-  EXPECT_EQ(pair.client.answers[crossing].body, "two");
-  EXPECT_TRUE(pair.server.connection->finished());
-}
-
-TEST(Http2, TheLastOfTheRequestsDrainsTheConnection) {
-  ConnectionLimits limits;
-  limits.requests_max = 3;
-  Pair pair(limits);
-  pair.server.recorder.on_whole = [&](StreamId stream, const Recorder::Request&) {
-    pair.server.respond(stream.value(), 204, "");
-  };
-  for (int i = 0; i < 3; ++i) {
-    EXPECT_FALSE(pair.server.connection->finished());
-    pair.client.request("GET", "/");
-    pair.talk();
-  }
-  EXPECT_TRUE(pair.server.connection->finished());
-  EXPECT_EQ(pair.client.answers[5].statuses, std::vector<int>{204});
-}
-
-TEST(Http2, TheEndOfTheTransportCancelsEverything) {
-  for (const bool failed : {false, true}) {
-    Pair pair;
-    const auto first = pair.client.request("GET", "/"), second = pair.client.request("POST", "/", nullptr, {}, false);
-    pair.client.upload(second, "abc", false);
-    pair.talk();
-    EXPECT_EQ(pair.server.budget.left(), pair.server.budget_bytes_ - 3);
-    if (failed) {
-      pair.server.connection->fail();
-    } else {
-      pair.server.connection->feed_end(pair.server.now);
-    }
-    EXPECT_EQ(pair.server.recorder.cancelled, std::vector<std::int64_t>{first});
-    EXPECT_TRUE(pair.server.connection->finished());
-    EXPECT_EQ(pair.server.budget.left(), pair.server.budget_bytes_);
-    EXPECT_EQ(pair.server.pull(), "");
-  }
-}
-
-TEST(Http2, WhatOwnersMayDoInEvents) {
-  // Each event's handler fails the connection; nothing happens afterwards.
-  for (int which = 0; which < 4; ++which) {
-    Pair pair;
-    Recorder& recorder = pair.server.recorder;
-    const auto fail = [&] { pair.server.connection->fail(); };
-    if (which == 0) {
-      recorder.head_answer = [&](StreamId, const RequestHead&) {
-        fail();
-        return std::optional<Response>(Response{{200, {}}, "x"});
-      };
-    }
-    if (which == 1) recorder.on_whole = [&](StreamId, const Recorder::Request&) { fail(); };
-    if (which == 2) recorder.on_cancelled = [&](StreamId) { fail(); };
-    const auto first = pair.client.request("GET", "/");
-    pair.client.request("GET", "/");
-    pair.talk();
-    if (which == 2) {
-      pair.client.reset(first);
-      pair.server.feed(pair.client.pull());
-    }
-    if (which == 3) pair.server.connection->fail();
-    EXPECT_TRUE(pair.server.connection->finished());
-    EXPECT_TRUE(recorder.open.empty());
-    EXPECT_EQ(pair.server.pull(), "");
-  }
 }
 
 }  // namespace
