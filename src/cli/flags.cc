@@ -72,6 +72,17 @@ void add_chat(CLI::App& root, ChatFlags& flags) {
   add_model_flags(app, flags.model, SizeFlags::kHidden);
 }
 
+void add_grammar_flags(CLI::App* app, GrammarFlags& flags) {
+  auto* schema = app->add_option("--json-schema", flags.json_schema, "file: the answer is JSON of this schema");
+  auto* grammar = app->add_option("--grammar", flags.grammar, "file: the answer is of this grammar (GBNF)");
+  auto* regex = app->add_option("--regex", flags.regex, "the answer matches this pattern");
+  auto* choice = app->add_option("--choice", flags.choices, "the answer is this text, or one of several (repeatable)");
+  choice->take_all()->expected(1);
+  schema->excludes(grammar)->excludes(regex)->excludes(choice);
+  grammar->excludes(regex)->excludes(choice);
+  regex->excludes(choice);
+}
+
 void add_generate(CLI::App& root, GenerateFlags& flags) {
   CLI::App* app = root.add_subcommand("generate", "Continue a prompt, or answer a file of prompts");
   auto* prompt = app->add_option("-p,--prompt", flags.prompt, "the prompt's text");
@@ -90,6 +101,7 @@ void add_generate(CLI::App& root, GenerateFlags& flags) {
       ->check(CLI::Range(0, 20));
   app->add_flag("--processed-logprobs", flags.processed_logprobs, "log-probabilities after temperature, top-p...");
   app->add_flag("--show-special", flags.show_special, "keep special tokens in the text");
+  add_grammar_flags(app, flags.grammar);
   add_sampling_flags(app, flags.sampling);
   add_model_flags(app, flags.model, SizeFlags::kHidden);
 }

@@ -52,9 +52,17 @@ struct ChatFlags {
   std::string system;
 };
 
+// What the answer must look like: at most one of them.
+struct GrammarFlags {
+  std::string json_schema, grammar;  // files
+  std::optional<std::string> regex;
+  std::vector<std::string> choices;
+};
+
 struct GenerateFlags {
   ModelFlags model;
   SamplingFlags sampling;
+  GrammarFlags grammar;
   std::optional<std::string> prompt;
   std::optional<std::string> prompt_ids;  // "1,2,3"
   std::string system;

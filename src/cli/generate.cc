@@ -6,6 +6,7 @@
 #include "cli/console.h"
 #include "cli/event_queue.h"
 #include "cli/generate_file.h"
+#include "cli/grammar_flags.h"
 #include "cli/prompt.h"
 
 namespace tandem::cli {
@@ -50,13 +51,15 @@ Status generate_one(const GenerateFlags& flags) {
   const auto directory = TD_TRY(model_directory(flags.model.model));
   ModelFlags model_flags = flags.model;
   model_flags.sequences = std::max<std::int64_t>(1, flags.samples);
-  const bool needs_tokenizer = !flags.prompt_ids;
+  const auto grammar = TD_TRY(load_grammar(flags.grammar));
+  const bool needs_tokenizer = !flags.prompt_ids || grammar;
   const auto host = TD_TRY(ModelHost::open(directory, model_flags, needs_tokenizer));
 
   engine::Request request = make_request(flags.sampling, host->config());
   request.prompt = TD_TRY(encode_prompt(flags, *host));
   const auto prompt_tokens = static_cast<std::int64_t>(request.prompt.size());
   request.samples_count = flags.samples;
+  request.grammar = grammar;
   request.skip_special_tokens = !flags.show_special;
   if (flags.json) request.logprobs = flags.logprobs.value_or(0);
   request.prompt_logprobs = flags.prompt_logprobs;

@@ -13,6 +13,7 @@
 #include "cli/answer.h"
 #include "cli/console.h"
 #include "cli/event_queue.h"
+#include "cli/grammar_flags.h"
 #include "cli/request_line.h"
 
 namespace tandem::cli {
@@ -75,7 +76,8 @@ bool is_blank(std::string_view line) { return line.find_first_not_of(" \t\r") ==
 Status generate_file(const GenerateFlags& flags) {
   const auto directory = TD_TRY(model_directory(flags.model.model));
   const std::string input = TD_TRY(read_input(flags.input));
-  const auto host = TD_TRY(ModelHost::open(directory, flags.model, /*needs_tokenizer=*/false));
+  const auto grammar = TD_TRY(load_grammar(flags.grammar));
+  const auto host = TD_TRY(ModelHost::open(directory, flags.model, /*needs_tokenizer=*/grammar != nullptr));
   const Result<model::ChatPrompt> chat = load_chat_prompt(*host);
   AnswerWriter writer = TD_TRY(AnswerWriter::open(flags.output));
   engine::Engine& engine = *TD_TRY(host->start_engine());
@@ -83,6 +85,7 @@ Status generate_file(const GenerateFlags& flags) {
   engine::Request defaults = make_request(flags.sampling, host->config());
   if (!flags.sampling.max_tokens) defaults.max_tokens = kDefaultMaxTokens;
   defaults.samples_count = flags.samples;
+  defaults.grammar = grammar;
   defaults.skip_special_tokens = !flags.show_special;
   defaults.logprobs = flags.logprobs;
   defaults.prompt_logprobs = flags.prompt_logprobs;

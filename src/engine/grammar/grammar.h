@@ -57,7 +57,8 @@ class Grammar {
   [[nodiscard]] static Result<std::shared_ptr<const Grammar>> json_object();
 
   ~Grammar();
-  // Whether `text` is in the language: for tests and validators.
+  // Whether `text` is in the language: for tests and validators. False, too, for a text that can be read in more than
+  // 4096 ways at once.   Cost: linear in the text.
   bool matches(std::string_view text) const;
 
   struct Impl;

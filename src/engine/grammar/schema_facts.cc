@@ -98,18 +98,21 @@ Status SchemaReader::check_source() const {
   };
   std::vector<Open> open = {{&root_, 0}};
   std::size_t bytes = 0;
+  const auto count = [&](std::size_t more) {
+    bytes += more;
+    if (bytes <= limits.source_bytes_max) return ok_status();
+    return resource_exhausted("the schema has more than {} bytes: shorten it", limits.source_bytes_max);
+  };
   const auto check_text = [&](std::string_view text) {
-    bytes += text.size();
+    TD_TRY(count(text.size()));
     return check_utf8(text, "a string of the schema");
   };
   while (!open.empty()) {
     const auto [value, depth] = open.back();
     open.pop_back();
-    bytes += 2;
+    TD_TRY(count(1));
     if (depth > depth_max)
       return resource_exhausted("the schema nests more than {} schemas: flatten it, or use $ref", limits.depth_max);
-    if (bytes > limits.source_bytes_max)
-      return resource_exhausted("the schema has more than {} bytes: shorten it", limits.source_bytes_max);
     if (value->is_string()) TD_TRY(check_text(value->get_string()));
     if (value->is_array())
       for (const json::value& item : value->get_array()) open.push_back({&item, depth + 1});

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <sstream>
 
 #include "base/json.h"
 #include "model/checkpoint/safetensors.h"
@@ -48,6 +49,39 @@ TEST(Cli, GenerateAnswersAQuestion) {
   EXPECT_EQ(run.exit_code, 0) << run.err;
   EXPECT_EQ(run.out, "72");
   EXPECT_EQ(run.err, "");
+}
+
+TEST(Cli, GenerateKeepsToAGrammar) {
+  const Scratch scratch;
+  const std::string schema =
+      scratch.file("schema.json", R"({"type":"object","properties":{"sum":{"type":"integer","minimum":10,
+      "maximum":99},"sure":{"type":"boolean"}},"required":["sum"],"additionalProperties":false})");
+  const std::string question = "generate --chat --prompt 'What is 27 + 45?' ";
+  for (const char* how : {"--temperature 1", "--temperature 1 --seed 6", "--temperature 0"}) {
+    const CommandResult run = run_tandem(question + "--json-schema " + schema + " " + how);
+    ASSERT_EQ(run.exit_code, 0) << run.err;
+    const json::value answer = parse(run.out);
+    EXPECT_GE(answer.at("sum").as_int64(), 10);
+    EXPECT_LE(answer.at("sum").as_int64(), 99);
+  }
+  const CommandResult choice =
+      run_tandem(question + "--temperature 1 --choice seventy --choice 'eighty two' --samples 4");
+  EXPECT_EQ(choice.exit_code, 0) << choice.err;
+  std::istringstream lines(choice.out);
+  int count = 0;
+  for (std::string line; std::getline(lines, line); ++count)
+    EXPECT_TRUE(line == "seventy" || line == "eighty two") << line;
+  EXPECT_EQ(count, 4);
+  // Where the model's own answer is of the form, it stays.
+  EXPECT_EQ(run_tandem(question + "--temperature 0 --regex '[0-9]+'").out, "72");
+  const std::string grammar = scratch.file("sum.gbnf", "root ::= [0-9]{2} \"!\"\n");
+  EXPECT_EQ(run_tandem(question + "--temperature 0 --grammar " + grammar).out, "72!");
+
+  expect_failure(run_tandem(question + "--regex a --choice b"), 2, "--choice");
+  expect_failure(run_tandem(question + "--regex '(?=a)'"), 1, "lookahead");
+  expect_failure(run_tandem(question + "--grammar " + schema), 1, "--grammar");
+  expect_failure(run_tandem(question + "--json-schema " + grammar), 1, grammar);
+  expect_failure(run_tandem(question + "--json-schema " + scratch.path("none")), 1, "/none");
 }
 
 TEST(Cli, GenerateJsonHasEverything) {
