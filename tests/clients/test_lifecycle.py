@@ -31,11 +31,11 @@ def test_sigterm_under_load(tmp_path):
     with Server(tmp_path) as server:
         idle = server.connection()
         assert exchange(idle, "GET", "/livez").status == 200
-        over_h1 = [begin_stream(server, max_tokens=200, seed=i) for i in range(4)]
+        over_h1 = [begin_stream(server, max_tokens=100, seed=i) for i in range(4)]
         whole = server.connection()
-        whole.request("POST", CHAT, json.dumps(long_request(max_tokens=200)))
+        whole.request("POST", CHAT, json.dumps(long_request(max_tokens=100)))
         with Http2Client(server) as client:
-            streams = [client.post(CHAT, long_request(stream=True, max_tokens=200, seed=i)) for i in range(4)]
+            streams = [client.post(CHAT, long_request(stream=True, max_tokens=100, seed=i)) for i in range(4)]
             assert eventually(lambda: server.stats()["calls"] == 9)
             server.send_signal(signal.SIGTERM)
             assert eventually(lambda: "finishing the calls" in server.stderr())
@@ -144,7 +144,7 @@ def test_a_control_port_needs_its_own_key(tmp_path):
 def test_a_large_prompt_delays_nobody(tmp_path):
     """Ten megabytes to tokenize: the tokens of another client's stream keep coming."""
     with Server(tmp_path) as server:
-        _, response = begin_stream(server, max_tokens=1900)
+        connection, response = begin_stream(server)
         text = json.dumps({"content": "The quick brown fox. " * (500 << 10)})
         spans = []
 
@@ -158,12 +158,14 @@ def test_a_large_prompt_delays_nobody(tmp_path):
         thread.start()
         while thread.is_alive() and response.readline():
             arrivals.append(time.monotonic())
+        thread.join()
         (begin, end), = spans
         meanwhile = [at for at in arrivals if begin <= at <= end]
         gap = max((b - a for a, b in zip(meanwhile, meanwhile[1:])), default=end - begin)
         # Bound by what else this machine does, not by the prompt: that takes all of the time between begin and end.
         assert len(meanwhile) > 3 and gap < max(1.0, (end - begin) / 2), (gap, end - begin, len(meanwhile))
-        thread.join()
+        connection.close()
+        response.close()
 
 
 def test_half_closed_clients(tmp_path):
