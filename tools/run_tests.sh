@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything CI runs, in the order that fails fastest: arrows and layout, the release build's tests, the sanitizer builds,
-# the fuzzers for a fixed time each.   FUZZ_SECONDS=N makes the fuzzers run longer (default 10).
+# Everything CI runs, in the order that fails fastest: arrows and layout, the release build's tests, real clients against
+# its server, the sanitizer builds, the fuzzers for a fixed time each.   FUZZ_SECONDS=N makes the fuzzers run longer (default 10).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 jobs=$(nproc)
@@ -17,6 +17,10 @@ step "release build and tests"
 cmake --preset release --log-level=WARNING >/dev/null
 cmake --build build/release -j "$jobs"
 ctest --test-dir build/release --output-on-failure
+
+step "clients"
+client_python=$(tools/install_client_tests.sh)
+"$client_python" -m pytest -q -p no:cacheprovider --durations=5 tests/clients
 
 step "address and undefined-behaviour sanitizers"
 cmake --preset asan --log-level=WARNING >/dev/null

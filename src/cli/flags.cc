@@ -3,12 +3,17 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
+#include <cstdlib>
+#include <span>
 
 #include "cli/config_file.h"
 #include "device/device.h"
 
 namespace tandem::cli {
 namespace {
+
+// Of flags that work, but stay out of the help text. (CLI11's own way, the empty group, leaves them out of errors too.)
+constexpr const char* kUnlisted = "unlisted";
 
 // "--top-k N   sample from..." where CLI11 would also list the range and what excludes what: errors say that.
 class HelpFormatter final : public CLI::Formatter {
@@ -18,6 +23,10 @@ class HelpFormatter final : public CLI::Formatter {
     if (option->get_type_size() == 0) return "";
     const std::string type = option->get_type_name();
     return " " + type.substr(0, type.find(':'));
+  }
+  std::string make_group(std::string group, bool is_positional,
+                         std::vector<const CLI::Option*> options) const override {
+    return group == kUnlisted ? "" : CLI::Formatter::make_group(group, is_positional, options);
   }
 };
 
@@ -41,7 +50,7 @@ void add_model_flags(CLI::App* app, ModelFlags& flags, SizeFlags sizes) {
       app->add_flag("--no-prefix-cache", flags.no_prefix_cache, "do not reuse the KV of equal prefixes"),
   };
   if (sizes == SizeFlags::kHidden) {
-    for (CLI::Option* option : size_options) option->group("");
+    for (CLI::Option* option : size_options) option->group(kUnlisted);
     app->footer("Sizes (--context, --kv-blocks, --step-tokens, --sequences, --no-prefix-cache): tandem bench --help");
   }
   app->add_flag("-v,--verbose", flags.verbose, "print the memory plan and timings on standard error");
@@ -228,7 +237,7 @@ void add_serve(CLI::App& root, ServeFlags& flags, bool show_all) {
   app->add_option("--log-level", flags.log_level, "debug, info, warning, error or off (default warning)")
       ->check(CLI::IsMember({"debug", "info", "warning", "error", "off"}));
   if (!show_all) {
-    for (std::size_t i = shown; i < app->get_options().size(); ++i) app->get_options()[i]->group("");
+    for (std::size_t i = shown; i < app->get_options().size(); ++i) app->get_options()[i]->group(kUnlisted);
   }
   add_model_flags(app, flags.model, show_all ? SizeFlags::kShown : SizeFlags::kHidden);
   if (!show_all)
@@ -236,7 +245,7 @@ void add_serve(CLI::App& root, ServeFlags& flags, bool show_all) {
         "Limits, sizes and the rest: tandem serve --help-all. Each flag is also TANDEM_FLAG in the environment.");
   app->add_flag_callback(
          "--help-all", [] {}, "this text, with every flag")
-      ->group(show_all ? "Options" : "");
+      ->group(show_all ? "Options" : kUnlisted);
   for (CLI::Option* option : app->get_options()) {
     if (option->get_lnames().empty() || option->get_lnames().front().starts_with("help")) continue;
     std::string name = "TANDEM_" + option->get_lnames().front();
@@ -255,18 +264,36 @@ std::string version_text() {
   return text;
 }
 
+// The variable that said what `message` complains of; empty if it was an argument. Messages name their flag.
+std::string variable_of(const CLI::App& root, const std::string& message, std::span<const char* const> arguments) {
+  for (const CLI::App* app : root.get_subcommands()) {
+    for (const CLI::Option* option : app->get_options()) {
+      const std::string flag = option->get_name();
+      const std::string& variable = option->get_envname();
+      if (variable.empty() || std::getenv(variable.c_str()) == nullptr) continue;
+      if (!message.starts_with(flag + ":") && message.find(" " + flag + " = ") == std::string::npos) continue;
+      const bool is_argument =
+          std::ranges::any_of(arguments, [&](std::string_view word) { return word.substr(0, word.find('=')) == flag; });
+      if (!is_argument) return variable;
+    }
+  }
+  return "";
+}
+
 // CLI11's messages, on one line, with the remedy.
-std::string error_text(const CLI::App& root, const CLI::ParseError& error, const char* first_argument) {
+std::string error_text(const CLI::App& root, const CLI::ParseError& error, std::span<const char* const> arguments) {
   std::string command = "tandem";
   for (const CLI::App* app : root.get_subcommands()) command += " " + app->get_name();
   std::string message = error.what();
   for (char& c : message) c = c == '\n' ? ' ' : c;
-  if (error.get_name() == "ExtrasError") {
-    const auto colon = message.find(": ");
-    message = "unknown flag or argument" + (colon == std::string::npos ? "" : message.substr(colon));
+  if (const auto extras = root.remaining(/*recurse=*/true);
+      error.get_exit_code() == static_cast<int>(CLI::ExitCodes::ExtrasError) && !extras.empty()) {
+    message = "unknown flag or argument: " + extras.front();
   } else if (error.get_name() == "RequiredError" && root.get_subcommands().empty()) {
     message = "which command? chat, serve, generate, tokenize, detokenize, template, logits, inspect or bench";
-    if (first_argument != nullptr) message = fmt::format("'{}' is not a command; {}", first_argument, message);
+    if (arguments.size() > 1) message = fmt::format("'{}' is not a command; {}", arguments[1], message);
+  } else if (const std::string variable = variable_of(root, message, arguments); !variable.empty()) {
+    message = fmt::format("{} in the environment: {}", variable, message);
   }
   return fmt::format("tandem: {}; see `{} --help`", message, command);
 }
@@ -311,7 +338,7 @@ std::variant<Command, int> parse_command_line(int argc, const char* const* argv)
     }
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return root.exit(error);  // help and version
-    fmt::print(stderr, "{}\n", error_text(root, error, argc > 1 ? argv[1] : nullptr));
+    fmt::print(stderr, "{}\n", error_text(root, error, std::span(argv, static_cast<std::size_t>(argc))));
     return kExitUsage;
   }
   const std::string name = root.get_subcommands().at(0)->get_name();

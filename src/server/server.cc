@@ -124,15 +124,18 @@ class ThreadedServer final : public Server {
     for (const auto& thread : threads_) thread->abort("", "the server is shutting down");
   }
 
+  // All of it is read before any of it is used.
   Status reload() override {
     const ServerOptions& options = service_.options;
-    if (!options.api_key_file.empty()) TD_TRY(service_.keys.load(options.api_key_file));
-    if (!options.control_key_file.empty()) TD_TRY(service_.control_keys.load(options.control_key_file));
-    if (!options.tls_key.empty()) {
-      auto tls = TD_TRY(TlsContext::load(options.tls_certificate, options.tls_key));
-      std::lock_guard lock(tls_mutex_);
-      tls_ = std::move(tls);
-    }
+    std::vector<KeyRing::Key> keys, control_keys;
+    std::shared_ptr<const TlsContext> tls;
+    if (!options.api_key_file.empty()) keys = TD_TRY(KeyRing::read(options.api_key_file));
+    if (!options.control_key_file.empty()) control_keys = TD_TRY(KeyRing::read(options.control_key_file));
+    if (!options.tls_key.empty()) tls = TD_TRY(TlsContext::load(options.tls_certificate, options.tls_key));
+    service_.keys.set(std::move(keys));
+    service_.control_keys.set(std::move(control_keys));
+    std::lock_guard lock(tls_mutex_);
+    tls_ = std::move(tls);
     return ok_status();
   }
 

@@ -46,6 +46,8 @@ class Http2Client:
         self.socket = open_socket(server, timeout)
         self.state = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
         self.state.initiate_connection()
+        self.unread = b""
+        self.goaways = []  # the error codes of those that came
         self.flush()
 
     def __enter__(self):
@@ -68,6 +70,19 @@ class Http2Client:
         self.state.reset_stream(stream, 8)  # CANCEL
         self.flush()
 
+    def without_goaways(self, data):
+        """The whole frames of `data` and of what was left before it. GOAWAY is kept from h2: it takes it for the end, but
+        the streams that are under way go on."""
+        self.unread += data
+        frames = b""
+        while len(self.unread) >= 9 and len(self.unread) >= (end := 9 + int.from_bytes(self.unread[:3], "big")):
+            if self.unread[3] == GOAWAY:
+                self.goaways.append(struct.unpack(">I", self.unread[13:17])[0])
+            else:
+                frames += self.unread[:end]
+            self.unread = self.unread[end:]
+        return frames
+
     def events(self):
         """Waits for something; an empty list is the end of the connection."""
         found = []
@@ -75,7 +90,7 @@ class Http2Client:
             data = self.socket.recv(65536)
             if not data:
                 return []
-            found = self.state.receive_data(data)
+            found = self.state.receive_data(self.without_goaways(data))
             for event in found:
                 if isinstance(event, h2.events.DataReceived) and event.flow_controlled_length:
                     self.state.increment_flow_control_window(event.flow_controlled_length)

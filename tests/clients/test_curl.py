@@ -139,7 +139,7 @@ def test_keys_and_their_reload(tmp_path):
 
         # What is streaming goes on under the old key; new calls need the new one.
         stream = subprocess.Popen(["curl", "-sN", "-H", "authorization: Bearer first-key-12345", "-d",
-                                   json.dumps(long_request(stream=True, max_tokens=600)), server.url + CHAT],
+                                   json.dumps(long_request(stream=True, max_tokens=300)), server.url + CHAT],
                                   stdout=subprocess.PIPE, text=True)
         stream.stdout.readline()
         keys.write_text("third-key-12345\n")
@@ -166,7 +166,7 @@ def test_certificates_and_their_reload(tmp_path):
             return re.search(rb"subject=CN = (\w+)", run.stdout).group(1).decode()
         assert subject() == "one"
         stream = subprocess.Popen(["curl", "-skN", "--http2", "-d",
-                                   json.dumps(long_request(stream=True, max_tokens=600)), server.url + CHAT],
+                                   json.dumps(long_request(stream=True, max_tokens=300)), server.url + CHAT],
                                   stdout=subprocess.PIPE, text=True)
         stream.stdout.readline()
         new_certificate, new_key = make_certificate(tmp_path, "two")

@@ -59,14 +59,15 @@ def running(server):
 
 def test_a_reset_frees_the_engine_and_touches_no_other(target):
     with Http2Client(target) as client:
-        kept = client.post(CHAT, long_request(stream=True, max_tokens=300))
+        kept = client.post(CHAT, long_request(stream=True, max_tokens=700))
         for _ in range(5):
             other = client.post(CHAT, long_request(stream=True, n=2))
             client.wait_for(h2.events.DataReceived, other)
-            assert running(target) >= 2
+            assert eventually(lambda: running(target) == 3)
             client.reset(other)
             assert eventually(lambda: running(target) <= 1)
-        client.read_to_end([kept])
+        bodies, _ = client.read_to_end([kept])
+        assert bodies[kept].endswith("data: [DONE]\n\n")
     target.wait_idle()
 
 

@@ -17,15 +17,15 @@ std::string_view trimmed(std::string_view text) {
   return text.substr(begin, text.find_last_not_of(" \t\r") + 1 - begin);
 }
 
-}  // namespace
-
-KeyRing::Digest KeyRing::digest_of(std::string_view key) {
-  Digest digest;
+std::array<unsigned char, 32> digest_of(std::string_view key) {
+  std::array<unsigned char, 32> digest;
   SHA256(reinterpret_cast<const unsigned char*>(key.data()), key.size(), digest.data());
   return digest;
 }
 
-Status KeyRing::load(const std::filesystem::path& path) {
+}  // namespace
+
+Result<std::vector<KeyRing::Key>> KeyRing::read(const std::filesystem::path& path) {
   const std::string text = TD_TRY(read_file(path, kFileBytesMax));
   std::vector<Key> keys;
   int number = 0;
@@ -46,9 +46,12 @@ Status KeyRing::load(const std::filesystem::path& path) {
     keys.push_back({std::move(name), digest_of(line)});
   }
   if (keys.empty()) return invalid_argument("{}: holds no key; write one a line", path.string());
+  return keys;
+}
+
+void KeyRing::set(std::vector<Key> keys) {
   std::lock_guard lock(mutex_);
   keys_ = std::move(keys);
-  return ok_status();
 }
 
 bool KeyRing::empty() const {
@@ -61,7 +64,7 @@ std::optional<std::string> KeyRing::find(std::string_view authorization) const {
   if (authorization.size() <= kScheme.size() || authorization.size() > kScheme.size() + kKeyBytesMax) return {};
   for (std::size_t i = 0; i < kScheme.size(); ++i)
     if ((authorization[i] | 0x20) != (kScheme[i] | 0x20)) return {};
-  const Digest digest = digest_of(trimmed(authorization.substr(kScheme.size())));
+  const auto digest = digest_of(trimmed(authorization.substr(kScheme.size())));
   std::optional<std::string> found;
   std::lock_guard lock(mutex_);
   for (const Key& key : keys_)  // all of them, whichever matches

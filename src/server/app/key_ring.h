@@ -20,23 +20,21 @@ class KeyRing {
   // Without a file, every caller is let in.
   KeyRing() = default;
 
+  struct Key {
+    std::string name;
+    std::array<unsigned char, 32> digest;  // SHA-256
+  };
   // One key a line, at least 8 characters; "name: key" gives it a name for logs and limits (else its number). Blank
-  // lines and lines that begin with # are passed over. On an error the keys stay as they were.
+  // lines and lines that begin with # are passed over.
   // Errors: kNotFound, kInvalidArgument (no key in it, a key too short: the line is named, the key is not).
-  [[nodiscard]] Status load(const std::filesystem::path& path);
+  [[nodiscard]] static Result<std::vector<Key>> read(const std::filesystem::path& path);
+  void set(std::vector<Key> keys);
 
   bool empty() const;
   // The name of the key in an "authorization: Bearer KEY" header; nothing if there is no such key.
   std::optional<std::string> find(std::string_view authorization) const;
 
  private:
-  using Digest = std::array<unsigned char, 32>;
-  struct Key {
-    std::string name;
-    Digest digest;  // SHA-256
-  };
-  static Digest digest_of(std::string_view key);
-
   mutable std::mutex mutex_;
   std::vector<Key> keys_;  // guarded by mutex_
 };

@@ -35,13 +35,15 @@ TEST(Cli, HelpFitsAScreen) {
 }
 
 TEST(Cli, UsageErrorsNameTheFlag) {
-  expect_failure(run_tandem("generate --no-such-flag"), 2, "--no-such-flag");
+  expect_failure(run_tandem("generate --no-such-flag 1"), 2, "argument: --no-such-flag;");
   expect_failure(run_tandem("frobnicate"), 2, "frobnicate");
   expect_failure(run_tandem(""), 2, "generate");
   expect_failure(run_tandem("generate"), 2, "--prompt");
   expect_failure(run_tandem("generate --prompt a --prompt-ids 1"), 2, "--prompt");
   expect_failure(run_tandem("logits --ids 1"), 2, "--output");
   expect_failure(run_tandem("generate --prompt a --threads many"), 2, "--threads");
+  expect_failure(run_tandem("generate --prompt a --context many"), 2, "--context");  // not in the help text
+  expect_failure(run_tandem("serve --log-level loud"), 2, "--log-level");
 }
 
 TEST(Cli, GenerateAnswersAQuestion) {

@@ -15,18 +15,23 @@ class KeyRingTest : public ::testing::Test {
     EXPECT_TRUE(write_file_atomic(path, text).ok());
     return path;
   }
+  void set(const std::string& text) {
+    auto keys = KeyRing::read(file(text));
+    ASSERT_TRUE(keys.ok()) << keys.status().message();
+    ring.set(std::move(keys).value());
+  }
   KeyRing ring;
 };
 
 TEST_F(KeyRingTest, FindsWhatTheFileHolds) {
-  ASSERT_TRUE(ring.load(file("# ours\n\n  first-key-1 \nalice: second-key-2\r\nthird-key-3")).ok());
+  set("# ours\n\n  first-key-1 \nalice: second-key-2\r\nthird-key-3");
   EXPECT_EQ(ring.find("Bearer first-key-1"), "key-1");
   EXPECT_EQ(ring.find("bearer second-key-2"), "alice");
   EXPECT_EQ(ring.find("BEARER  third-key-3 "), "key-3");
 }
 
 TEST_F(KeyRingTest, FindsNothingElse) {
-  ASSERT_TRUE(ring.load(file("first-key-1\n")).ok());
+  set("first-key-1\n");
   for (const char* text :
        {"", "Bearer", "Bearer ", "first-key-1", "Basic first-key-1", "Bearer first-key-", "Bearer first-key-11",
         "Bearer First-key-1", "Bearer # ours", "Bearer first-key-1 first-key-1"})
@@ -35,16 +40,16 @@ TEST_F(KeyRingTest, FindsNothingElse) {
   EXPECT_FALSE(ring.find(std::string("Bearer first-key-1\0x", 20)));
 }
 
-TEST_F(KeyRingTest, ABadFileChangesNothingAndItsMessageHoldsNoKey) {
-  ASSERT_TRUE(ring.load(file("first-key-1\n")).ok());
+TEST_F(KeyRingTest, ABadFileIsRefusedByAMessageThatHoldsNoKey) {
+  set("first-key-1\n");
   for (const char* text : {"", "# nothing\n", "good-key-1\nshort\n", "name:\n"}) {
-    const Status status = ring.load(file(text));
+    const Status status = KeyRing::read(file(text)).status();
     EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << text;
     EXPECT_EQ(status.message().find("short"), std::string::npos) << status.message();
   }
-  EXPECT_EQ(ring.load("/nonexistent/keys").code(), StatusCode::kNotFound);
+  EXPECT_EQ(KeyRing::read("/nonexistent/keys").status().code(), StatusCode::kNotFound);
   EXPECT_TRUE(ring.find("Bearer first-key-1"));
-  ASSERT_TRUE(ring.load(file("other-key-2\n")).ok());
+  set("other-key-2\n");
   EXPECT_FALSE(ring.find("Bearer first-key-1"));
 }
 
