@@ -73,6 +73,21 @@ TEST(Http1Time, SlowBody) {
   EXPECT_EQ(pause.budget.left(), pause.budget_bytes_);
   EXPECT_TRUE(pause.pull().starts_with("HTTP/1.1 408"));
 
+  // Waiting for "100 Continue" is not the peer's fault.
+  Peer asked;
+  asked.feed("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n");
+  asked.pass(20 * kSecondNs);
+  asked.pull();
+  expect_due(asked, asked.limits.body_timeout_ns, [&] { return asked.recorder.refusals == std::vector<int>{408}; });
+
+  Peer chunks;  // chunks' sizes are no body
+  chunks.feed("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n");
+  for (int i = 0; i < 29; ++i) {
+    chunks.pass(kSecondNs);
+    chunks.feed(i == 0 ? "1;" : "x");
+  }
+  expect_due(chunks, kSecondNs, [&] { return chunks.recorder.refusals == std::vector<int>{408}; });
+
   Peer slow;  // a byte a second is not enough
   slow.feed(head);
   for (int i = 0; i < 29; ++i) {

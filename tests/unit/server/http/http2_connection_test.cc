@@ -255,6 +255,24 @@ TEST(Http2, UploadsFillTheWindow) {
   EXPECT_GE(pair.client.pull().size(), 1u << 20);
 }
 
+TEST(Http2, AnEventMayEndWhatOthersWaitFor) {
+  ConnectionLimits limits;
+  limits.backlog_high_bytes = 100;
+  Pair pair(limits);
+  const auto first = pair.client.request("GET", "/"), second = pair.client.request("GET", "/");
+  pair.talk();
+  for (const auto id : {first, second}) {
+    pair.server.begin(id);
+    pair.server.send(id, std::string(101, 'x'));
+  }
+  pair.server.recorder.on_low = [&](StreamId) {
+    pair.server.end(first);
+    pair.server.abort(second);
+  };
+  pair.talk();
+  EXPECT_EQ(pair.server.recorder.drained.size(), 1u);
+}
+
 TEST(Http2, BacklogsTellWhenToGoOn) {
   ConnectionLimits limits;
   limits.backlog_high_bytes = 100'000;

@@ -25,6 +25,7 @@ TEST(Http2End, AbortIsSeenByThePeer) {
   pair.talk();
   pair.server.send(id, "lost");
   pair.server.abort(id);
+  EXPECT_EQ(pair.server.connection->backlog(StreamId(id)), 0u);
   pair.talk();
   EXPECT_EQ(pair.client.answers[id].body, "abc");
   EXPECT_FALSE(pair.client.answers[id].ended);

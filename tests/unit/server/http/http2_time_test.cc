@@ -95,6 +95,15 @@ TEST(Http2Time, SlowBodies) {
   EXPECT_FALSE(pause.server.connection->finished());
   EXPECT_EQ(pause.server.budget.left(), pause.server.budget_bytes_);
 
+  Pair late;
+  const auto pieces = late.client.request("POST", "/", nullptr, {}, false);
+  late.talk();
+  late.server.pass(20 * kSecondNs);
+  late.client.upload(pieces, std::string(500'000, 'x'), false);
+  late.talk();
+  expect_due(late.server, late.server.limits.body_timeout_ns,
+             [&] { return late.server.recorder.refusals == std::vector<int>{408}; });
+
   Pair slow;
   const auto drip = slow.client.request("POST", "/", nullptr, {}, false);
   slow.talk();
