@@ -171,7 +171,6 @@ std::optional<Response> Client::on_head(StreamId stream, const RequestHead& head
   if (const ApiError* error = std::get_if<ApiError>(&judged)) return refuse(*error);
   const Exchange& exchange = std::get<Exchange>(judged);
   if (exchange.route->open || surface_ == Surface::kControl) return std::nullopt;
-  if (service_.draining.load(std::memory_order_relaxed)) return refuse(draining_error());
   if (const double wait_s = service_.limiter.take(exchange.caller != "-" ? exchange.caller : peer_, exchange.arrived);
       wait_s > 0) {
     service_.metrics.count_refusal("rate_limited");
@@ -183,6 +182,7 @@ std::optional<Response> Client::on_head(StreamId stream, const RequestHead& head
                    .retry_after_s = wait_s});
   }
   if (generates(exchange.route->handler)) {
+    if (service_.draining.load(std::memory_order_relaxed)) return refuse(draining_error());
     // Before a large body is read; start() asks again.
     if (const auto refusal = service_.admission.probe(exchange.arrived)) {
       service_.metrics.count_refusal(refusal->reason);

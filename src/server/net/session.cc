@@ -16,7 +16,7 @@ constexpr int kReadsMax = 4;                    // in a row, before others have 
 constexpr std::size_t kOutputBytes = 64 << 10;  // pulled at once; the rest stays behind as backlog
 constexpr std::size_t kDiscardBytesMax = 1 << 20;
 constexpr std::int64_t kHandshakeNs = 10 * kSecondNs;
-constexpr std::int64_t kLingerNs = 2 * kSecondNs;
+constexpr std::int64_t kLingerNs = 2 * kSecondNs, kDrainLingerNs = kSecondNs / 5;
 
 }  // namespace
 
@@ -178,7 +178,8 @@ void Session::close() {
 }
 
 TimePoint Session::deadline() const {
-  if (state_ == State::kLingering) return {lingering_since_.ns + kLingerNs};
+  if (state_ == State::kLingering)
+    return {lingering_since_.ns + (thread_.service().draining.load() ? kDrainLingerNs : kLingerNs)};
   if (!connection_) return {opened_.ns + kHandshakeNs};
   return connection_->deadline();
 }
