@@ -81,7 +81,6 @@ void Http1Connection::begin_request(TimePoint now) {
 // Asks for the owner's word on the head. False: the request ends here.
 bool Http1Connection::accept_head(Http1Head& head, TimePoint now) {
   const StreamId id = exchanges_.back().id;
-  const bool closing = exchanges_.back().close;
   chunks_.reset();
   body_left_ = head.body_bytes;
   if (head.chunked) chunks_.emplace(limits_);
@@ -97,8 +96,7 @@ bool Http1Connection::accept_head(Http1Head& head, TimePoint now) {
     exchange.continue_due = head.has_body() && head.expects_continue;
     return true;
   }
-  if (closing || exchange.close) {
-    exchange.close = true;
+  if (exchange.close) {
     close_input(head.has_body());
   } else if (head.has_body()) {
     if (head.chunked || head.expects_continue || head.body_bytes > kDiscardBytes) {

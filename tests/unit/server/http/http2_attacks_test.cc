@@ -143,7 +143,9 @@ TEST(Http2Attacks, ControlFrames) {
       {"WINDOW_UPDATE of the stream", frame(kWindowUpdate, 0, 1, number32(1))},
       {"WINDOW_UPDATE of the connection", frame(kWindowUpdate, 0, 0, number32(1))},
   };
-  for (const auto& [name, bytes] : floods) {
+  for (const auto& entry : floods) {
+    const char* const name = entry.first;
+    const std::string& bytes = entry.second;
     for (const int batch : {1, 250}) {
       const Outcome outcome = flood([&](std::uint32_t) { return bytes; }, 0, open, batch);
       EXPECT_TRUE(outcome.calmed()) << name;
@@ -172,7 +174,9 @@ TEST(Http2Attacks, FloodsThatNghttp2EndsByItself) {
            frame(kContinuation, 0, 3, std::string(16'000, 'y')) + frame(kContinuation, 0, 3, std::string(16'000, 'y'))},
       {"CONTINUATION without HEADERS", frame(kContinuation, kEndHeaders, 1, "")},
   };
-  for (const auto& [name, bytes] : floods) {
+  for (const auto& entry : floods) {
+    const char* const name = entry.first;
+    const std::string& bytes = entry.second;
     const Outcome outcome = flood([&](std::uint32_t) { return bytes; }, 0, post(0));
     EXPECT_LE(outcome.repeats, 2) << name;
     EXPECT_EQ(outcome.requests, 0) << name;
