@@ -556,6 +556,7 @@ TEST_F(ServerTest, ConnectionsArePerPeerAndInAllBounded) {
 
 TEST_F(ServerTest, WithoutFileDescriptorsCallersAreTurnedAwayAndThenServedAgain) {
   start();
+  EXPECT_EQ(get("/health").status, 200);
   rlimit limit{};
   ::getrlimit(RLIMIT_NOFILE, &limit);
   std::vector<int> hogs;
