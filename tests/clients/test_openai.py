@@ -294,14 +294,8 @@ SCHEMA = {"type": "object", "properties": {"sum": {"type": "integer"}}, "require
 
 
 def test_response_format_json_schema(client):
-    """Expected to fail only as long as the answer says that grammars are not supported yet."""
-    try:
-        answer = chat(client, max_tokens=64, response_format={
-            "type": "json_schema", "json_schema": {"name": "sum", "schema": SCHEMA, "strict": True}})
-    except openai.BadRequestError as error:
-        if "not supported yet" in error.message:
-            pytest.xfail(error.message)
-        raise
+    answer = chat(client, max_tokens=64, response_format={
+        "type": "json_schema", "json_schema": {"name": "sum", "schema": SCHEMA, "strict": True}})
     if answer.choices[0].finish_reason == "stop":
         found = json.loads(answer.choices[0].message.content)
         assert set(found) == {"sum"} and isinstance(found["sum"], int)

@@ -50,7 +50,13 @@ void Http2FrameMeter::begin_frame(TimePoint now) {
       continuations_ = header_[3] == kHeaders ? 0 : continuations_ + 1;
       flooded_ |= continuations_ > kContinuationsMax;
       return;
-    case kResetStream: flooded_ |= !resets_.take(now); return;
+    case kResetStream:
+      if (resets_free_ > 0) {
+        --resets_free_;
+      } else {
+        count_reset(now);
+      }
+      return;
     case kWindowUpdate:
       if (window_updates_free_ > 0) {
         --window_updates_free_;

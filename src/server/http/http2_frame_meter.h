@@ -26,8 +26,12 @@ class Http2FrameMeter {
   bool flooded() const { return flooded_; }
   // A stream was reset by us, for something that the peer did.
   void count_reset(TimePoint now) { flooded_ |= !resets_.take(now); }
-  // We sent a DATA frame: the peer may answer with WINDOW_UPDATEs.
-  void count_data_sent() { window_updates_free_ = std::min(window_updates_free_ + 4, 1000); }
+  // We sent a DATA frame: the peer may answer with WINDOW_UPDATEs; and with an RST_STREAM, which some libraries send
+  // for every frame that was on its way when they reset its stream.
+  void count_data_sent() {
+    window_updates_free_ = std::min(window_updates_free_ + 4, 1000);
+    resets_free_ = std::min(resets_free_ + 1, 200);
+  }
   // The first byte of what is half read: the preface, a head, a frame other than DATA.
   const std::optional<TimePoint>& partial_since() const { return partial_since_; }
 
@@ -41,7 +45,7 @@ class Http2FrameMeter {
   void take_control(TimePoint now) { flooded_ |= !controls_.take(now); }
 
   TokenBucket resets_, controls_;
-  int window_updates_free_ = 0;
+  int window_updates_free_ = 0, resets_free_ = 0;
   bool flooded_ = false;
   // The preface counts as the payload of a frame of no known type.
   std::array<std::uint8_t, kHeaderBytes> header_{0, 0, 0, 0xff};

@@ -30,7 +30,8 @@ struct ConnectionLimits {
   std::int64_t stall_timeout_ns = 30 * kSecondNs;  // a backlog that does not shrink, or stays high: the stream is reset
 
   // HTTP/2, token buckets: what a peer can make us do for free, a second (and ten times as much at once).
-  double resets_per_s = 20;    // streams reset by the peer, or by us for what it did wrong
+  double resets_per_s = 20;    // streams reset by the peer, beyond one for each DATA frame that we
+                               // sent, or by us for what it did wrong
   double controls_per_s = 50;  // PING, SETTINGS, PRIORITY, unknown and empty DATA frames; WINDOW_UPDATEs, beyond four
                                // for each DATA frame that we sent
 };
