@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-packages=(curl nghttp2-client openssl iproute2 python3 python3-venv)
+packages=(curl nghttp2-client openssl iproute2 python3 python3-venv chromium chromium-driver)
 venv=build/clients-venv
 wanted=tests/clients/requirements.txt
 
