@@ -1,4 +1,4 @@
-// What compiling one grammar may still cost: work, states, rules and time. Once spent it stays spent; loops ask
+// What compiling one grammar may still cost: states, transitions, rules and time. Once spent it stays spent; loops ask
 // whether to go on, and whoever began the compiling asks for the Status at the end.
 // Threads: one.
 #pragma once
@@ -34,6 +34,13 @@ class CompileBudget {
       too_many_states();
     return spend(count);
   }
+  // Transitions, and ranges of characters, of all drafts together.
+  bool add_edges(std::size_t count) {
+    edges_ += count;
+    if (edges_ > limits_.states_max * kEdgesPerState) [[unlikely]]
+      too_many_states();
+    return spend(count);
+  }
   bool add_rule() {
     if (++rules_ > limits_.rules_max && status_.ok())
       status_ = resource_exhausted("the grammar has more than {} rules: simplify it", limits_.rules_max);
@@ -42,12 +49,14 @@ class CompileBudget {
   void too_many_states() {
     if (status_.ok())
       status_ = resource_exhausted(
-          "the grammar needs more than {} states: shorten its repetitions, lengths, or lists of values",
+          "the grammar needs more than {} states, or too many transitions: shorten its repetitions, lengths, or lists "
+          "of values",
           limits_.states_max);
   }
 
  private:
   static constexpr std::size_t kDraftStates = 4;  // drafts have empty transitions, which take states of their own
+  static constexpr std::size_t kEdgesPerState = 40;
   static constexpr std::size_t kLookEvery = 1024;
 
   void look() {
@@ -59,7 +68,7 @@ class CompileBudget {
 
   const GrammarLimits limits_;
   const std::chrono::steady_clock::time_point deadline_;
-  std::size_t work_ = 0, next_look_ = kLookEvery, states_ = 0, rules_ = 0;
+  std::size_t work_ = 0, next_look_ = kLookEvery, states_ = 0, edges_ = 0, rules_ = 0;
   Status status_;
 };
 

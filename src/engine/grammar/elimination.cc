@@ -118,8 +118,8 @@ class Elimination {
     state.edges.resize(kept);
     const auto key = [](const Automaton::Call& call) { return std::tuple(call.rule, call.back); };
     std::ranges::sort(state.calls, {}, key);
-    const auto [first, last] = std::ranges::unique(state.calls, {}, key);
-    state.calls.erase(first, last);
+    const auto same = [&](const Automaton::Call& a, const Automaton::Call& b) { return key(a) == key(b); };
+    state.calls.erase(std::unique(state.calls.begin(), state.calls.end(), same), state.calls.end());
   }
 
   const FlatGraph& graph_;

@@ -43,9 +43,10 @@ class Flattener {
     graph_.edges.emplace_back();
     return static_cast<std::uint32_t>(graph_.edges.size() - 1);
   }
-  void add_empty(std::uint32_t from, std::uint32_t to) {
-    graph_.edges[from].push_back({FlatEdge::Kind::kEmpty, {}, to, 0});
+  void add_edge(std::uint32_t from, FlatEdge edge) {
+    if (budget_.add_edges(1)) graph_.edges[from].push_back(edge);
   }
+  void add_empty(std::uint32_t from, std::uint32_t to) { add_edge(from, {FlatEdge::Kind::kEmpty, {}, to, 0}); }
 
   // Visits the states of a rule, each once.
   template <class Visit>
@@ -113,8 +114,9 @@ class Flattener {
     // States of its own at both ends: what calls the rule must not be reachable through loops at the rule's start.
     add_empty(copy.from, place_of_[nfa_.start(copy.rule)].index);
     if (const Place& end = place_of_[nfa_.end(copy.rule)]; end.epoch == epoch_) add_empty(end.index, copy.to);
-    for (const auto& [state, from] : states) {
-      nfa_.for_each_edge(state, [&](const NfaEdge& edge) { copy_edge(edge, from, place_of_[edge.to].index); });
+    for (const auto& copied : states) {
+      nfa_.for_each_edge(copied.first,
+                         [&](const NfaEdge& edge) { copy_edge(edge, copied.second, place_of_[edge.to].index); });
       if (!budget_.ok()) return;
     }
   }
@@ -122,14 +124,14 @@ class Flattener {
   void copy_edge(const NfaEdge& edge, std::uint32_t from, std::uint32_t to) {
     switch (edge.kind) {
       case NfaEdge::Kind::kEmpty: add_empty(from, to); break;
-      case NfaEdge::Kind::kBytes: graph_.edges[from].push_back({FlatEdge::Kind::kBytes, edge.bytes, to, 0}); break;
+      case NfaEdge::Kind::kBytes: add_edge(from, {FlatEdge::Kind::kBytes, edge.bytes, to, 0}); break;
       case NfaEdge::Kind::kChars: copy_chars(nfa_.set(edge.index), from, to); break;
       case NfaEdge::Kind::kCall:
         if (copied(edge.index)) {
           copies_.push_back({edge.index, from, to});
         } else {
           const std::uint32_t rule = rule_of(edge.index);
-          graph_.edges[from].push_back({FlatEdge::Kind::kCall, {}, to, rule});
+          add_edge(from, {FlatEdge::Kind::kCall, {}, to, rule});
         }
         break;
     }
@@ -143,7 +145,7 @@ class Flattener {
         const std::size_t left = sequence.size() - 1 - i;
         std::uint32_t next = to;
         if (left > 0) next = rest_is_free(sequence, i + 1) ? continuation(to, left) : add_state();
-        graph_.edges[at].push_back({FlatEdge::Kind::kBytes, sequence[i], next, 0});
+        add_edge(at, {FlatEdge::Kind::kBytes, sequence[i], next, 0});
         at = next;
         if (left > 0 && rest_is_free(sequence, i + 1)) break;
       }
@@ -162,7 +164,7 @@ class Flattener {
     if (const auto found = continuations_.find(key); found != continuations_.end()) return found->second;
     const std::uint32_t next = left == 1 ? to : continuation(to, left - 1);
     const std::uint32_t state = add_state();
-    graph_.edges[state].push_back({FlatEdge::Kind::kBytes, {0x80, 0xBF}, next, 0});
+    add_edge(state, {FlatEdge::Kind::kBytes, {0x80, 0xBF}, next, 0});
     continuations_.emplace(key, state);
     return state;
   }

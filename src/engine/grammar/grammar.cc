@@ -37,11 +37,15 @@ Result<NfaState> add_part(Nfa& nfa, JsonRules& rules, NfaState from, const Gramm
 Grammar::Grammar(std::unique_ptr<const Impl> impl) : impl_(std::move(impl)) {}
 Grammar::~Grammar() = default;
 
+std::shared_ptr<const Grammar> Grammar::shared(std::unique_ptr<const Impl> impl) {
+  return std::shared_ptr<const Grammar>(new Grammar(std::move(impl)));
+}
+
 Result<std::shared_ptr<const Grammar>> Grammar::from_gbnf(std::string_view source, const GrammarLimits& limits) {
   CompileBudget budget(limits);
   Nfa nfa(budget);
   const RuleId root = TD_TRY(add_gbnf(nfa, source));
-  return std::shared_ptr<const Grammar>(new Grammar(TD_TRY(finish(nfa, root, kGbnfStackMax))));
+  return shared(TD_TRY(finish(nfa, root, kGbnfStackMax)));
 }
 
 Result<std::shared_ptr<const Grammar>> Grammar::from_regex(std::string_view pattern, const GrammarLimits& limits) {
@@ -50,7 +54,7 @@ Result<std::shared_ptr<const Grammar>> Grammar::from_regex(std::string_view patt
   const Expression expression = TD_TRY(resolve_anchors(TD_TRY(parse_regex(pattern, limits)), /*searched=*/false));
   const RuleId root = nfa.add_rule("the pattern");
   nfa.add_empty(add_expression(nfa, nfa.start(root), expression), nfa.end(root));
-  return std::shared_ptr<const Grammar>(new Grammar(TD_TRY(finish(nfa, root, kGbnfStackMax))));
+  return shared(TD_TRY(finish(nfa, root, kGbnfStackMax)));
 }
 
 Result<std::shared_ptr<const Grammar>> Grammar::from_choices(const std::vector<std::string>& choices,
@@ -69,7 +73,7 @@ Result<std::shared_ptr<const Grammar>> Grammar::from_choices(const std::vector<s
   Nfa nfa(budget);
   const RuleId root = nfa.add_rule("the choices");
   nfa.add_choices(nfa.start(root), nfa.end(root), choices);
-  return std::shared_ptr<const Grammar>(new Grammar(TD_TRY(finish(nfa, root, kGbnfStackMax))));
+  return shared(TD_TRY(finish(nfa, root, kGbnfStackMax)));
 }
 
 Result<std::shared_ptr<const Grammar>> Grammar::from_json_schema(const json::value& schema,
@@ -78,7 +82,7 @@ Result<std::shared_ptr<const Grammar>> Grammar::from_json_schema(const json::val
   Nfa nfa(budget);
   JsonRules rules(nfa);
   const RuleId root = TD_TRY(SchemaCompiler(nfa, rules, schema).compile());
-  return std::shared_ptr<const Grammar>(new Grammar(TD_TRY(finish(nfa, root, kJsonStackMax))));
+  return shared(TD_TRY(finish(nfa, root, kJsonStackMax)));
 }
 
 Result<std::shared_ptr<const Grammar>> Grammar::from_alternatives(
@@ -102,7 +106,7 @@ Result<std::shared_ptr<const Grammar>> Grammar::from_alternatives(
   nfa.add_empty(nfa.start(root), first);
   nfa.add_empty(last, nfa.end(root));
   if (separator) nfa.add_empty(nfa.add_literal(last, *separator), first);
-  return std::shared_ptr<const Grammar>(new Grammar(TD_TRY(finish(nfa, root, kJsonStackMax))));
+  return shared(TD_TRY(finish(nfa, root, kJsonStackMax)));
 }
 
 Result<std::shared_ptr<const Grammar>> Grammar::json_object() {
@@ -111,7 +115,7 @@ Result<std::shared_ptr<const Grammar>> Grammar::json_object() {
   JsonRules rules(nfa);
   const RuleId root = nfa.add_rule("an object");
   nfa.add_call(nfa.start(root), nfa.end(root), rules.object());
-  return std::shared_ptr<const Grammar>(new Grammar(TD_TRY(finish(nfa, root, kJsonStackMax))));
+  return shared(TD_TRY(finish(nfa, root, kJsonStackMax)));
 }
 
 bool Grammar::matches(std::string_view text) const {

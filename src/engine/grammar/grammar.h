@@ -66,6 +66,7 @@ class Grammar {
 
  private:
   explicit Grammar(std::unique_ptr<const Impl> impl);
+  static std::shared_ptr<const Grammar> shared(std::unique_ptr<const Impl> impl);
   std::unique_ptr<const Impl> impl_;
 };
 

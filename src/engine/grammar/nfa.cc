@@ -21,14 +21,14 @@ NfaState Nfa::add_state() {
 }
 
 void Nfa::add_edge(NfaState from, NfaEdge edge) {
-  if (!budget_->spend()) return;
+  if (!budget_->add_edges(1)) return;
   edge.next = first_[from];
   edges_.push_back(edge);
   first_[from] = static_cast<std::uint32_t>(edges_.size());
 }
 
 void Nfa::add_chars(NfaState from, NfaState to, CodePoints set) {
-  if (set.empty() || !budget_->spend(set.ranges().size())) return;
+  if (set.empty() || !budget_->add_edges(set.ranges().size())) return;
   sets_.push_back(std::move(set));
   add_edge(from, {NfaEdge::Kind::kChars, {}, to, static_cast<std::uint32_t>(sets_.size() - 1), 0});
 }

@@ -69,9 +69,9 @@ std::vector<std::string> all_texts(std::size_t length_max) {
 }
 
 TEST(Gbnf, MatchesWhatFillingATableMatches) {
-  const auto texts = all_texts(6);
+  const auto texts = all_texts(5);
   int compiled = 0, nontrivial = 0;
-  for (unsigned seed = 0; seed < 700; ++seed) {
+  for (unsigned seed = 0; seed < 300; ++seed) {
     std::mt19937 random(seed);
     Naive naive;
     naive.rules.resize(1 + random() % 4);
@@ -101,8 +101,8 @@ TEST(Gbnf, MatchesWhatFillingATableMatches) {
     }
     nontrivial += matched > 1 && matched < std::ssize(texts);
   }
-  EXPECT_GT(compiled, 300);
-  EXPECT_GT(nontrivial, 150);
+  EXPECT_GT(compiled, 120);
+  EXPECT_GT(nontrivial, 60);
 }
 
 TEST(Gbnf, Notation) {

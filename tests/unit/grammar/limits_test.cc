@@ -7,6 +7,7 @@
 #include "engine/grammar/grammar.h"
 #include "engine/grammar/grammar_impl.h"
 #include "engine/grammar/state_pool.h"
+#include "model/tokenizer/unicode.h"
 #include "unit/grammar/vocabulary.h"
 
 namespace tandem::engine {
@@ -62,7 +63,7 @@ TEST(GrammarLimits, NestedSchemas) {
   expect_exhausted(Grammar::from_json_schema(nested("anything", 5'000, leaf)), "nests more than 64");
   for (const char* keyword : {"allOf", "anyOf", "oneOf"}) {
     json::value schema = leaf;
-    for (int i = 0; i < 1'000; ++i) schema = json::object{{keyword, json::array{schema}}};
+    for (int i = 0; i < 200; ++i) schema = json::object{{keyword, json::array{schema}}};
     expect_exhausted(Grammar::from_json_schema(schema), "nests more than 64");
   }
   // The same through references, where the source is flat.
@@ -89,6 +90,13 @@ TEST(GrammarLimits, HugeCounts) {
   expect_exhausted(Grammar::from_regex("((((a{0,64}){0,64}){0,64}){0,64}){0,64}", kPatient), "states");
   expect_exhausted(Grammar::from_regex("(((a?){0,4096})?){0,4096}", kPatient), "states");
   expect_exhausted(Grammar::from_regex("(a?){0,4096}", kPatient), "states");
+  // Few states, and many ways between them; one class of many ranges, many times.
+  expect_exhausted(Grammar::from_regex("(" + times("|", 100'000) + "a){4096}", kPatient), "transitions");
+  std::string ranges;
+  for (int i = 0; i < 20'000; ++i) model::utf8_append(ranges, static_cast<char32_t>(0x3400 + 2 * i));
+  expect_exhausted(Grammar::from_regex("[" + ranges + "]{4000}", kPatient), "transitions");
+  std::string copied = "root ::= " + times("r ", 3'000) + "\nr ::= [" + ranges + "]";
+  expect_exhausted(Grammar::from_gbnf(copied, kPatient), "transitions");
   for (const char* keyword : {"minLength", "maxLength", "minItems", "maxItems"}) {
     const char* type = keyword[3] == 'L' ? "string" : "array";
     EXPECT_TRUE(Grammar::from_json_schema(json::object{{"type", type}, {keyword, 4096}}, kPatient).ok()) << keyword;

@@ -16,9 +16,9 @@ Result<std::shared_ptr<const Grammar>> grammar_of(const json::object& schema) {
 
 TEST(NumberRange, IntegersAgainstCounting) {
   std::mt19937 random(3);
-  for (int round = 0; round < 150; ++round) {
-    const int a = static_cast<int>(random() % 2400) - 1200, b = static_cast<int>(random() % 2400) - 1200;
-    const int low = round % 5 == 0 ? a / 100 : std::min(a, b), high = round % 5 == 0 ? low + round % 3 : std::max(a, b);
+  for (int round = 0; round < 100; ++round) {
+    const int a = static_cast<int>(random() % 600) - 300, b = static_cast<int>(random() % 600) - 300;
+    const int low = round % 5 == 0 ? a / 30 : std::min(a, b), high = round % 5 == 0 ? low + round % 3 : std::max(a, b);
     const bool open_low = random() % 3 == 0, open_high = random() % 3 == 0;
     const bool has_low = random() % 5 != 0, has_high = random() % 5 != 0;
     json::object schema = {{"type", "integer"}};
@@ -26,7 +26,7 @@ TEST(NumberRange, IntegersAgainstCounting) {
     if (has_high) schema[open_high ? "exclusiveMaximum" : "maximum"] = high;
     const auto grammar = grammar_of(schema);
     int count = 0;
-    for (int i = -1400; i <= 1400; ++i) {
+    for (int i = -350; i <= 350; ++i) {
       const bool expected =
           (!has_low || (open_low ? i > low : i >= low)) && (!has_high || (open_high ? i < high : i <= high));
       count += expected;
