@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Everything CI runs, in the order that fails fastest: arrows and layout, the release build's tests, real clients against
-# its server, the sanitizer builds, the fuzzers for a fixed time each.   FUZZ_SECONDS=N makes the fuzzers run longer (default 10).
+# its server, the sanitizer builds, the fuzzers for a fixed time each.   FUZZ_SECONDS=N makes the fuzzers run longer (default 6).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 jobs=$(nproc)
-fuzz_seconds=${FUZZ_SECONDS:-10}
+fuzz_seconds=${FUZZ_SECONDS:-6}
 
 step() { printf '\n== %s (%d s)\n' "$1" "$SECONDS"; }
 
