@@ -35,10 +35,12 @@ Result<RuleId> SchemaCompiler::compile() {
 Result<RuleId> SchemaCompiler::rule_of(Conjunction schemas, const std::string& where) {
   for (const json::value*& schema : schemas) schema = TD_TRY(reader_.target_of(*schema, where));
   std::erase_if(schemas, [](const json::value* schema) { return schema->is_bool() && schema->get_bool(); });
-  std::ranges::sort(schemas);
-  schemas.erase(std::unique(schemas.begin(), schemas.end()), schemas.end());
   if (schemas.empty()) return rules_.value();
-  const auto [place, is_new] = rule_of_.try_emplace(schemas, 0);
+  // The same schemas in any order are one rule; properties stand in the order of the first.
+  Conjunction key = schemas;
+  std::ranges::sort(key);
+  key.erase(std::unique(key.begin(), key.end()), key.end());
+  const auto [place, is_new] = rule_of_.try_emplace(std::move(key), 0);
   if (is_new) {
     place->second = nfa_.add_rule("the " + where);
     TD_TRY(nfa_.budget().status());

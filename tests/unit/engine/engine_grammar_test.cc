@@ -263,7 +263,8 @@ TEST(EngineGrammar, GreedyTakesTheLikeliestThatIsAllowed) {
 TEST(EngineGrammar, TooCostlyToFollowIsAnErrorOfThatSample) {
   Fixture fixture;
   // After n letters, each of 80 places may have read up to n of them: more ways than are followed.
-  Request request = request_with(Grammar::from_regex("(a{0,80}){0,80}b", {.compile_max = std::chrono::minutes(1)}).value(), 1);
+  Request request =
+      request_with(Grammar::from_regex("(a{0,80}){0,80}b", {.compile_max = std::chrono::minutes(1)}).value(), 1);
   request.sampling.allowed_token_ids = {tokenizer().token_id("a").value()};
   const Answer answer = fixture.answer_of(request);
   EXPECT_EQ(answer.finish, FinishReason::kError);

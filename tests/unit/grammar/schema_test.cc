@@ -214,6 +214,22 @@ TEST(Schema, JsonObjectsAreAllOfJsonThatBoostParses) {
   }
 }
 
+// Where several schemas describe a property, the first one's order is the order, wherever the schemas lie in memory.
+TEST(Schema, OrderDoesNotDependOnAddresses) {
+  for (int round = 0; round < 20; ++round) {
+    const std::vector<std::string> unused(static_cast<std::size_t>(round), std::string(1000, 'x'));
+    const json::value first = parse_json(R"({"properties":{"x":{"properties":{"b":{},"a":{}}}}})", "x").value();
+    const json::value second = parse_json(R"({"properties":{"x":{"properties":{"c":{},"a":{}}}}})", "x").value();
+    for (const bool swapped : {false, true}) {
+      const json::value schema =
+          json::object{{"allOf", swapped ? json::array{second, first} : json::array{first, second}}};
+      const auto grammar = Grammar::from_json_schema(schema).value();
+      EXPECT_EQ(grammar->matches(R"({"x":{"b":1,"a":2,"c":3}})"), !swapped);
+      EXPECT_EQ(grammar->matches(R"({"x":{"c":1,"a":2,"b":3}})"), swapped);
+    }
+  }
+}
+
 // How deep free JSON may nest: to a bound that parsers have too, and not a level more.
 TEST(Schema, NestingIsBounded) {
   const auto grammar = Grammar::json_object().value();
