@@ -22,20 +22,24 @@ struct Automaton {
   struct Edge {
     State to = 0;
     std::uint8_t low = 0, high = 0;
+    friend bool operator==(const Edge&, const Edge&) = default;
   };
   struct Call {
     std::uint32_t rule = 0;
     State back = 0;
     bool tail = false;  // nothing is left to do at `back` but to end: the caller need not be remembered
+    friend bool operator==(const Call&, const Call&) = default;
   };
   struct StateInfo {
     std::uint32_t edges_begin = 0, calls_begin = 0;
     std::uint16_t need = 0;  // calls that must be open at once to come to the end from here, at the least
     bool final = false;
+    friend bool operator==(const StateInfo&, const StateInfo&) = default;
   };
   struct Rule {
     State start = 0;
     std::uint32_t rank = 0;  // rises along calls made before a byte was read
+    friend bool operator==(const Rule&, const Rule&) = default;
   };
 
   std::vector<StateInfo> states;  // and one more, which ends the last one's lists
@@ -58,6 +62,9 @@ struct Automaton {
                                     states[state + 1].calls_begin - states[state].calls_begin);
   }
   std::size_t states_count() const { return states.size() - 1; }
+
+  // Compiled from the same source they are equal.
+  friend bool operator==(const Automaton&, const Automaton&) = default;
 };
 
 }  // namespace tandem::engine

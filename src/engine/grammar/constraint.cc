@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "engine/grammar/grammar_impl.h"
 
 namespace tandem::engine {
 
@@ -128,6 +129,7 @@ Result<std::shared_ptr<const TokenTexts>> Constraints::texts() {
   return texts_;
 }
 
+// Grammars that were compiled from one source, each for its own request, share what is kept.
 // Each grammar may fill a quarter of the cache before it tidies up; whole grammars go when together they exceed it.
 std::shared_ptr<TokenMasks> Constraints::masks_of(const std::shared_ptr<const Grammar>& grammar,
                                                   const std::shared_ptr<const TokenTexts>& texts) {
@@ -135,7 +137,7 @@ std::shared_ptr<TokenMasks> Constraints::masks_of(const std::shared_ptr<const Gr
   std::vector<std::shared_ptr<TokenMasks>> dropped;  // destroyed without the lock
   std::lock_guard lock(mutex_);
   for (auto it = kept_.begin(); it != kept_.end(); ++it) {
-    if (it->grammar != grammar) continue;
+    if (it->grammar != grammar && it->grammar->impl().automaton != grammar->impl().automaton) continue;
     kept_.splice(kept_.begin(), kept_, it);
     return it->masks;
   }

@@ -2,7 +2,7 @@
 // finds the tokens that may follow, while the model runs; the step waits for it before it samples.
 //
 // What a sample may say depends on its own text only, never on when the work is done or on what else is running.
-// Masks of the grammars used last are kept for their next requests.
+// Masks of the grammars used last are kept for their next requests, also if those compile them anew.
 // Threads: start(), advance() and wait() from one thread; the workers are its own. Queue: at most one piece of work a
 // sample.
 #pragma once

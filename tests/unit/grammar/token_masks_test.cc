@@ -115,6 +115,40 @@ TEST(TokenMasks, DecodedTextsBelongToTheGrammar) {
   }
 }
 
+// How a text is cut into tokens changes nothing about what may follow it.
+TEST(TokenMasks, TextsCutInAnyWayComeToTheSameMask) {
+  const Vocabulary vocabulary("tinyworld");
+  std::map<std::string, std::vector<TokenId>> tokens_of;
+  for (TokenId token = 0; token < vocabulary.texts->vocab_size(); ++token)
+    if (vocabulary.texts->allowed(token))
+      tokens_of[std::string(vocabulary.texts->bytes(token, false))].push_back(token);
+  const std::pair<std::shared_ptr<const Grammar>, std::string> kCases[] = {
+      {Grammar::json_object().value(),
+       "{\n  \"name\": \"Tim and the \u00e9t\u00e9 \\\"cat\\\"\", \"list\": [1, 22.5, {\"a\": null}, true]}"},
+      {grammars().at("ambiguous"), "the cat and the dog x went home"},
+  };
+  for (const auto& [grammar, text] : kCases) {
+    TokenMasks masks(grammar, vocabulary.texts, 16 << 20);
+    std::map<std::size_t, std::shared_ptr<const TokenMask>> mask_at;  // by how much of the text was read
+    for (std::uint64_t seed = 0; seed < 30; ++seed) {
+      std::mt19937_64 random(seed);
+      TokenMasks::Cursor cursor(masks);
+      for (std::size_t at = 0; at < text.size();) {
+        // A token that the text goes on with: of random length.
+        std::size_t length = 1 + random() % 8;
+        while (length > 1 && !tokens_of.contains(text.substr(at, length))) --length;
+        const auto& choice = tokens_of.at(text.substr(at, length));
+        ASSERT_TRUE(cursor.advance(choice[random() % choice.size()]).ok()) << text.substr(at);
+        at += std::min(length, text.size() - at);
+        const auto mask = cursor.mask().value();
+        const auto [known, is_new] = mask_at.try_emplace(at, mask);
+        EXPECT_EQ(known->second->words, mask->words) << text.substr(0, at);
+      }
+    }
+    EXPECT_GT(mask_at.size(), 20u);
+  }
+}
+
 TEST(TokenMasks, SpecialAndUnknownTokensAreNeverAllowed) {
   const Vocabulary vocabulary("phi3");
   TokenMasks masks(Grammar::from_regex("[^\\x00]*").value(), vocabulary.texts, 1 << 20);
