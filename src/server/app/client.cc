@@ -113,7 +113,6 @@ std::variant<Exchange, ApiError> Client::judge(StreamId stream, const RequestHea
   Exchange exchange;
   exchange.stream = stream;
   exchange.arrived = service_.clock.now();
-  exchange.head_only = head.method == "HEAD";
   const std::string* request_id = head.header("x-request-id");
   exchange.request_id =
       request_id != nullptr && is_plain_id(*request_id) ? *request_id : "req-" + service_.new_call_id();

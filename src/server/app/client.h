@@ -34,7 +34,6 @@ struct Exchange {
   Headers extra_headers;   // for every answer: CORS
   TimePoint arrived;
   std::int64_t timeout_ms = 0;  // asked for by x-request-timeout-ms; 0: none
-  bool head_only = false;
 };
 
 class Client final : public ConnectionEvents {
