@@ -12,6 +12,8 @@
 #include "base/status.h"
 #include "base/thread_pool.h"
 
+struct CUstream_st;
+
 namespace tandem::device {
 
 enum class DeviceKind : std::uint8_t { kCpu, kCuda };
@@ -24,21 +26,36 @@ struct Device {
 
 std::string to_string(Device device);  // "cpu", "cuda:0"
 
+// The runtime's stream, named without its headers: a cudaStream_t is a CUstream_st*.
+using CudaStreamHandle = ::CUstream_st*;
+
 // Work in order, on one device. Kernels take it as a required last argument.
 // Threads: one at a time.
 class Stream {
  public:
   // `threads_count` as for ThreadPool: 0 means one per core.
   static std::unique_ptr<Stream> create_cpu(int threads_count);
+  // A stream of its own. Errors: kInvalidArgument (no such device), kDeviceLost.
+  [[nodiscard]] static Result<std::unique_ptr<Stream>> create_cuda(int index);
+  // Somebody else's stream, which must outlive this.
+  static std::unique_ptr<Stream> borrow_cuda(int index, CudaStreamHandle handle);
+  ~Stream();
 
   Device device() const { return device_; }
   // CPU streams only.
   ThreadPool& pool() { return *pool_; }
+  // CUDA streams only.
+  CudaStreamHandle cuda() const { return cuda_; }
+
+  // Waits for all that was queued. Errors: kDeviceLost, with what the device says went wrong in any of it.
+  [[nodiscard]] Status synchronize();
 
  private:
   explicit Stream(Device device) : device_(device) {}
   Device device_;
   std::unique_ptr<ThreadPool> pool_;
+  CudaStreamHandle cuda_ = nullptr;
+  bool owned_ = false;
 };
 
 // A CUDA device as the driver describes it.
@@ -51,5 +68,10 @@ struct CudaDeviceInfo {
 
 // The CUDA devices this process can see. Empty in a build without CUDA, and on a machine without a driver or a device.
 std::vector<CudaDeviceInfo> cuda_devices();
+
+// 10 * major + minor of a device's compute capability. Errors: kInvalidArgument (no such device, or no CUDA here).
+[[nodiscard]] Result<int> cuda_compute_capability(int index);
+// How many multiprocessors it has. Errors: as above.
+[[nodiscard]] Result<int> cuda_multiprocessors(int index);
 
 }  // namespace tandem::device

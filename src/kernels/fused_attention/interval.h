@@ -1,0 +1,23 @@
+// The one rule of visibility (plan.h), for hosts and kernels.
+#pragma once
+
+#include <cstdint>
+
+#ifdef __CUDACC__
+#define TD_HOST_DEVICE __host__ __device__
+#else
+#define TD_HOST_DEVICE
+#endif
+
+namespace tandem::kernels {
+
+// The positions that a query at position p of its context sees: begin(p) .. end(p)-1; none if end <= begin.
+struct RowInterval {
+  std::int32_t left, right;  // as in AttentionWindow
+  std::int32_t context;      // positions there are
+
+  TD_HOST_DEVICE std::int32_t begin(std::int32_t p) const { return p > left ? p - left : 0; }
+  TD_HOST_DEVICE std::int32_t end(std::int32_t p) const { return right >= context - 1 - p ? context : p + right + 1; }
+};
+
+}  // namespace tandem::kernels
