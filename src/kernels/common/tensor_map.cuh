@@ -1,0 +1,18 @@
+// Tensor maps for the copy engine (sm90.cuh, load_box).
+#pragma once
+
+#include <cuda.h>
+
+#include "base/status.h"
+#include "tensor/tensor_view.h"
+
+namespace tandem::kernels {
+
+// A map of x [R,H,D] bf16 | f16, R and D at least 1, whose boxes are 64 columns of `box_rows` rows of one head, in the
+// 128-byte swizzle. Coordinates: column, row, head.   Errors: kInvalidArgument (what the driver will not describe).
+[[nodiscard]] Result<CUtensorMap> make_row_map(const tensor::TensorView& x, int box_rows);
+
+// Launch errors of `op`, as a Status.
+[[nodiscard]] Status launch_status(const char* op);
+
+}  // namespace tandem::kernels

@@ -1,0 +1,486 @@
+// Fused attention forward on Hopper: fused_attention.h says what it computes.
+//
+//   grid: one block an SM; block b takes the plan's items b, 2 grid - 1 - b, 2 grid + b, ... (there and back, so that
+//   the heavy items at the front spread evenly) warpgroup 0, one thread: copies Q (two buffers where they fit), K and V
+//   (a ring of two) with the copy engine warpgroups 1 ..: 64 rows each. For each key block j, ascending:
+//       issue S' = Q K(j+1)^T, then O += P V(j);  wait for S';  softmax of S' while the second product runs
+//     and in turns: a warpgroup issues its products when the one before has, so one's softmax runs under another's
+//     products (arXiv:2407.08608).
+//   A packed accumulator is the next product's A operand, so P never leaves registers.
+//
+// Budget  D   rows  keys  shared memory                              registers of O + S + P
+//         64  192   128   Q 2 x 24 + K, V 2 x 2 x 16 = 112 KiB       32 + 64 + 32
+//         128 128   128   Q 2 x 32 + K, V 2 x 2 x 32 = 192 KiB       64 + 64 + 32
+//         256 128   64    Q 64     + K, V 2 x 2 x 32 = 192 KiB       128 + 32 + 16
+// Bound   4 D flop a visible pair and head over the tensor cores' rate; one ex2 a pair over 16 a clock and SM.
+//         docs/kernels/attention.md has both, and what was measured.
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/common/sm90.cuh"
+#include "kernels/common/tensor_map.cuh"
+#include "kernels/fused_attention/blocks.cuh"
+#include "kernels/fused_attention/paths.h"
+
+namespace tandem::kernels {
+namespace {
+
+using namespace sm90;
+
+constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
+
+template <int kD>
+struct Config {
+  static constexpr int kWarpgroups = kD == 64 ? 3 : 2;  // that compute
+  static constexpr int kRows = 64 * kWarpgroups;
+  static constexpr int kKeys = kD == 256 ? 64 : 128;
+  static constexpr int kStages = 2;
+  static constexpr int kQBuffers = kD == 256 ? 1 : 2;
+  static constexpr int kThreads = 128 * (kWarpgroups + 1);
+  static constexpr int kQBytes = kRows * kD * 2, kKvBytes = kKeys * kD * 2;
+  static constexpr int kSharedBytes = kQBuffers * kQBytes + 2 * kStages * kKvBytes + 1024;  // and to align
+  static constexpr int kProducerRegisters = kWarpgroups == 3 ? 32 : 24;
+  static constexpr int kConsumerRegisters = kWarpgroups == 3 ? 160 : 240;
+  static_assert(kSharedBytes <= 227 * 1024);
+};
+
+struct ForwardArguments {
+  const ForwardTile* tiles;
+  const WorkItem* items;
+  int items_count;
+  int left, right;
+  int heads_per_group;
+  float scale, softcap;
+  const float* sinks;  // or null
+  void* out;
+  std::int64_t out_row_stride, out_head_stride;
+  float* lse;  // or null
+  std::int64_t lse_head_stride;
+  int D;
+};
+
+__device__ __forceinline__ int item_of_round(int round) {
+  const int grid = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
+  return round * grid + ((round & 1) != 0 ? grid - 1 - block : block);
+}
+
+__device__ __forceinline__ ForwardTile load_tile(const ForwardTile* tile) {
+  const int4 a = __ldg(reinterpret_cast<const int4*>(tile)), b = __ldg(reinterpret_cast<const int4*>(tile) + 1);
+  return {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+}
+
+template <int kD>
+struct alignas(8) Barriers {
+  using C = Config<kD>;
+  std::uint64_t q_full[C::kQBuffers], q_empty[C::kQBuffers];
+  std::uint64_t k_full[C::kStages], k_empty[C::kStages], v_full[C::kStages], v_empty[C::kStages];
+};
+
+// A ring's place: which buffer, and the parity of its present turn.
+template <int kBuffers>
+struct RingPlace {
+  int index = 0;
+  std::uint32_t parity = 0;
+  __device__ __forceinline__ void advance() {
+    if (++index == kBuffers) index = 0, parity ^= 1;
+  }
+};
+
+template <int kD>
+__device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map,
+                                        const ForwardArguments& args, std::byte* shared, Barriers<kD>& barriers) {
+  using C = Config<kD>;
+  std::byte* const ks = shared + C::kQBuffers * C::kQBytes;
+  std::byte* const vs = ks + C::kStages * C::kKvBytes;
+  RingPlace<C::kQBuffers> q_place;
+  RingPlace<C::kStages> place;
+  for (int round = 0;; ++round) {
+    const int index = item_of_round(round);
+    if (index >= args.items_count) break;
+    const WorkItem item = args.items[index];
+    const ForwardTile tile = load_tile(args.tiles + item.tile);
+    const TileBlocks<C::kKeys> blocks(tile, args.left, args.right);
+    if (blocks.first >= blocks.end) continue;
+    const int g = item.head / args.heads_per_group;
+    for (int n = blocks.first; n < blocks.end; ++n) {
+      const KeyBlock b = blocks.block(n);
+      if (n == blocks.first) {
+        barrier_wait(&barriers.q_empty[q_place.index], q_place.parity ^ 1);
+        barrier_expect_bytes(&barriers.q_full[q_place.index], C::kQBytes);
+#pragma unroll
+        for (int c = 0; c < kD / 64; ++c) {
+          load_box(shared + q_place.index * C::kQBytes + c * C::kRows * 128, q_map, &barriers.q_full[q_place.index],
+                   c * 64, tile.query_row, item.head);
+        }
+      }
+      barrier_wait(&barriers.k_empty[place.index], place.parity ^ 1);
+      barrier_expect_bytes(&barriers.k_full[place.index], C::kKvBytes);
+#pragma unroll
+      for (int c = 0; c < kD / 64; ++c) {
+        load_box(ks + place.index * C::kKvBytes + c * C::kKeys * 128, k_map, &barriers.k_full[place.index], c * 64,
+                 b.row, g);
+      }
+      barrier_wait(&barriers.v_empty[place.index], place.parity ^ 1);
+      barrier_expect_bytes(&barriers.v_full[place.index], C::kKvBytes);
+#pragma unroll
+      for (int c = 0; c < kD / 64; ++c) {
+        load_box(vs + place.index * C::kKvBytes + c * C::kKeys * 128, v_map, &barriers.v_full[place.index], c * 64,
+                 b.row, g);
+      }
+      place.advance();
+    }
+    q_place.advance();
+  }
+}
+
+// One warpgroup's 64 rows: what a thread holds of them. Rows r = lane/4 and r + 8 of its warp's 16; of every 8 columns,
+// 2 (lane%4) and the next.
+template <int kD, class Half>
+class Rows {
+ public:
+  using C = Config<kD>;
+  static constexpr int kScores = C::kKeys / 2, kSums = kD / 2;
+
+  float sums[kSums];
+  float scores[kScores];
+  std::uint32_t p[C::kKeys / 16][4];
+  float max[2], total[2];
+
+  __device__ __forceinline__ void begin() {
+    max[0] = max[1] = -INFINITY;
+    total[0] = total[1] = 0.0f;
+  }
+
+  __device__ __forceinline__ void issue_scores(std::uint64_t q, std::uint64_t k) {
+    product_fence();
+#pragma unroll
+    for (int i = 0; i < kD / 16; ++i) {
+      multiply<Half, C::kKeys, false, false>(scores, operand_at(q, (i / 4) * C::kRows * 128 + (i % 4) * 32),
+                                             operand_at(k, (i / 4) * C::kKeys * 128 + (i % 4) * 32), i > 0);
+    }
+    product_commit();
+  }
+
+  __device__ __forceinline__ void issue_sums(std::uint64_t v, int accumulate) {
+    product_fence();
+#pragma unroll
+    for (int i = 0; i < C::kKeys / 16; ++i) {
+      multiply<Half, kD, true>(sums, p[i], operand_at(v, i * 16 * 128), i > 0 ? 1 : accumulate);
+    }
+    product_commit();
+  }
+
+  // s = cap tanh(scale s / cap); the scale is 1 from here on.
+  __device__ __forceinline__ void cap(float scale_over_cap, float softcap) {
+#pragma unroll
+    for (int i = 0; i < kScores; ++i) scores[i] = softcap * tanh_approx(scores[i] * scale_over_cap);
+  }
+
+  // Columns outside begin .. end-1 of the block, for each of the two rows, become invisible.
+  __device__ __forceinline__ void mask(const int (&begin)[2], const int (&end)[2]) {
+    const int column = 2 * (threadIdx.x % 4);
+#pragma unroll
+    for (int i = 0; i < kScores; ++i) {
+      const int c = column + 8 * (i / 4) + i % 2, row = i / 2 % 2;
+      if (c < begin[row] || c >= end[row]) scores[i] = -INFINITY;
+    }
+  }
+
+  // Scores become probabilities relative to the new maximum; returns by what older sums fade.
+  __device__ __forceinline__ void exponentiate(float scale_log2, float (&fade)[2]) {
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+      float m = max[row];
+#pragma unroll
+      for (int i = 0; i < kScores / 2; ++i) m = fmaxf(m, scores[4 * (i / 2) + 2 * row + i % 2]);
+      m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 1));
+      m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 2));
+      const float shift = m == -INFINITY ? 0.0f : m * scale_log2;
+      fade[row] = exp2_approx(__fmaf_rn(max[row], scale_log2, -shift));
+      max[row] = m;
+      float sum = total[row] * fade[row];
+#pragma unroll
+      for (int i = 0; i < kScores / 2; ++i) {
+        float& s = scores[4 * (i / 2) + 2 * row + i % 2];
+        s = exp2_approx(__fmaf_rn(s, scale_log2, -shift));
+        sum += s;
+      }
+      total[row] = sum;
+    }
+  }
+
+  __device__ __forceinline__ void fade_sums(const float (&fade)[2]) {
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) sums[i] *= fade[i / 2 % 2];
+  }
+
+  __device__ __forceinline__ void pack_p() {
+#pragma unroll
+    for (int i = 0; i < C::kKeys / 16; ++i) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) p[i][j] = pack<Half>(scores[8 * i + 2 * j], scores[8 * i + 2 * j + 1]);
+    }
+  }
+};
+
+// Values of keys that are not the range's could be anything; p = 0 does not silence NaN.
+template <int kD>
+__device__ __forceinline__ void zero_values(std::byte* tile, int keys, int barrier) {
+  using C = Config<kD>;
+  const int thread = threadIdx.x % 128;
+#pragma unroll
+  for (int c = 0; c < kD / 64; ++c) {
+    for (int at = keys * 128 + thread * 16; at < C::kKeys * 128; at += 128 * 16) {
+      *reinterpret_cast<uint4*>(tile + c * C::kKeys * 128 + at) = make_uint4(0, 0, 0, 0);
+    }
+  }
+  fence_async_shared();
+  named_sync(barrier, 128);
+}
+
+template <int kD, class Half>
+__device__ __forceinline__ void consume(const ForwardArguments& args, std::byte* shared, Barriers<kD>& barriers) {
+  using C = Config<kD>;
+  const int warpgroup = static_cast<int>(threadIdx.x) / 128 - 1;
+  const int thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
+  const bool is_elected = thread == 0;
+  const int turn = 1 + warpgroup, next_turn = 1 + (warpgroup + 1) % C::kWarpgroups,
+            own = 1 + C::kWarpgroups + warpgroup;
+  std::byte* const ks = shared + C::kQBuffers * C::kQBytes;
+  std::byte* const vs = ks + C::kStages * C::kKvBytes;
+  const float scale_log2 = args.softcap > 0.0f ? kLog2E : args.scale * kLog2E;
+  if (warpgroup == C::kWarpgroups - 1) named_arrive(1, 256);
+
+  RingPlace<C::kQBuffers> q_place;
+  RingPlace<C::kStages> place;
+  for (int round = 0;; ++round) {
+    const int index = item_of_round(round);
+    if (index >= args.items_count) break;
+    const WorkItem item = args.items[index];
+    const ForwardTile tile = load_tile(args.tiles + item.tile);
+    const TileBlocks<C::kKeys> blocks(tile, args.left, args.right);
+    const int row = warpgroup * 64 + warp * 16 + lane / 4;  // of the tile; and row + 8
+    Rows<kD, Half> rows;
+    rows.begin();
+    const bool sees_some = blocks.first < blocks.end;
+    std::byte* const q_tile = shared + q_place.index * C::kQBytes + warpgroup * 64 * 128;
+
+    if (sees_some) {
+      const auto softmax = [&](const KeyBlock& b, float(&fade)[2]) {
+        if (args.softcap > 0.0f) rows.cap(args.scale / args.softcap, args.softcap);
+        if (!blocks.is_whole(b)) {
+          int begin[2], end[2];
+#pragma unroll
+          for (int r = 0; r < 2; ++r) {
+            const int position = tile.position + row + 8 * r;
+            begin[r] = blocks.interval.begin(position) - b.position;
+            end[r] = min(blocks.interval.end(position) - b.position, b.keys);
+          }
+          rows.mask(begin, end);
+        }
+        rows.exponentiate(scale_log2, fade);
+      };
+      const std::uint64_t q = operand(q_tile, 16);
+      const std::uint64_t k = operand(ks, 16), v = operand(vs, C::kKeys * 128);
+      float fade[2];
+      KeyBlock b = blocks.block(blocks.first);
+      barrier_wait(&barriers.q_full[q_place.index], q_place.parity);
+      barrier_wait(&barriers.k_full[place.index], place.parity);
+      rows.issue_scores(q, operand_at(k, place.index * C::kKvBytes));
+      product_wait<0>();
+      product_touch(rows.scores);
+      if (is_elected) barrier_arrive(&barriers.k_empty[place.index]);
+      softmax(b, fade);
+      rows.pack_p();
+      int accumulate = 0;
+      for (int n = blocks.first + 1; n < blocks.end; ++n) {
+        const RingPlace<C::kStages> last = place;
+        const int last_keys = b.keys;
+        place.advance();
+        b = blocks.block(n);
+        barrier_wait(&barriers.k_full[place.index], place.parity);
+        named_sync(turn, 256);
+        rows.issue_scores(q, operand_at(k, place.index * C::kKvBytes));
+        barrier_wait(&barriers.v_full[last.index], last.parity);
+        if (last_keys < C::kKeys) zero_values<kD>(vs + last.index * C::kKvBytes, last_keys, own);
+        rows.issue_sums(operand_at(v, last.index * C::kKvBytes), accumulate);
+        accumulate = 1;
+        named_arrive(next_turn, 256);
+        product_wait<1>();
+        product_touch(rows.scores);
+        if (is_elected) barrier_arrive(&barriers.k_empty[place.index]);
+        softmax(b, fade);
+        product_wait<0>();
+        product_touch(rows.sums);
+        if (is_elected) barrier_arrive(&barriers.v_empty[last.index]);
+        rows.fade_sums(fade);
+        rows.pack_p();
+      }
+      barrier_wait(&barriers.v_full[place.index], place.parity);
+      if (b.keys < C::kKeys) zero_values<kD>(vs + place.index * C::kKvBytes, b.keys, own);
+      rows.issue_sums(operand_at(v, place.index * C::kKvBytes), accumulate);
+      product_wait<0>();
+      product_touch(rows.sums);
+      if (is_elected) barrier_arrive(&barriers.v_empty[place.index]);
+      place.advance();
+    } else {
+#pragma unroll
+      for (int i = 0; i < rows.kSums; ++i) rows.sums[i] = 0.0f;
+    }
+
+    // o = sums / total, the sink joining the total last; a row that sees nothing is zero.
+    float inverse[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float total = rows.total[r];
+      total += __shfl_xor_sync(0xffffffffu, total, 1);
+      total += __shfl_xor_sync(0xffffffffu, total, 2);
+      float max_log2 = rows.max[r] == -INFINITY ? -INFINITY : rows.max[r] * scale_log2;
+      float fade = 1.0f;
+      if (args.sinks != nullptr) {
+        const float sink = args.sinks[item.head] * kLog2E, with_sink = fmaxf(max_log2, sink);
+        if (with_sink != -INFINITY) {
+          fade = exp2_approx(max_log2 - with_sink);
+          total = total * fade + exp2_approx(sink - with_sink);
+          max_log2 = with_sink;
+        }
+      }
+      inverse[r] = total > 0.0f ? fade / total : (total == 0.0f ? 0.0f : total);  // NaN stays NaN
+      const int of_tile = row + 8 * r;
+      if (args.lse != nullptr && lane % 4 == 0 && of_tile < tile.rows) {
+        args.lse[item.head * args.lse_head_stride + tile.query_row + of_tile] =
+            total == 0.0f ? -INFINITY : (max_log2 + log2_approx(total)) * kLn2;
+      }
+    }
+
+    // Through the warpgroup's own rows of Q, which nobody reads any more, so that whole lines are written.
+    if (!sees_some) {
+      // Q was not loaded: write zeros as they are.
+      for (int r = warp * 16; r < warp * 16 + 16 && warpgroup * 64 + r < tile.rows; ++r) {
+        if (lane * 8 < args.D) {
+          Half* const to = static_cast<Half*>(args.out) + (tile.query_row + warpgroup * 64 + r) * args.out_row_stride +
+                           item.head * args.out_head_stride;
+          *reinterpret_cast<uint4*>(to + lane * 8) = make_uint4(0, 0, 0, 0);
+        }
+      }
+      continue;
+    }
+    named_sync(own, 128);
+    const std::uint32_t stage = shared_address(q_tile) + (warp * 16 + lane % 16) * 128;
+#pragma unroll
+    for (int c = 0; c < kD / 16; ++c) {
+      const float* const s = rows.sums + 8 * c;
+      const int chunk = (c * 2 + lane / 16) % 8;
+      store_matrices(stage + (c / 4) * C::kRows * 128 + ((chunk ^ (lane % 8)) * 16),
+                     pack<Half>(s[0] * inverse[0], s[1] * inverse[0]), pack<Half>(s[2] * inverse[1], s[3] * inverse[1]),
+                     pack<Half>(s[4] * inverse[0], s[5] * inverse[0]),
+                     pack<Half>(s[6] * inverse[1], s[7] * inverse[1]));
+    }
+    __syncwarp();
+    constexpr int kChunks = kD / 8, kRowsAtOnce = 32 / (kChunks < 32 ? kChunks : 32);
+#pragma unroll
+    for (int i = 0; i < 16 / kRowsAtOnce; ++i) {
+      const int r = warp * 16 + i * kRowsAtOnce + lane / kChunks, chunk = lane % kChunks;
+      const uint4 piece = *reinterpret_cast<const uint4*>(q_tile + (chunk / 8) * C::kRows * 128 + r * 128 +
+                                                          ((chunk % 8) ^ (r % 8)) * 16);
+      if (warpgroup * 64 + r < tile.rows && chunk * 8 < args.D) {
+        Half* const to = static_cast<Half*>(args.out) + (tile.query_row + warpgroup * 64 + r) * args.out_row_stride +
+                         item.head * args.out_head_stride;
+        *reinterpret_cast<uint4*>(to + chunk * 8) = piece;
+      }
+    }
+    fence_async_shared();
+    __syncwarp();
+    if (lane == 0) barrier_arrive(&barriers.q_empty[q_place.index]);
+    q_place.advance();
+  }
+}
+
+template <int kD, class Half>
+__global__ __launch_bounds__(Config<kD>::kThreads,
+                             1) void fused_attention_forward_sm90_kernel(const __grid_constant__ CUtensorMap q_map,
+                                                                         const __grid_constant__ CUtensorMap k_map,
+                                                                         const __grid_constant__ CUtensorMap v_map,
+                                                                         const ForwardArguments args) {
+  using C = Config<kD>;
+  extern __shared__ std::byte raw[];
+  __shared__ Barriers<kD> barriers;
+  std::byte* const shared = raw + (1024 - shared_address(raw) % 1024) % 1024;
+  if (threadIdx.x == 0) {
+    prefetch_map(&q_map);
+    prefetch_map(&k_map);
+    prefetch_map(&v_map);
+    for (int i = 0; i < C::kQBuffers; ++i) {
+      barrier_init(&barriers.q_full[i], 1);
+      barrier_init(&barriers.q_empty[i], 4 * C::kWarpgroups);
+    }
+    for (int i = 0; i < C::kStages; ++i) {
+      barrier_init(&barriers.k_full[i], 1);
+      barrier_init(&barriers.v_full[i], 1);
+      barrier_init(&barriers.k_empty[i], C::kWarpgroups);
+      barrier_init(&barriers.v_empty[i], C::kWarpgroups);
+    }
+    barrier_init_fence();
+  }
+  __syncthreads();
+  if (threadIdx.x < 128) {
+    registers_give_back<C::kProducerRegisters>();
+    if (threadIdx.x == 0) produce<kD>(&q_map, &k_map, &v_map, args, shared, barriers);
+  } else {
+    registers_take<C::kConsumerRegisters>();
+    consume<kD, Half>(args, shared, barriers);
+  }
+}
+
+template <int kD, class Half>
+Status launch(const FusedForwardCall& call) {
+  using C = Config<kD>;
+  const FusedAttentionPlan& plan = call.plan;
+  const AttentionTiling& tiling = plan.tiling();
+  TD_CHECK(tiling.forward_rows == C::kRows && tiling.key_block == C::kKeys, tiling.forward_rows, tiling.key_block);
+  const auto kernel = fused_attention_forward_sm90_kernel<kD, Half>;
+  const int multiprocessors = TD_TRY(device::cuda_multiprocessors(call.stream.device().index));
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, C::kSharedBytes);
+  const CUtensorMap q_map = TD_TRY(make_row_map(call.q, C::kRows));
+  const CUtensorMap k_map = TD_TRY(make_row_map(call.k, C::kKeys));
+  const CUtensorMap v_map = TD_TRY(make_row_map(call.v, C::kKeys));
+  const ForwardArguments args{
+      .tiles = reinterpret_cast<const ForwardTile*>(call.words + plan.forward_tiles.offset),
+      .items = reinterpret_cast<const WorkItem*>(call.words + plan.forward_items.offset),
+      .items_count = static_cast<int>(plan.forward_items.count),
+      .left = plan.window().left,
+      .right = plan.window().right,
+      .heads_per_group = static_cast<int>(plan.shape().H / plan.shape().G),
+      .scale = call.params.scale,
+      .softcap = call.params.softcap,
+      .sinks = call.sinks ? call.sinks.as<const float>() : nullptr,
+      .out = call.out.data(),
+      .out_row_stride = call.out.stride(0),
+      .out_head_stride = call.out.stride(1),
+      .lse = call.lse_ln ? call.lse_ln.as<float>() : nullptr,
+      .lse_head_stride = plan.shape().T,
+      .D = static_cast<int>(plan.shape().D),
+  };
+  const int grid = std::min(multiprocessors, args.items_count);
+  kernel<<<grid, C::kThreads, C::kSharedBytes, call.stream.cuda()>>>(q_map, k_map, v_map, args);
+  return launch_status("fused attention forward");
+}
+
+template <class Half>
+Status launch_for(const FusedForwardCall& call) {
+  const std::int64_t D = call.plan.shape().D;
+  if (D <= 64) return launch<64, Half>(call);
+  if (D <= 128) return launch<128, Half>(call);
+  return launch<256, Half>(call);
+}
+
+}  // namespace
+
+Status forward_sm90(const FusedForwardCall& call) {
+  if (call.plan.forward_items.count == 0) return ok_status();
+  return call.q.dtype() == tensor::DType::kBf16 ? launch_for<__nv_bfloat16>(call) : launch_for<__half>(call);
+}
+
+}  // namespace tandem::kernels
