@@ -50,6 +50,7 @@ struct ForwardArguments {
   const ForwardTile* tiles;
   const WorkItem* items;
   int items_count;
+  int* taken;  // items taken so far, beyond the first one of each block
   int left, right;
   int heads_per_group;
   float scale, softcap;
@@ -61,11 +62,6 @@ struct ForwardArguments {
   int D;
 };
 
-__device__ __forceinline__ int item_of_round(int round) {
-  const int grid = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
-  return round * grid + ((round & 1) != 0 ? grid - 1 - block : block);
-}
-
 __device__ __forceinline__ ForwardTile load_tile(const ForwardTile* tile) {
   const int4 a = __ldg(reinterpret_cast<const int4*>(tile)), b = __ldg(reinterpret_cast<const int4*>(tile) + 1);
   return {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
@@ -76,6 +72,8 @@ struct alignas(8) Barriers {
   using C = Config<kD>;
   std::uint64_t q_full[C::kQBuffers], q_empty[C::kQBuffers];
   std::uint64_t k_full[C::kStages], k_empty[C::kStages], v_full[C::kStages], v_empty[C::kStages];
+  std::uint64_t item_full[2], item_empty[2];
+  int item[2];  // from the producer to the rest
 };
 
 // A ring's place: which buffer, and the parity of its present turn.
@@ -96,9 +94,16 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
   std::byte* const vs = ks + C::kStages * C::kKvBytes;
   RingPlace<C::kQBuffers> q_place;
   RingPlace<C::kStages> place;
-  for (int round = 0;; ++round) {
-    const int index = item_of_round(round);
+  RingPlace<2> item_place;
+  int next = static_cast<int>(blockIdx.x);
+  for (;;) {
+    const int index = next;
+    barrier_wait(&barriers.item_empty[item_place.index], item_place.parity ^ 1);
+    barriers.item[item_place.index] = index;
+    barrier_arrive(&barriers.item_full[item_place.index]);
+    item_place.advance();
     if (index >= args.items_count) break;
+    next = static_cast<int>(gridDim.x) + atomicAdd(args.taken, 1);
     const WorkItem item = args.items[index];
     const ForwardTile tile = load_tile(args.tiles + item.tile);
     const TileBlocks<C::kKeys> blocks(tile, args.left, args.right);
@@ -255,8 +260,13 @@ __device__ __forceinline__ void consume(const ForwardArguments& args, std::byte*
 
   RingPlace<C::kQBuffers> q_place;
   RingPlace<C::kStages> place;
-  for (int round = 0;; ++round) {
-    const int index = item_of_round(round);
+  RingPlace<2> item_place;
+  for (;;) {
+    barrier_wait(&barriers.item_full[item_place.index], item_place.parity);
+    const int index = barriers.item[item_place.index];
+    __syncwarp();
+    if (lane == 0) barrier_arrive(&barriers.item_empty[item_place.index]);
+    item_place.advance();
     if (index >= args.items_count) break;
     const WorkItem item = args.items[index];
     const ForwardTile tile = load_tile(args.tiles + item.tile);
@@ -422,6 +432,10 @@ __global__ __launch_bounds__(Config<kD>::kThreads,
       barrier_init(&barriers.k_empty[i], C::kWarpgroups);
       barrier_init(&barriers.v_empty[i], C::kWarpgroups);
     }
+    for (int i = 0; i < 2; ++i) {
+      barrier_init(&barriers.item_full[i], 1);
+      barrier_init(&barriers.item_empty[i], 4 * C::kWarpgroups);
+    }
     barrier_init_fence();
   }
   __syncthreads();
@@ -450,6 +464,7 @@ Status launch(const FusedForwardCall& call) {
       .tiles = reinterpret_cast<const ForwardTile*>(call.words + plan.forward_tiles.offset),
       .items = reinterpret_cast<const WorkItem*>(call.words + plan.forward_items.offset),
       .items_count = static_cast<int>(plan.forward_items.count),
+      .taken = reinterpret_cast<int*>(call.scratch.data()),
       .left = plan.window().left,
       .right = plan.window().right,
       .heads_per_group = static_cast<int>(plan.shape().H / plan.shape().G),
@@ -463,6 +478,7 @@ Status launch(const FusedForwardCall& call) {
       .lse_head_stride = plan.shape().T,
       .D = static_cast<int>(plan.shape().D),
   };
+  cudaMemsetAsync(args.taken, 0, sizeof(int), call.stream.cuda());
   const int grid = std::min(multiprocessors, args.items_count);
   kernel<<<grid, C::kThreads, C::kSharedBytes, call.stream.cuda()>>>(q_map, k_map, v_map, args);
   return launch_status("fused attention forward");

@@ -106,7 +106,12 @@ Result<AttentionPath> attention_path(Device device) {
 }
 
 std::size_t fused_attention_forward_scratch_bytes(const FusedAttentionPlan& plan, int threads_count) {
-  return plan.path() == AttentionPath::kCpu ? forward_cpu_scratch_bytes(plan, threads_count) : 0;
+  switch (plan.path()) {
+    case AttentionPath::kCpu: return forward_cpu_scratch_bytes(plan, threads_count);
+    case AttentionPath::kSm80: return 0;
+    case AttentionPath::kSm90: break;
+  }
+  return kForwardSm90ScratchBytes;
 }
 
 std::size_t fused_attention_backward_scratch_bytes(const FusedAttentionPlan& plan, int threads_count) {

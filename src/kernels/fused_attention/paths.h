@@ -42,6 +42,7 @@ std::size_t backward_sm80_scratch_bytes(const FusedAttentionPlan& plan);
 [[nodiscard]] Status forward_sm80(const FusedForwardCall& call);
 [[nodiscard]] Status backward_sm80(const FusedBackwardCall& call);
 
+inline constexpr std::size_t kForwardSm90ScratchBytes = 256;  // a counter
 std::size_t backward_sm90_scratch_bytes(const FusedAttentionPlan& plan);
 [[nodiscard]] Status forward_sm90(const FusedForwardCall& call);
 [[nodiscard]] Status backward_sm90(const FusedBackwardCall& call);

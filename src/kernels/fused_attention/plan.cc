@@ -162,7 +162,6 @@ Result<FusedAttentionPlan> FusedAttentionPlan::create(std::span<const AttentionS
     return invalid_argument("{}: window left {}, right {}; expected 0 or more, or unbounded", kOp, window.left,
                             window.right);
   }
-  constexpr std::int64_t kRowsMax = 1 << 30;
   if (shape.T > kRowsMax || shape.S > kRowsMax) {
     return invalid_argument("{}: {} queries and {} keys; at most {} of each: split the batch", kOp, shape.T, shape.S,
                             kRowsMax);
@@ -174,10 +173,10 @@ Result<FusedAttentionPlan> FusedAttentionPlan::create(std::span<const AttentionS
   FusedAttentionPlan plan;
   plan.path_ = path;
   plan.shape_ = shape;
-  plan.window_ = window;
+  plan.window_ = {std::min(window.left, kBoundMax), std::min(window.right, kBoundMax)};
   plan.tiling_ = attention_tiling(path, shape.D);
   plan.segments_.assign(segments.begin(), segments.end());
-  plan.visible_pairs = count_visible_pairs(segments, window);
+  plan.visible_pairs = count_visible_pairs(segments, plan.window_);
 
   // The range that a segment's keys begin in is the segment's family; segments without keys have a family of their own.
   const auto range_at = [&ranges](std::int32_t begin) {
@@ -238,7 +237,7 @@ Result<FusedAttentionPlan> FusedAttentionPlan::create(std::span<const AttentionS
   std::int32_t step_base = 0;
   for (const AttentionSegment& s : segments) {
     if (s.query_count == 0) continue;
-    const RowInterval row{window.left, window.right, s.prefix_count + s.key_count};
+    const RowInterval row{plan.window_.left, plan.window_.right, s.prefix_count + s.key_count};
     const std::int32_t position = row.context - s.query_count;
     const std::size_t own = own_range(s), prefix = prefix_range(s);
     const std::size_t family_range = prefix != no_keys ? prefix : own;
@@ -261,9 +260,9 @@ Result<FusedAttentionPlan> FusedAttentionPlan::create(std::span<const AttentionS
         const std::int32_t keys = std::min(tiling.backward_keys, count - i * tiling.backward_keys);
         // The queries that see any of these keys are consecutive.
         const std::int64_t first_query =
-            std::max<std::int64_t>(0, static_cast<std::int64_t>(key_position) - window.right - position);
-        const std::int64_t past_query = std::min<std::int64_t>(
-            s.query_count, static_cast<std::int64_t>(key_position) + keys - position + window.left);
+            std::max<std::int64_t>(0, static_cast<std::int64_t>(key_position) - row.right - position);
+        const std::int64_t past_query =
+            std::min<std::int64_t>(s.query_count, static_cast<std::int64_t>(key_position) + keys - position + row.left);
         if (first_query >= past_query) continue;
         const std::size_t tile = first_tile_of_range[range] + static_cast<std::size_t>(i);
         visits_of_tile[tile].push_back({s.query_begin, s.query_count, position, key_position, keys, row.context,
