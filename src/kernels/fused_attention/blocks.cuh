@@ -1,4 +1,4 @@
-// The key blocks that a forward tile visits, in the plan's order; how much of each its rows see.
+// The key blocks that a forward tile visits, in the plan's order.
 #pragma once
 
 #include "kernels/fused_attention/interval.h"
@@ -6,46 +6,50 @@
 
 namespace tandem::kernels {
 
-// Where one key block lies, and which of its columns exist.
-struct KeyBlock {
-  int row;       // of k and v, of its first key
-  int position;  // in the context, of its first key
-  int keys;      // that belong to the range: 1 .. kKeys
-};
-
+// Walks them: while (!blocks.done()) { ...; blocks.advance(); }
 template <int kKeys>
-struct TileBlocks {
-  RowInterval interval;
-  int prefix_begin, prefix_count, prefix_blocks, key_begin;
-  int position_first, position_last;  // of the tile's rows
-  int first, end;                     // numbers of the blocks that some row sees
-
-  __device__ __forceinline__ TileBlocks(const ForwardTile& tile, int left, int right)
-      : interval{left, right, tile.prefix_count + tile.key_count},
-        prefix_begin(tile.prefix_begin),
-        prefix_count(tile.prefix_count),
-        prefix_blocks((tile.prefix_count + kKeys - 1) / kKeys),
-        key_begin(tile.key_begin),
-        position_first(tile.position),
-        position_last(tile.position + tile.rows - 1) {
-    const int begin = interval.begin(position_first), past = interval.end(position_last);
-    first = number(begin);
-    end = past > begin ? number(past - 1) + 1 : first;
+class TileBlocks {
+ public:
+  __device__ __forceinline__ TileBlocks(const ForwardTile& tile, int left, int right) {
+    const RowInterval interval{left, right, tile.prefix_count + tile.key_count};
+    const int position_last = tile.position + tile.rows - 1;
+    const int begin = interval.begin(tile.position);
+    end_ = interval.end(position_last);
+    whole_begin_ = interval.begin(position_last);
+    whole_end_ = interval.end(tile.position);
+    in_prefix_ = begin < tile.prefix_count;
+    own_begin_ = tile.key_begin;
+    range_end_ = in_prefix_ ? tile.prefix_count : interval.context;
+    context_ = interval.context;
+    const int first = in_prefix_ ? 0 : tile.prefix_count;
+    position_ = first + (begin - first) / kKeys * kKeys;
+    row_ = (in_prefix_ ? tile.prefix_begin : tile.key_begin) + position_ - first;
+    if (end_ <= begin) end_ = position_;
   }
 
-  __device__ __forceinline__ int number(int position) const {
-    return position < prefix_count ? position / kKeys : prefix_blocks + (position - prefix_count) / kKeys;
+  __device__ __forceinline__ bool done() const { return position_ >= end_; }
+  __device__ __forceinline__ void advance() {
+    position_ += kKeys, row_ += kKeys;
+    if (in_prefix_ && position_ >= range_end_) {
+      in_prefix_ = false;
+      position_ = range_end_, row_ = own_begin_, range_end_ = context_;
+    }
   }
-  __device__ __forceinline__ KeyBlock block(int n) const {
-    if (n < prefix_blocks) return {prefix_begin + n * kKeys, n * kKeys, min(kKeys, prefix_count - n * kKeys)};
-    const int offset = (n - prefix_blocks) * kKeys;
-    return {key_begin + offset, prefix_count + offset, min(kKeys, interval.context - prefix_count - offset)};
+
+  __device__ __forceinline__ int row() const { return row_; }            // of k and v, of the block's first key
+  __device__ __forceinline__ int position() const { return position_; }  // in the context
+  __device__ __forceinline__ int keys() const {                          // that belong to the range: 1 .. kKeys
+    return min(kKeys, range_end_ - position_);
   }
-  // Whether every row sees every key of the block.
-  __device__ __forceinline__ bool is_whole(const KeyBlock& b) const {
-    return b.keys == kKeys && interval.begin(position_last) <= b.position &&
-           b.position + kKeys <= interval.end(position_first);
+  // Whether every row of the tile sees every key of the block.
+  __device__ __forceinline__ bool is_whole() const {
+    return range_end_ - position_ >= kKeys && whole_begin_ <= position_ && position_ + kKeys <= whole_end_;
   }
+
+ private:
+  int position_, row_, end_, range_end_, own_begin_, context_;
+  int whole_begin_, whole_end_;  // positions that every row sees
+  bool in_prefix_;
 };
 
 }  // namespace tandem::kernels

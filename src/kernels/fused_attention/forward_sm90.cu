@@ -41,8 +41,8 @@ struct Config {
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
   static constexpr int kQBytes = kRows * kD * 2, kKvBytes = kKeys * kD * 2;
   static constexpr int kSharedBytes = kQBuffers * kQBytes + 2 * kStages * kKvBytes + 1024;  // and to align
-  static constexpr int kProducerRegisters = kWarpgroups == 3 ? 32 : 24;
-  static constexpr int kConsumerRegisters = kWarpgroups == 3 ? 160 : 240;
+  static constexpr int kProducerRegisters = kWarpgroups == 3 ? 32 : 40;
+  static constexpr int kConsumerRegisters = kWarpgroups == 3 ? 160 : 232;
   static_assert(kSharedBytes <= 227 * 1024);
 };
 
@@ -67,23 +67,40 @@ __device__ __forceinline__ ForwardTile load_tile(const ForwardTile* tile) {
   return {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
 }
 
-template <int kD>
-struct alignas(8) Barriers {
-  using C = Config<kD>;
-  std::uint64_t q_full[C::kQBuffers], q_empty[C::kQBuffers];
-  std::uint64_t k_full[C::kStages], k_empty[C::kStages], v_full[C::kStages], v_empty[C::kStages];
-  std::uint64_t item_full[2], item_empty[2];
-  int item[2];  // from the producer to the rest
+// What the producer tells the rest of an item, and of each key block, so that they keep few registers.
+struct ItemNote {
+  int query_row, rows, position, context, head;
+  int state;  // kBlocks, kNoBlocks (no row sees a key), kEnd
+  static constexpr int kBlocks = 0, kNoBlocks = 1, kEnd = 2;
+};
+struct alignas(16) BlockNote {
+  int position, keys;  // of the block's first key; keys that are the range's
+  int is_whole, is_last;
 };
 
-// A ring's place: which buffer, and the parity of its present turn.
+constexpr int kItemNotes = 2, kBlockNotes = 4;
+
+template <int kD>
+struct alignas(16) Barriers {
+  using C = Config<kD>;
+  BlockNote block[kBlockNotes];  // more than stages: read after the stage's K may have been given back
+  ItemNote item[kItemNotes];
+  std::uint64_t item_full[kItemNotes], item_empty[kItemNotes];
+  std::uint64_t q_full[C::kQBuffers], q_empty[C::kQBuffers];
+  std::uint64_t k_full[C::kStages], k_empty[C::kStages], v_full[C::kStages], v_empty[C::kStages];
+};
+
+// A place in a ring of a power of two: which buffer, and the parity of its present turn. One register.
 template <int kBuffers>
-struct RingPlace {
-  int index = 0;
-  std::uint32_t parity = 0;
-  __device__ __forceinline__ void advance() {
-    if (++index == kBuffers) index = 0, parity ^= 1;
-  }
+class RingPlace {
+ public:
+  static_assert((kBuffers & (kBuffers - 1)) == 0);
+  __device__ __forceinline__ int index() const { return turn_ & (kBuffers - 1); }
+  __device__ __forceinline__ std::uint32_t parity() const { return turn_ / kBuffers & 1; }
+  __device__ __forceinline__ void advance() { ++turn_; }
+
+ private:
+  std::uint32_t turn_ = 0;
 };
 
 template <int kD>
@@ -94,45 +111,57 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
   std::byte* const vs = ks + C::kStages * C::kKvBytes;
   RingPlace<C::kQBuffers> q_place;
   RingPlace<C::kStages> place;
-  RingPlace<2> item_place;
+  RingPlace<kItemNotes> item_place;
+  RingPlace<kBlockNotes> note_place;
   int next = static_cast<int>(blockIdx.x);
   for (;;) {
     const int index = next;
-    barrier_wait(&barriers.item_empty[item_place.index], item_place.parity ^ 1);
-    barriers.item[item_place.index] = index;
-    barrier_arrive(&barriers.item_full[item_place.index]);
-    item_place.advance();
-    if (index >= args.items_count) break;
+    barrier_wait(&barriers.item_empty[item_place.index()], item_place.parity() ^ 1);
+    ItemNote& note = barriers.item[item_place.index()];
+    if (index >= args.items_count) {
+      note.state = ItemNote::kEnd;
+      barrier_arrive(&barriers.item_full[item_place.index()]);
+      break;
+    }
     next = static_cast<int>(gridDim.x) + atomicAdd(args.taken, 1);
     const WorkItem item = args.items[index];
     const ForwardTile tile = load_tile(args.tiles + item.tile);
-    const TileBlocks<C::kKeys> blocks(tile, args.left, args.right);
-    if (blocks.first >= blocks.end) continue;
+    TileBlocks<C::kKeys> blocks(tile, args.left, args.right);
+    const bool sees_some = !blocks.done();
+    note = {tile.query_row, tile.rows,
+            tile.position,  tile.prefix_count + tile.key_count,
+            item.head,      sees_some ? ItemNote::kBlocks : ItemNote::kNoBlocks};
+    barrier_arrive(&barriers.item_full[item_place.index()]);
+    item_place.advance();
+    if (!sees_some) continue;
     const int g = item.head / args.heads_per_group;
-    for (int n = blocks.first; n < blocks.end; ++n) {
-      const KeyBlock b = blocks.block(n);
-      if (n == blocks.first) {
-        barrier_wait(&barriers.q_empty[q_place.index], q_place.parity ^ 1);
-        barrier_expect_bytes(&barriers.q_full[q_place.index], C::kQBytes);
+    barrier_wait(&barriers.q_empty[q_place.index()], q_place.parity() ^ 1);
+    barrier_expect_bytes(&barriers.q_full[q_place.index()], C::kQBytes);
 #pragma unroll
-        for (int c = 0; c < kD / 64; ++c) {
-          load_box(shared + q_place.index * C::kQBytes + c * C::kRows * 128, q_map, &barriers.q_full[q_place.index],
-                   c * 64, tile.query_row, item.head);
-        }
-      }
-      barrier_wait(&barriers.k_empty[place.index], place.parity ^ 1);
-      barrier_expect_bytes(&barriers.k_full[place.index], C::kKvBytes);
-#pragma unroll
-      for (int c = 0; c < kD / 64; ++c) {
-        load_box(ks + place.index * C::kKvBytes + c * C::kKeys * 128, k_map, &barriers.k_full[place.index], c * 64,
-                 b.row, g);
-      }
-      barrier_wait(&barriers.v_empty[place.index], place.parity ^ 1);
-      barrier_expect_bytes(&barriers.v_full[place.index], C::kKvBytes);
+    for (int c = 0; c < kD / 64; ++c) {
+      load_box(shared + q_place.index() * C::kQBytes + c * C::kRows * 128, q_map, &barriers.q_full[q_place.index()],
+               c * 64, tile.query_row, item.head);
+    }
+    while (!blocks.done()) {
+      const int row = blocks.row();
+      BlockNote block{blocks.position(), blocks.keys(), blocks.is_whole(), 0};
+      blocks.advance();
+      block.is_last = blocks.done();
+      barrier_wait(&barriers.k_empty[place.index()], place.parity() ^ 1);
+      barriers.block[note_place.index()] = block;
+      note_place.advance();
+      barrier_expect_bytes(&barriers.k_full[place.index()], C::kKvBytes);
 #pragma unroll
       for (int c = 0; c < kD / 64; ++c) {
-        load_box(vs + place.index * C::kKvBytes + c * C::kKeys * 128, v_map, &barriers.v_full[place.index], c * 64,
-                 b.row, g);
+        load_box(ks + place.index() * C::kKvBytes + c * C::kKeys * 128, k_map, &barriers.k_full[place.index()], c * 64,
+                 row, g);
+      }
+      barrier_wait(&barriers.v_empty[place.index()], place.parity() ^ 1);
+      barrier_expect_bytes(&barriers.v_full[place.index()], C::kKvBytes);
+#pragma unroll
+      for (int c = 0; c < kD / 64; ++c) {
+        load_box(vs + place.index() * C::kKvBytes + c * C::kKeys * 128, v_map, &barriers.v_full[place.index()], c * 64,
+                 row, g);
       }
       place.advance();
     }
@@ -245,6 +274,20 @@ __device__ __forceinline__ void zero_values(std::byte* tile, int keys, int barri
   named_sync(barrier, 128);
 }
 
+// o = 0 for the warp's 16 rows; lse is the sink's, or -infinity.
+template <class Half>
+__device__ __forceinline__ void write_nothing_seen(const ForwardArguments& args, const ItemNote& item, int first) {
+  const int lane = threadIdx.x % 32;
+  for (int row = first; row < min(first + 16, item.rows); ++row) {
+    const std::int64_t r = item.query_row + row;
+    Half* const to = static_cast<Half*>(args.out) + r * args.out_row_stride + item.head * args.out_head_stride;
+    if (lane * 8 < args.D) *reinterpret_cast<uint4*>(to + lane * 8) = make_uint4(0, 0, 0, 0);
+    if (args.lse != nullptr && lane == 0) {
+      args.lse[item.head * args.lse_head_stride + r] = args.sinks != nullptr ? args.sinks[item.head] : -INFINITY;
+    }
+  }
+}
+
 template <int kD, class Half>
 __device__ __forceinline__ void consume(const ForwardArguments& args, std::byte* shared, Barriers<kD>& barriers) {
   using C = Config<kD>;
@@ -260,33 +303,33 @@ __device__ __forceinline__ void consume(const ForwardArguments& args, std::byte*
 
   RingPlace<C::kQBuffers> q_place;
   RingPlace<C::kStages> place;
-  RingPlace<2> item_place;
-  for (;;) {
-    barrier_wait(&barriers.item_full[item_place.index], item_place.parity);
-    const int index = barriers.item[item_place.index];
-    __syncwarp();
-    if (lane == 0) barrier_arrive(&barriers.item_empty[item_place.index]);
-    item_place.advance();
-    if (index >= args.items_count) break;
-    const WorkItem item = args.items[index];
-    const ForwardTile tile = load_tile(args.tiles + item.tile);
-    const TileBlocks<C::kKeys> blocks(tile, args.left, args.right);
+  RingPlace<kItemNotes> item_place;
+  RingPlace<kBlockNotes> note_place;
+  for (;; item_place.advance()) {
+    barrier_wait(&barriers.item_full[item_place.index()], item_place.parity());
+    const ItemNote& item = barriers.item[item_place.index()];
+    if (item.state == ItemNote::kEnd) break;
     const int row = warpgroup * 64 + warp * 16 + lane / 4;  // of the tile; and row + 8
+    if (item.state == ItemNote::kNoBlocks) {
+      write_nothing_seen<Half>(args, item, warpgroup * 64 + warp * 16);
+      __syncwarp();
+      if (lane == 0) barrier_arrive(&barriers.item_empty[item_place.index()]);
+      continue;
+    }
     Rows<kD, Half> rows;
     rows.begin();
-    const bool sees_some = blocks.first < blocks.end;
-    std::byte* const q_tile = shared + q_place.index * C::kQBytes + warpgroup * 64 * 128;
-
-    if (sees_some) {
-      const auto softmax = [&](const KeyBlock& b, float(&fade)[2]) {
+    std::byte* const q_tile = shared + q_place.index() * C::kQBytes + warpgroup * 64 * 128;
+    {
+      const auto softmax = [&](const BlockNote& b, float(&fade)[2]) {
         if (args.softcap > 0.0f) rows.cap(args.scale / args.softcap, args.softcap);
-        if (!blocks.is_whole(b)) {
+        if (!b.is_whole) {
+          const RowInterval interval{args.left, args.right, item.context};
           int begin[2], end[2];
 #pragma unroll
           for (int r = 0; r < 2; ++r) {
-            const int position = tile.position + row + 8 * r;
-            begin[r] = blocks.interval.begin(position) - b.position;
-            end[r] = min(blocks.interval.end(position) - b.position, b.keys);
+            const int position = item.position + row + 8 * r;
+            begin[r] = interval.begin(position) - b.position;
+            end[r] = min(interval.end(position) - b.position, b.keys);
           }
           rows.mask(begin, end);
         }
@@ -295,49 +338,48 @@ __device__ __forceinline__ void consume(const ForwardArguments& args, std::byte*
       const std::uint64_t q = operand(q_tile, 16);
       const std::uint64_t k = operand(ks, 16), v = operand(vs, C::kKeys * 128);
       float fade[2];
-      KeyBlock b = blocks.block(blocks.first);
-      barrier_wait(&barriers.q_full[q_place.index], q_place.parity);
-      barrier_wait(&barriers.k_full[place.index], place.parity);
-      rows.issue_scores(q, operand_at(k, place.index * C::kKvBytes));
+      barrier_wait(&barriers.q_full[q_place.index()], q_place.parity());
+      barrier_wait(&barriers.k_full[place.index()], place.parity());
+      BlockNote b = barriers.block[note_place.index()];
+      note_place.advance();
+      rows.issue_scores(q, operand_at(k, place.index() * C::kKvBytes));
       product_wait<0>();
       product_touch(rows.scores);
-      if (is_elected) barrier_arrive(&barriers.k_empty[place.index]);
+      if (is_elected) barrier_arrive(&barriers.k_empty[place.index()]);
       softmax(b, fade);
       rows.pack_p();
       int accumulate = 0;
-      for (int n = blocks.first + 1; n < blocks.end; ++n) {
+      while (!b.is_last) {
         const RingPlace<C::kStages> last = place;
         const int last_keys = b.keys;
         place.advance();
-        b = blocks.block(n);
-        barrier_wait(&barriers.k_full[place.index], place.parity);
+        barrier_wait(&barriers.k_full[place.index()], place.parity());
+        b = barriers.block[note_place.index()];
+        note_place.advance();
         named_sync(turn, 256);
-        rows.issue_scores(q, operand_at(k, place.index * C::kKvBytes));
-        barrier_wait(&barriers.v_full[last.index], last.parity);
-        if (last_keys < C::kKeys) zero_values<kD>(vs + last.index * C::kKvBytes, last_keys, own);
-        rows.issue_sums(operand_at(v, last.index * C::kKvBytes), accumulate);
+        rows.issue_scores(q, operand_at(k, place.index() * C::kKvBytes));
+        barrier_wait(&barriers.v_full[last.index()], last.parity());
+        if (last_keys < C::kKeys) zero_values<kD>(vs + last.index() * C::kKvBytes, last_keys, own);
+        rows.issue_sums(operand_at(v, last.index() * C::kKvBytes), accumulate);
         accumulate = 1;
         named_arrive(next_turn, 256);
         product_wait<1>();
         product_touch(rows.scores);
-        if (is_elected) barrier_arrive(&barriers.k_empty[place.index]);
+        if (is_elected) barrier_arrive(&barriers.k_empty[place.index()]);
         softmax(b, fade);
         product_wait<0>();
         product_touch(rows.sums);
-        if (is_elected) barrier_arrive(&barriers.v_empty[last.index]);
+        if (is_elected) barrier_arrive(&barriers.v_empty[last.index()]);
         rows.fade_sums(fade);
         rows.pack_p();
       }
-      barrier_wait(&barriers.v_full[place.index], place.parity);
-      if (b.keys < C::kKeys) zero_values<kD>(vs + place.index * C::kKvBytes, b.keys, own);
-      rows.issue_sums(operand_at(v, place.index * C::kKvBytes), accumulate);
+      barrier_wait(&barriers.v_full[place.index()], place.parity());
+      if (b.keys < C::kKeys) zero_values<kD>(vs + place.index() * C::kKvBytes, b.keys, own);
+      rows.issue_sums(operand_at(v, place.index() * C::kKvBytes), accumulate);
       product_wait<0>();
       product_touch(rows.sums);
-      if (is_elected) barrier_arrive(&barriers.v_empty[place.index]);
+      if (is_elected) barrier_arrive(&barriers.v_empty[place.index()]);
       place.advance();
-    } else {
-#pragma unroll
-      for (int i = 0; i < rows.kSums; ++i) rows.sums[i] = 0.0f;
     }
 
     // o = sums / total, the sink joining the total last; a row that sees nothing is zero.
@@ -359,24 +401,13 @@ __device__ __forceinline__ void consume(const ForwardArguments& args, std::byte*
       }
       inverse[r] = total > 0.0f ? fade / total : (total == 0.0f ? 0.0f : total);  // NaN stays NaN
       const int of_tile = row + 8 * r;
-      if (args.lse != nullptr && lane % 4 == 0 && of_tile < tile.rows) {
-        args.lse[item.head * args.lse_head_stride + tile.query_row + of_tile] =
+      if (args.lse != nullptr && lane % 4 == 0 && of_tile < item.rows) {
+        args.lse[item.head * args.lse_head_stride + item.query_row + of_tile] =
             total == 0.0f ? -INFINITY : (max_log2 + log2_approx(total)) * kLn2;
       }
     }
 
     // Through the warpgroup's own rows of Q, which nobody reads any more, so that whole lines are written.
-    if (!sees_some) {
-      // Q was not loaded: write zeros as they are.
-      for (int r = warp * 16; r < warp * 16 + 16 && warpgroup * 64 + r < tile.rows; ++r) {
-        if (lane * 8 < args.D) {
-          Half* const to = static_cast<Half*>(args.out) + (tile.query_row + warpgroup * 64 + r) * args.out_row_stride +
-                           item.head * args.out_head_stride;
-          *reinterpret_cast<uint4*>(to + lane * 8) = make_uint4(0, 0, 0, 0);
-        }
-      }
-      continue;
-    }
     named_sync(own, 128);
     const std::uint32_t stage = shared_address(q_tile) + (warp * 16 + lane % 16) * 128;
 #pragma unroll
@@ -395,15 +426,18 @@ __device__ __forceinline__ void consume(const ForwardArguments& args, std::byte*
       const int r = warp * 16 + i * kRowsAtOnce + lane / kChunks, chunk = lane % kChunks;
       const uint4 piece = *reinterpret_cast<const uint4*>(q_tile + (chunk / 8) * C::kRows * 128 + r * 128 +
                                                           ((chunk % 8) ^ (r % 8)) * 16);
-      if (warpgroup * 64 + r < tile.rows && chunk * 8 < args.D) {
-        Half* const to = static_cast<Half*>(args.out) + (tile.query_row + warpgroup * 64 + r) * args.out_row_stride +
+      if (warpgroup * 64 + r < item.rows && chunk * 8 < args.D) {
+        Half* const to = static_cast<Half*>(args.out) + (item.query_row + warpgroup * 64 + r) * args.out_row_stride +
                          item.head * args.out_head_stride;
         *reinterpret_cast<uint4*>(to + chunk * 8) = piece;
       }
     }
     fence_async_shared();
     __syncwarp();
-    if (lane == 0) barrier_arrive(&barriers.q_empty[q_place.index]);
+    if (lane == 0) {
+      barrier_arrive(&barriers.q_empty[q_place.index()]);
+      barrier_arrive(&barriers.item_empty[item_place.index()]);
+    }
     q_place.advance();
   }
 }
@@ -432,7 +466,7 @@ __global__ __launch_bounds__(Config<kD>::kThreads,
       barrier_init(&barriers.k_empty[i], C::kWarpgroups);
       barrier_init(&barriers.v_empty[i], C::kWarpgroups);
     }
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < kItemNotes; ++i) {
       barrier_init(&barriers.item_full[i], 1);
       barrier_init(&barriers.item_empty[i], 4 * C::kWarpgroups);
     }

@@ -234,6 +234,7 @@ Result<FusedAttentionPlan> FusedAttentionPlan::create(std::span<const AttentionS
   }
   visits_of_tile.resize(key_tiles.size());
 
+  std::vector<BackwardStep> backward_steps;
   std::int32_t step_base = 0;
   for (const AttentionSegment& s : segments) {
     if (s.query_count == 0) continue;
@@ -275,6 +276,10 @@ Result<FusedAttentionPlan> FusedAttentionPlan::create(std::span<const AttentionS
     };
     if (prefix != no_keys) visit_range(prefix, s.prefix_count, 0, 0);
     if (own != no_keys) visit_range(own, s.key_count, s.prefix_count, prefix_tiles);
+    for (std::int32_t t = 0; t < s.query_count; t += tiling.backward_rows) {
+      backward_steps.push_back(
+          {s.query_begin + t, std::min(tiling.backward_rows, s.query_count - t), position + t, row.context});
+    }
     step_base += steps;
   }
   plan.steps_count = step_base;
@@ -292,6 +297,7 @@ Result<FusedAttentionPlan> FusedAttentionPlan::create(std::span<const AttentionS
   plan.forward_items = append(plan.words_, order_work(std::move(forward_order), family_bytes, shape.H));
   plan.key_tiles = append(plan.words_, key_tiles);
   plan.key_visits = append(plan.words_, key_visits);
+  plan.backward_steps = append(plan.words_, backward_steps);
   plan.backward_items = append(plan.words_, order_work(std::move(key_order), kv_family_bytes, shape.G));
   return plan;
 }

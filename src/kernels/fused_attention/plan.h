@@ -87,6 +87,12 @@ struct KeyVisit {
   std::int32_t prefix_tiles;
 };
 
+// Query rows of one segment that a step of the backward takes together, in the order of step_base. 4 words.
+struct BackwardStep {
+  std::int32_t query_row, rows;    // first row of q, how many (<= backward_rows)
+  std::int32_t position, context;  // of the first row; S of the segment
+};
+
 // What a thread block does next: a tile, for one head (query head in the forward, kv head in the backward).
 struct WorkItem {
   std::int32_t tile, head;
@@ -112,7 +118,7 @@ class FusedAttentionPlan {
   struct Table {
     std::int64_t offset = 0, count = 0;  // in words; in entries
   };
-  Table forward_tiles, forward_items, key_tiles, key_visits, backward_items;
+  Table forward_tiles, forward_items, key_tiles, key_visits, backward_steps, backward_items;
   std::int64_t steps_count = 0;    // of all segments: dq accumulators, for each head
   std::int64_t visible_pairs = 0;  // pairs (query, key) of one head: what FLOPs are counted from
 
