@@ -9,7 +9,7 @@
 //   memory warpgroups 1, 2: 64 keys each. A step:
 //       S^T = K Q^T;  dP^T = V dO^T;  P^T = 2^(S^T c - lse)           (products run while the other's result is worked
 //       on) dV += P^T dO;  dS^T = P^T (dP^T - delta), also to shared memory;  meet dQ = dS K  (each warpgroup its
-//       half);  dK += dS^T Q;  dQ to shared memory for warp 1
+//       half);  dK += dS^T Q;  dQ to shared memory
 //     S^T and dP^T lie in registers just as the A operand of the last products wants them.
 //
 // The sums of dq: one accumulator a step and head, in the order of the registers that made it. With `deterministic`, a
@@ -76,14 +76,14 @@ struct BackwardArguments {
 };
 
 struct ItemNote {
-  int key_row, keys, head;
+  int key_row, keys, head, steps;
   int state;  // kSteps, kNoSteps (nobody sees these keys), kEnd
   static constexpr int kSteps = 0, kNoSteps = 1, kEnd = 2;
 };
 struct alignas(16) StepNote {
   int position, rows;      // of the step's first query; rows that exist
   int key_position, keys;  // of the tile's first key in this segment's context; keys that are its
-  int is_whole, is_last;   // every row sees every key; the item's last step
+  int is_whole;            // every row sees every key
   int accumulator, turn;   // where dq is added up; how many key tiles add before this one
 };
 
@@ -99,8 +99,8 @@ struct alignas(16) Barriers {
   std::uint64_t q_full[kStages], q_empty[kStages], do_full[kStages], do_empty[kStages];
 };
 
-// Named barriers.
-constexpr int kMeet = 1, kDqFull = 2, kDqEmpty = 4;  // the last two: one for each warpgroup
+// Named barriers; the last two: for even and odd steps, each for both warpgroups.
+constexpr int kMeet = 1, kDqFull = 2, kDqEmpty = 6;
 
 template <int kBuffers>
 class RingPlace {
@@ -123,21 +123,22 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
   RingPlace<kItemNotes> item_place;
   RingPlace<kStepNotes> note_place;
   std::uint32_t kv_turn = 0;
-  int next = static_cast<int>(blockIdx.x);
-  for (;;) {
-    const int index = next;
+  int index = static_cast<int>(blockIdx.x);
+  // The next item is taken when this one's last load is under way. Earlier, a block with much to do would hold what
+  // others could begin, and in the backward what they wait for.
+  for (;; index = static_cast<int>(gridDim.x) + atomicAdd(args.taken, 1)) {
     barrier_wait(&barriers.item_empty[item_place.index()], item_place.parity() ^ 1);
     ItemNote& note = barriers.item[item_place.index()];
     if (index >= args.items_count) {
-      note.state = ItemNote::kEnd;
+      note.state = ItemNote::kEnd, note.steps = 0;
       barrier_arrive(&barriers.item_full[item_place.index()]);
       break;
     }
-    next = static_cast<int>(gridDim.x) + atomicAdd(args.taken, 1);
     const WorkItem item = args.items[index];
     const KeyTile tile = args.tiles[item.tile];
     const bool has_steps = tile.visit_begin < tile.visit_end;
-    note = {tile.key_row, tile.keys, item.head, has_steps ? ItemNote::kSteps : ItemNote::kNoSteps};
+    note = {tile.key_row, tile.keys, item.head, tile.steps * args.heads_per_group,
+            has_steps ? ItemNote::kSteps : ItemNote::kNoSteps};
     barrier_arrive(&barriers.item_full[item_place.index()]);
     item_place.advance();
     if (!has_steps) continue;
@@ -145,7 +146,7 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
     for (int i = tile.visit_begin; i < tile.visit_end; ++i) {
       const volatile KeyVisit& visit = args.visits[i];  // read again at each use: this thread has few registers
       for (int h = item.head * args.heads_per_group; h < (item.head + 1) * args.heads_per_group; ++h) {
-        for (int step = visit.step_begin; step < visit.step_end; ++step) {
+        for (int step = visit.step_end - 1; step >= visit.step_begin; --step) {
           const int position = visit.position + step * C::kRows,
                     rows = min(C::kRows, visit.query_count - step * C::kRows);
           const int accumulator = h * args.steps_count + visit.step_base + step;
@@ -157,8 +158,6 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
           of_step.is_whole = rows == C::kRows && visit.keys == C::kKeys &&
                              interval.begin(position + C::kRows - 1) <= visit.key_position &&
                              visit.key_position + C::kKeys <= interval.end(position);
-          of_step.is_last =
-              i + 1 == tile.visit_end && step + 1 == visit.step_end && h + 1 == (item.head + 1) * args.heads_per_group;
           const int first = interval.begin(position);
           of_step.accumulator = accumulator;
           of_step.turn = visit.ordinal - (first < visit.prefix_count
@@ -206,27 +205,30 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
   }
 }
 
-// Warp 1: adds what the warpgroups left.
+// Warps 1 and 2, every other step each, so that one can wait for its additions to be done while the next begin.
 template <int kD>
-__device__ __forceinline__ void add_up(const BackwardArguments& args, std::byte* shared, Barriers<kD>& barriers) {
+__device__ __forceinline__ void add_up(int parity, const BackwardArguments& args, std::byte* shared,
+                                       Barriers<kD>& barriers) {
   using C = Config<kD>;
   const bool is_elected = threadIdx.x % 32 == 0;
   RingPlace<kItemNotes> item_place;
   RingPlace<kStepNotes> note_place;
-  named_arrive(kDqEmpty, 160);
-  named_arrive(kDqEmpty + 1, 160);
+  if (parity == 1) {  // before the first step nothing is to be read
+    named_arrive(kDqEmpty + 2, 160);
+    named_arrive(kDqEmpty + 3, 160);
+  }
   for (;; item_place.advance()) {
     barrier_wait(&barriers.item_full[item_place.index()], item_place.parity());
     const int state = barriers.item[item_place.index()].state;
+    int steps = barriers.item[item_place.index()].steps;
     __syncwarp();
     if (is_elected) barrier_arrive(&barriers.item_empty[item_place.index()]);
+    __syncwarp();
     if (state == ItemNote::kEnd) break;
-    if (state == ItemNote::kNoSteps) continue;
-    for (bool is_last = false; !is_last;) {
-      named_sync(kDqFull, 160);
+    for (; steps > 0; --steps, note_place.advance()) {
+      if ((note_place.index() & 1) != parity) continue;
+      named_sync(kDqFull + 2 * parity, 160);
       const StepNote note = barriers.step[note_place.index()];
-      note_place.advance();
-      is_last = note.is_last != 0;
       float* const to = args.dq + static_cast<std::int64_t>(note.accumulator) * (C::kDqBytes / 4);
       int* const turn = args.turns + note.accumulator;
       const bool is_alone = args.deterministic && note.turn == 0;  // the first sets, so nobody has to clear
@@ -240,7 +242,8 @@ __device__ __forceinline__ void add_up(const BackwardArguments& args, std::byte*
         if (!is_alone) add_floats(to, shared + C::kDq, C::kDqSliceBytes);
         bulk_commit();
       }
-      named_sync(kDqFull + 1, 160);
+      __syncwarp();
+      named_sync(kDqFull + 2 * parity + 1, 160);
       if (is_elected) {
         float* const half = to + C::kDqSliceBytes / 4;
         if (is_alone) store_bytes(half, shared + C::kDq + C::kDqSliceBytes, C::kDqSliceBytes);
@@ -249,16 +252,16 @@ __device__ __forceinline__ void add_up(const BackwardArguments& args, std::byte*
         bulk_wait_read<1>();
       }
       __syncwarp();
-      named_arrive(kDqEmpty, 160);
+      named_arrive(kDqEmpty + 2 * parity, 160);
       if (is_elected) bulk_wait_read<0>();
       __syncwarp();
-      named_arrive(kDqEmpty + 1, 160);
+      named_arrive(kDqEmpty + 2 * parity + 1, 160);
       if (is_elected && args.deterministic) {
         bulk_wait<0>();
         fence_async();
-        __threadfence();
         store_release(turn, note.turn + 1);
       }
+      __syncwarp();  // named barriers count whole warps
     }
   }
   if (is_elected) bulk_wait<0>();
@@ -359,14 +362,13 @@ __device__ __forceinline__ void consume(const BackwardArguments& args, std::byte
         named_sync(kMeet, C::kConsumers);
       }
       int accumulate = 0;
-      for (bool is_last = false; !is_last;) {
+      for (int steps = item.steps; steps > 0; --steps) {
         float s[C::kRows / 2], dp[C::kRows / 2];
         std::uint32_t p[C::kRows / 16][4];
         const int stage = place.index();
         barrier_wait(&barriers.q_full[stage], place.parity());
         const StepNote note = barriers.step[note_place.index()];
         note_place.advance();
-        is_last = note.is_last != 0;
         if (note.rows < C::kRows) {
           barrier_wait(&barriers.do_full[stage], place.parity());
           zero_rows<C::kRows, kD / 64>(shared + C::kQ + stage * C::kStepBytes, note.rows);
@@ -483,13 +485,13 @@ __device__ __forceinline__ void consume(const BackwardArguments& args, std::byte
         product_touch(dq);
         product_touch(dv);
         if (is_elected) barrier_arrive(&barriers.do_empty[stage]);
-        named_sync(kDqEmpty + warpgroup, 160);
+        named_sync(kDqEmpty + 2 * (stage ^ 1) + warpgroup, 160);
         float4* const slice = reinterpret_cast<float4*>(shared + C::kDq + warpgroup * C::kDqSliceBytes) + thread;
 #pragma unroll
         for (int i = 0; i < 8; ++i)
           slice[i * 128] = make_float4(dq[4 * i], dq[4 * i + 1], dq[4 * i + 2], dq[4 * i + 3]);
         fence_async_shared();
-        named_arrive(kDqFull + warpgroup, 160);
+        named_arrive(kDqFull + 2 * stage + warpgroup, 160);
         accumulate = 1;
         place.advance();
         if constexpr (!C::kDkRunsOn) {
@@ -540,7 +542,7 @@ __global__ __launch_bounds__(Config<kD>::kThreads,
     prefetch_map(&do_map);
     for (int i = 0; i < kItemNotes; ++i) {
       barrier_init(&barriers.item_full[i], 1);
-      barrier_init(&barriers.item_empty[i], 9);  // eight warps that compute, one that adds
+      barrier_init(&barriers.item_empty[i], 10);  // eight warps that compute, two that add
     }
     barrier_init(&barriers.kv_full, 1);
     barrier_init(&barriers.kv_empty, 8);
@@ -556,7 +558,8 @@ __global__ __launch_bounds__(Config<kD>::kThreads,
   if (threadIdx.x < 128) {
     registers_give_back<C::kProducerRegisters>();
     if (threadIdx.x == 0) produce<kD>(&q_map, &k_map, &v_map, &do_map, args, shared, barriers);
-    if (threadIdx.x / 32 == 1) add_up<kD>(args, shared, barriers);
+    if (threadIdx.x / 32 == 1) add_up<kD>(0, args, shared, barriers);
+    if (threadIdx.x / 32 == 2) add_up<kD>(1, args, shared, barriers);
   } else {
     registers_take<C::kConsumerRegisters>();
     consume<kD, Half>(args, shared, barriers);

@@ -113,9 +113,10 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
   RingPlace<C::kStages> place;
   RingPlace<kItemNotes> item_place;
   RingPlace<kBlockNotes> note_place;
-  int next = static_cast<int>(blockIdx.x);
-  for (;;) {
-    const int index = next;
+  int index = static_cast<int>(blockIdx.x);
+  // The next item is taken when this one's last load is under way. Earlier, a block with much to do would hold what
+  // others could begin, and in the backward what they wait for.
+  for (;; index = static_cast<int>(gridDim.x) + atomicAdd(args.taken, 1)) {
     barrier_wait(&barriers.item_empty[item_place.index()], item_place.parity() ^ 1);
     ItemNote& note = barriers.item[item_place.index()];
     if (index >= args.items_count) {
@@ -123,7 +124,6 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
       barrier_arrive(&barriers.item_full[item_place.index()]);
       break;
     }
-    next = static_cast<int>(gridDim.x) + atomicAdd(args.taken, 1);
     const WorkItem item = args.items[index];
     const ForwardTile tile = load_tile(args.tiles + item.tile);
     TileBlocks<C::kKeys> blocks(tile, args.left, args.right);

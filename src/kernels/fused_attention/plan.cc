@@ -229,7 +229,7 @@ Result<FusedAttentionPlan> FusedAttentionPlan::create(std::span<const AttentionS
     first_tile_of_range.push_back(key_tiles.size());
     for (std::int32_t row = 0; row < ranges[r].count; row += tiling.backward_keys) {
       key_order.push_back({static_cast<std::int32_t>(key_tiles.size()), family_of_range[r], 0, 0});
-      key_tiles.push_back({ranges[r].begin + row, std::min(tiling.backward_keys, ranges[r].count - row), 0, 0});
+      key_tiles.push_back({ranges[r].begin + row, std::min(tiling.backward_keys, ranges[r].count - row), 0, 0, 0, {}});
     }
   }
   visits_of_tile.resize(key_tiles.size());
@@ -289,6 +289,7 @@ Result<FusedAttentionPlan> FusedAttentionPlan::create(std::span<const AttentionS
     key_tiles[tile].visit_begin = static_cast<std::int32_t>(key_visits.size());
     key_visits.insert(key_visits.end(), visits_of_tile[tile].begin(), visits_of_tile[tile].end());
     key_tiles[tile].visit_end = static_cast<std::int32_t>(key_visits.size());
+    for (const KeyVisit& visit : visits_of_tile[tile]) key_tiles[tile].steps += visit.step_end - visit.step_begin;
   }
   std::vector<std::int64_t> kv_family_bytes(family_bytes);
   for (std::int64_t& bytes : kv_family_bytes) bytes = bytes * shape.H / shape.G;

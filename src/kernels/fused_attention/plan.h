@@ -68,10 +68,12 @@ struct ForwardTile {
   std::int32_t spare;
 };
 
-// Some key rows: the unit of the backward. Its visits are those segments that see any of it. 4 words.
+// Some key rows: the unit of the backward. Its visits are those segments that see any of it. 8 words.
 struct KeyTile {
   std::int32_t key_row, keys;  // first row of k and v, how many (<= backward_keys)
   std::int32_t visit_begin, visit_end;
+  std::int32_t steps;  // of all its visits, for one query head
+  std::int32_t spare[3];
 };
 
 // One segment's look at a key tile: steps step_begin .. step_end-1 of backward_rows query rows each. 12 words.
