@@ -7,7 +7,7 @@ Status watch(Tape& tape, const AttentionLayerWeights& weights) {
   for (const TensorView& weight :
        {weights.input_norm, qkv.q, qkv.k, qkv.v, qkv.q_bias, qkv.k_bias, qkv.v_bias, weights.q_norm, weights.k_norm,
         weights.sinks, weights.o, weights.o_bias, weights.output_norm}) {
-    if (weight) TD_TRY(tape.watch(weight));
+    TD_TRY(tape.watch(weight));
   }
   return ok_status();
 }

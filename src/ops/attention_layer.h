@@ -45,7 +45,7 @@ struct AttentionLayerConfig {
   float residual_scale = 1.0f;              // alpha
 };
 
-// Watches every weight that is present.
+// Watches every weight.
 [[nodiscard]] Status watch(Tape& tape, const AttentionLayerWeights& weights);
 
 // x [T,C] f32, dense; the table's rows are the positions of x's rows; `plan` has T = S = the rows of x and outlives the

@@ -11,6 +11,7 @@ using tensor::Shape;
 
 Status run_norm_rope(Context& context, TensorView x, const kernels::QkNormRope& params, TensorView y) {
   if (context.arena.is_planning()) return ok_status();
+  if (!params.weight && y.data() == x.data()) return kernels::rope_cpu(x, params.cos, params.sin, context.stream);
   return kernels::qk_norm_rope_cpu(x, params, y, context.stream);
 }
 

@@ -30,7 +30,7 @@ Status Tape::watch(TensorView leaf) { return add("watch", leaf, Kind::kWatched);
 Status Tape::freeze(TensorView constant) { return add("freeze", constant, Kind::kFrozen); }
 
 Status Tape::add(std::string_view who, TensorView tensor, Kind kind) {
-  if (is_empty(tensor)) return ok_status();
+  if (is_absent(tensor) || is_empty(tensor)) return ok_status();
   if (tensor.data() == nullptr || !tensor.is_dense()) {
     return invalid_argument("tape: {} of {}, which is not dense memory; give the whole buffer it is a view of", who,
                             tensor.shape().to_string());

@@ -50,7 +50,8 @@ class Tape {
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
 
-  // A dense tensor whose gradient is wanted; one that is a constant. Saying the same again changes nothing.
+  // A dense tensor whose gradient is wanted; one that is a constant. Saying the same again changes nothing,
+  // nor does an absent tensor: an optional weight that a model lacks.
   [[nodiscard]] Status watch(tensor::TensorView leaf);
   [[nodiscard]] Status freeze(tensor::TensorView constant);
 

@@ -1,0 +1,426 @@
+#include "ops/attention_layer.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <optional>
+
+#include "kernels/fused_attention/fused_attention.h"
+#include "unit/ops/attention_layer_reference.h"
+
+namespace tandem::ops {
+namespace {
+
+using namespace testing;
+using kernels::testing::as_real;
+using kernels::testing::expect_as_good_as;
+using kernels::testing::expect_derivative;
+using kernels::testing::random_values;
+using kernels::testing::same_bits;
+using kernels::testing::view_of;
+using tensor::DType;
+using tensor::Shape;
+
+// Segments, as query_begin, query_count, prefix_begin, prefix_count, key_begin, key_count.
+const std::vector<kernels::AttentionSegment> kOneSequence = {{0, 11, 0, 0, 0, 11}};
+// Two sequences, a row of padding, and a prompt of 4 tokens with two answers.
+const std::vector<kernels::AttentionSegment> kPacked = {
+    {0, 3, 0, 0, 0, 3}, {3, 2, 0, 0, 3, 2}, {6, 4, 0, 0, 6, 4}, {10, 2, 6, 4, 10, 2}, {12, 3, 6, 4, 12, 3}};
+
+LayerShape plain_shape() { return {.T = 11, .C = 13, .H = 2, .G = 2, .D = 8, .half = 4, .segments = kOneSequence}; }
+LayerShape rich_shape(HeadNorms norms) {
+  return {.T = 15,
+          .C = 13,
+          .H = 4,
+          .G = 2,
+          .D = 16,
+          .half = 6,
+          .segments = kPacked,
+          .head_norms = norms,
+          .biases = true,
+          .sinks = true,
+          .alpha = 0.7f,
+          .offset = 1.0f};
+}
+std::vector<LayerShape> shapes() {
+  std::vector<LayerShape> all = {plain_shape()};
+  for (const HeadNorms norms : {HeadNorms::kNone, HeadNorms::kPerHead, HeadNorms::kWholeRow}) {
+    all.push_back(rich_shape(norms));
+  }
+  all.push_back(rich_shape(HeadNorms::kPerHead));
+  all.back().window.left = 2;
+  all.back().softcap = 2.0f;
+  all.push_back(rich_shape(HeadNorms::kWholeRow));
+  all.back().input_norm = false;
+  all.back().output_norm = true;
+  return all;
+}
+
+// The inputs of a layer, and runs of it.
+class Layer {
+ public:
+  explicit Layer(const LayerShape& shape) : s_(shape) {
+    const std::size_t q = s_.H * s_.D, k = s_.G * s_.D;
+    const bool whole = s_.head_norms == HeadNorms::kWholeRow;
+    const std::size_t norms = s_.head_norms == HeadNorms::kNone ? 0 : 1;
+    set("x", s_.T * s_.C);
+    set("input_norm", s_.input_norm ? s_.C : 0);
+    set("wq", q * s_.C);
+    set("wk", k * s_.C);
+    set("wv", k * s_.C);
+    set("bq", s_.biases ? q : 0);
+    set("bk", s_.biases ? k : 0);
+    set("bv", s_.biases ? k : 0);
+    set("q_norm", norms * (whole ? q : s_.D));
+    set("k_norm", norms * (whole ? k : s_.D));
+    set("sinks", s_.sinks ? s_.H : 0);
+    set("wo", s_.C * q);
+    set("bo", s_.biases ? s_.C : 0);
+    set("output_norm", s_.output_norm ? s_.C : 0);
+    dy_ = random_values(99, count(s_.T * s_.C));
+    for (const float angle : random_values(98, count(s_.T * s_.half), 10.0f)) {
+      cos_.push_back(std::cos(angle));
+      sin_.push_back(std::sin(angle));
+    }
+  }
+
+  template <class Real>
+  LayerReference<Real> reference(const Named<Real>& values) const {
+    return LayerReference<Real>(s_, values, as_real<Real>(cos_), as_real<Real>(sin_));
+  }
+  template <class Real>
+  Named<Real> values() const {
+    Named<Real> named;
+    for (const auto& [name, floats] : in_) named[name] = as_real<Real>(floats);
+    return named;
+  }
+  const std::vector<float>& dy() const { return dy_; }
+  const LayerShape& shape() const { return s_; }
+
+  TensorView x() const { return view("x", {count(s_.T), count(s_.C)}); }
+  AttentionLayerWeights weights() const {
+    const std::int64_t C = count(s_.C), q = count(s_.H * s_.D), k = count(s_.G * s_.D);
+    return {row("input_norm"),
+            {view("wq", {q, C}), view("wk", {k, C}), view("wv", {k, C}), row("bq"), row("bk"), row("bv")},
+            row("q_norm"),
+            row("k_norm"),
+            row("sinks"),
+            view("wo", {C, q}),
+            row("bo"),
+            row("output_norm")};
+  }
+  AttentionLayerConfig config() const {
+    return {count(s_.H), count(s_.G), count(s_.D), {s_.eps, s_.offset}, {s_.scale, s_.softcap, true}, s_.alpha};
+  }
+  RopeTable table() const {
+    const Shape shape{count(s_.T), count(s_.half)};
+    return {view_of(cos_, shape), view_of(sin_, shape)};
+  }
+  kernels::FusedAttentionPlan plan() const {
+    const kernels::AttentionShape shape{count(s_.T), count(s_.T), count(s_.H), count(s_.G), count(s_.D)};
+    return kernels::FusedAttentionPlan::create(s_.segments, s_.window, shape, kernels::AttentionPath::kCpu).value();
+  }
+  TensorView named(const std::string& name) const { return row(name); }
+  const std::map<std::string, std::vector<float>>& inputs() const { return in_; }
+
+ private:
+  static std::int64_t count(std::size_t n) { return static_cast<std::int64_t>(n); }
+  void set(const std::string& name, std::size_t size) {
+    in_[name] = random_values(in_.size() + 1, count(size), name[0] == 'w' ? 0.4f : 1.0f);
+  }
+  TensorView view(const std::string& name, const Shape& shape) const { return view_of(in_.at(name), shape); }
+  TensorView row(const std::string& name) const {
+    const std::vector<float>& values = in_.at(name);
+    return values.empty() ? TensorView() : view_of(values, {count(values.size())});
+  }
+
+  LayerShape s_;
+  std::map<std::string, std::vector<float>> in_;
+  std::vector<float> dy_, cos_, sin_;
+};
+
+// What a forward and a backward need around them.
+struct Bench {
+  explicit Bench(int threads)
+      : stream(device::Stream::create_cpu(threads)), context{*stream, arena, kernels::Compute::kF32} {}
+  std::unique_ptr<device::Stream> stream;
+  device::Arena arena = device::Arena::create({}, 16 << 20).value();
+  device::Arena gradients = device::Arena::create({}, 16 << 20).value();
+  Context context;
+  Tape tape{*stream, gradients};
+};
+
+std::vector<float> values_of(const TensorView& view) {
+  const float* const data = view.as<float>();
+  return {data, data + view.count()};
+}
+
+struct Result {
+  std::vector<float> y;
+  Named<float> gradients;
+};
+
+Result run(const Layer& layer, int threads, int times = 1) {
+  Bench bench(threads);
+  const auto plan = layer.plan();
+  Result result;
+  EXPECT_TRUE(bench.tape.watch(layer.x()).ok());
+  EXPECT_TRUE(watch(bench.tape, layer.weights()).ok());
+  for (int i = 0; i < times; ++i) {
+    const device::Arena::Scope scope(bench.arena);
+    const auto y =
+        attention_layer(bench.context, layer.x(), layer.weights(), layer.config(), layer.table(), plan, &bench.tape);
+    EXPECT_TRUE(y.ok()) << y.status().to_string();
+    result.y = values_of(*y);
+    const auto dy = bench.tape.grad(*y);
+    std::copy(layer.dy().begin(), layer.dy().end(), dy->as<float>());
+    const Status status = bench.tape.backward();
+    EXPECT_TRUE(status.ok()) << status.to_string();
+  }
+  for (const auto& [name, values] : layer.inputs()) {
+    if (values.empty()) continue;
+    result.gradients[name] = values_of(*bench.tape.grad(layer.named(name)));
+  }
+  return result;
+}
+
+TEST(AttentionLayerReference, IsTheDerivative) {
+  for (const LayerShape& shape : shapes()) {
+    const Layer layer(shape);
+    const auto values = layer.values<double>();
+    const auto dy = as_real<double>(layer.dy());
+    const auto gradients = layer.reference<double>(values).backward(dy);
+    for (const auto& [name, gradient] : gradients) {
+      if (gradient.empty()) continue;
+      const auto loss = [&, name = name](std::span<const double> at) {
+        auto moved = values;
+        moved[name].assign(at.begin(), at.end());
+        return kernels::testing::dot<double>(layer.reference<double>(moved).y(), dy);
+      };
+      SCOPED_TRACE(name);
+      expect_derivative(loss, values.at(name), gradient, 1 + gradient.size() / 11);
+    }
+  }
+}
+
+TEST(AttentionLayer, ForwardAndEveryGradientAgreeWithDoublePrecision) {
+  for (const LayerShape& shape : shapes()) {
+    const Layer layer(shape);
+    const Result got = run(layer, 1);
+    const auto plain = layer.reference<float>(layer.values<float>());
+    const auto exact = layer.reference<double>(layer.values<double>());
+    expect_as_good_as(got.y, plain.y(), exact.y());
+    const auto plain_gradients = plain.backward(layer.dy());
+    const auto exact_gradients = exact.backward(as_real<double>(layer.dy()));
+    for (const auto& [name, gradient] : got.gradients) {
+      SCOPED_TRACE(name);
+      expect_as_good_as(gradient, plain_gradients.at(name), exact_gradients.at(name));
+    }
+  }
+}
+
+TEST(AttentionLayer, GivesTheSameBitsTwiceAndOnAnyThreads) {
+  LayerShape shape = rich_shape(HeadNorms::kPerHead);
+  shape.C = 160;  // enough for the work to be split
+  const Layer layer(shape);
+  const Result one = run(layer, 1), again = run(layer, 1), two = run(layer, 2);
+  for (const Result* other : {&again, &two}) {
+    EXPECT_TRUE(same_bits(one.y, other->y));
+    for (const auto& [name, gradient] : one.gradients)
+      EXPECT_TRUE(same_bits(gradient, other->gradients.at(name))) << name;
+  }
+}
+
+TEST(AttentionLayer, ASecondBackwardAddsToTheLeaves) {
+  const Layer layer(rich_shape(HeadNorms::kNone));
+  const Result once = run(layer, 1), twice = run(layer, 1, 2);
+  for (const auto& [name, gradient] : once.gradients) {
+    const std::vector<float>& both = twice.gradients.at(name);
+    for (std::size_t i = 0; i < gradient.size(); ++i) {
+      ASSERT_NEAR(both[i], 2.0f * gradient[i], 1e-5f * (1.0f + std::fabs(gradient[i]))) << name;
+    }
+  }
+}
+
+TEST(AttentionLayer, TwoLayersThatShareWeightsSumTheirGradientsInTheMemoryOfOne) {
+  const Layer layer(rich_shape(HeadNorms::kPerHead));
+  const auto plan = layer.plan();
+  std::size_t used[3] = {};
+  Named<float> got;
+  for (const int layers : {1, 2, 3}) {
+    Bench bench(1);
+    ASSERT_TRUE(bench.tape.watch(layer.x()).ok() && watch(bench.tape, layer.weights()).ok());
+    TensorView x = layer.x();
+    for (int i = 0; i < layers; ++i) {
+      x = attention_layer(bench.context, x, layer.weights(), layer.config(), layer.table(), plan, &bench.tape).value();
+    }
+    std::copy(layer.dy().begin(), layer.dy().end(), bench.tape.grad(x)->as<float>());
+    ASSERT_TRUE(bench.tape.backward().ok());
+    used[layers - 1] = bench.gradients.used_bytes();
+    if (layers != 2) continue;
+    for (const auto& [name, values] : layer.inputs()) {
+      if (!values.empty()) got[name] = values_of(*bench.tape.grad(layer.named(name)));
+    }
+  }
+  EXPECT_EQ(used[1], used[2]) << "gradients of what ops made are used again";
+
+  const auto both = [&]<class Real>(Real) {
+    auto values = layer.values<Real>();
+    const auto first = layer.reference<Real>(values);
+    values["x"] = first.y();
+    auto sum = layer.reference<Real>(values).backward(as_real<Real>(layer.dy()));
+    const auto gradients = first.backward(sum["x"]);
+    sum["x"].assign(sum["x"].size(), 0);
+    for (auto& [name, gradient] : sum) {
+      for (std::size_t i = 0; i < gradient.size(); ++i) gradient[i] += gradients.at(name)[i];
+    }
+    return sum;
+  };
+  const auto plain = both(0.0f);
+  const auto exact = both(0.0);
+  for (const auto& [name, gradient] : got) {
+    SCOPED_TRACE(name);
+    expect_as_good_as(gradient, plain.at(name), exact.at(name));
+  }
+}
+
+TEST(AttentionLayer, WhatIsFrozenGetsNoGradientAndWhatIsUnknownIsNamed) {
+  const Layer layer(rich_shape(HeadNorms::kPerHead));
+  const auto plan = layer.plan();
+  const Result all = run(layer, 1);
+  Bench bench(1);
+  ASSERT_TRUE(bench.tape.freeze(layer.x()).ok());
+  const auto forward = [&] {
+    return attention_layer(bench.context, layer.x(), layer.weights(), layer.config(), layer.table(), plan, &bench.tape);
+  };
+  const Status unknown = forward().status();
+  EXPECT_EQ(unknown.code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(unknown.message().find("watch()"), std::string::npos) << unknown.message();
+  bench.tape.clear();
+  for (const auto& [name, values] : layer.inputs()) {
+    if (name == "x") continue;
+    ASSERT_TRUE((name == "wq" ? bench.tape.watch(layer.named(name)) : bench.tape.freeze(layer.named(name))).ok());
+  }
+  const TensorView y = forward().value();
+  std::copy(layer.dy().begin(), layer.dy().end(), bench.tape.grad(y)->as<float>());
+  ASSERT_TRUE(bench.tape.backward().ok());
+  EXPECT_TRUE(same_bits(values_of(*bench.tape.grad(layer.named("wq"))), all.gradients.at("wq")));
+  EXPECT_EQ(bench.tape.grad(layer.named("wo")).status().code(), StatusCode::kInvalidArgument);
+}
+
+TEST(AttentionLayer, HasTheSameBitsWithoutATapeInItsInputsMemory) {
+  for (const LayerShape& shape : shapes()) {
+    const Layer layer(shape);
+    const Result with_tape = run(layer, 1);
+    Bench bench(2);
+    const auto plan = layer.plan();
+    std::vector<float> x = values_of(layer.x());
+    const TensorView view = view_of(x, layer.x().shape());
+    const TensorView y =
+        attention_layer(bench.context, view, layer.weights(), layer.config(), layer.table(), plan, nullptr).value();
+    EXPECT_EQ(y.data(), view.data());
+    EXPECT_TRUE(same_bits(values_of(y), with_tape.y));
+  }
+}
+
+// The cached path's ops, one after another, on one causal sequence; `attend` gives [T,H*D].
+template <class Attend>
+std::vector<float> chain_of_ops(const Layer& layer, Bench& bench, const Attend& attend) {
+  Context& context = bench.context;
+  const AttentionLayerWeights w = layer.weights();
+  const AttentionLayerConfig config = layer.config();
+  const NormParams& norm = config.norm;
+  const TensorView h = rms_norm(context, layer.x(), w.input_norm, norm.eps, norm.offset, nullptr).value();
+  Projected p = qkv_projection(context, h, w.qkv, config.H, config.G, config.D, nullptr).value();
+  p.q = rms_norm(context, p.q, w.q_norm, norm.eps, norm.offset, nullptr).value();
+  p.k = rms_norm(context, p.k, w.k_norm, norm.eps, norm.offset, nullptr).value();
+  p.q = rope(context, p.q, layer.table(), nullptr).value();
+  p.k = rope(context, p.k, layer.table(), nullptr).value();
+  std::vector<float> x = values_of(layer.x());
+  const TensorView y =
+      linear(context, attend(p), w.o,
+             {.bias = w.o_bias, .alpha = config.residual_scale, .residual = view_of(x, layer.x().shape())}, nullptr)
+          .value();
+  return values_of(y);
+}
+
+TEST(AttentionLayer, IsTheChainOfTheCachedPathsOps) {
+  LayerShape shape = rich_shape(HeadNorms::kPerHead);
+  shape.T = 11;
+  shape.segments = kOneSequence;
+  const Layer layer(shape);
+  const auto plan = layer.plan();
+  const AttentionLayerConfig config = layer.config();
+  const std::vector<float> y = run(layer, 1).y;
+
+  Bench fused(1);
+  EXPECT_TRUE(same_bits(
+      chain_of_ops(
+          layer, fused,
+          [&](const Projected& p) {
+            return fused_attention(fused.context, p, layer.weights().sinks, plan, config.attention, nullptr).value();
+          }),
+      y));
+
+  // Attention over the paged cache sums in an order of its own.
+  Bench paged(1);
+  const auto T = static_cast<std::int64_t>(shape.T), G = config.G, D = config.D;
+  std::vector<float> keys(static_cast<std::size_t>(G * 16 * D)), values(keys.size());
+  std::vector<std::int64_t> slots(shape.T);
+  for (std::size_t t = 0; t < shape.T; ++t) slots[t] = static_cast<std::int64_t>(t);
+  const std::vector<std::int32_t> block_table = {0}, query_start = {0, static_cast<std::int32_t>(T)},
+                                  context_len = {static_cast<std::int32_t>(T)};
+  const kernels::PagedKv kv{view_of(keys, {1, G, 16, D}), view_of(values, {1, G, 16, D}), view_of(block_table, {1, 1})};
+  const std::vector<float> cached = chain_of_ops(layer, paged, [&](const Projected& p) {
+    return attention(paged.context, p, kv,
+                     {TensorView::of(std::span(slots)), view_of(query_start, {2}), view_of(context_len, {1})},
+                     layer.weights().sinks, {config.attention.scale, config.attention.softcap, 0}, nullptr)
+        .value();
+  });
+  const auto exact = layer.reference<double>(layer.values<double>()).y();
+  expect_as_good_as(y, cached, exact);
+}
+
+TEST(AttentionLayer, PlanningCountsWhatAStepTakesBackwardIncluded) {
+  for (const LayerShape& shape : shapes()) {
+    const Layer layer(shape);
+    const auto plan = layer.plan();
+    const auto step = [&](Context context, device::Arena& gradients) {
+      Tape tape(context.stream, gradients);
+      EXPECT_TRUE(tape.watch(layer.x()).ok() && watch(tape, layer.weights()).ok());
+      TensorView x = layer.x();
+      for (int i = 0; i < 2; ++i) {
+        x = attention_layer(context, x, layer.weights(), layer.config(), layer.table(), plan, &tape).value();
+      }
+      EXPECT_TRUE(tape.grad(x).ok());
+      const Status status = tape.backward();
+      EXPECT_TRUE(status.ok()) << status.to_string();
+    };
+    Bench bench(2);
+    step(bench.context, bench.gradients);
+    device::Arena planned = device::Arena::create_planning(), planned_gradients = device::Arena::create_planning();
+    step({*bench.stream, planned, kernels::Compute::kF32}, planned_gradients);
+    EXPECT_EQ(planned.peak_bytes(), bench.arena.peak_bytes());
+    EXPECT_EQ(planned_gradients.peak_bytes(), bench.gradients.peak_bytes());
+  }
+}
+
+TEST(AttentionLayer, RefusesAPlanOfOtherRowsAndArenasThatDoNotFit) {
+  const Layer layer(plain_shape()), other(rich_shape(HeadNorms::kNone));
+  Bench bench(1);
+  const auto plan = layer.plan(), other_plan = other.plan();
+  const auto code = [&](const kernels::FusedAttentionPlan& with, Tape* tape) {
+    return attention_layer(bench.context, layer.x(), layer.weights(), layer.config(), layer.table(), with, tape)
+        .status()
+        .code();
+  };
+  EXPECT_EQ(code(other_plan, nullptr), StatusCode::kInvalidArgument);
+  Tape same_arena(*bench.stream, bench.arena);
+  EXPECT_EQ(code(plan, &same_arena), StatusCode::kInvalidArgument);
+  device::Arena planning = device::Arena::create_planning();
+  Tape only_one_plans(*bench.stream, planning);
+  EXPECT_EQ(code(plan, &only_one_plans), StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace tandem::ops
