@@ -105,7 +105,7 @@ Status linear_backward_cpu(TensorView x, TensorView weight, float alpha, TensorV
   const std::int64_t N = weight.extent(0), K = weight.extent(1);
   TD_TRY(expect_view(kOp, "dy", dy, DType::kF32, {kAnyExtent, N}, Layout::kLastAxisDense));
   const std::int64_t T = dy.extent(0);
-  const auto& [dx, dweight, dbias] = gradients;
+  const TensorView &dx = gradients.dx, &dweight = gradients.dweight, &dbias = gradients.dbias;
   if (!is_absent(dx)) TD_TRY(expect_view(kOp, "dx", dx, DType::kF32, {T, K}, Layout::kLastAxisDense));
   if (!is_absent(dweight)) {
     TD_TRY(expect_view(kOp, "dweight", dweight, DType::kF32, {N, K}, Layout::kLastAxisDense));
