@@ -25,23 +25,27 @@ std::size_t strip_bytes(std::int64_t rows, std::int64_t columns) {
   return aligned(static_cast<std::size_t>(std::min(rows, kStripRows) * columns) * sizeof(float));
 }
 
-// to[c,r] = from[r,c], in squares that stay in the first-level cache.
+// to[c,r] = from[r,c], through squares that lie together: a matrix whose rows are a power of two apart would have a
+// square's lines fall on one another in the cache.
 template <class Element>
 void transpose_elements(const TensorView& from, const TensorView& to, device::Stream& stream) {
-  constexpr std::int64_t kSquare = 32;
+  constexpr std::int64_t kSide = 32;
   const std::int64_t rows = from.extent(0), columns = from.extent(1);
   const auto* const source = static_cast<const Element*>(from.data());
   auto* const target = static_cast<Element*>(to.data());
-  const std::int64_t bands = (columns + kSquare - 1) / kSquare;
-  for_row_ranges(stream, bands, kSquare * rows, [&](std::int64_t first_band, std::int64_t last_band) {
-    const std::int64_t column_end = std::min(columns, last_band * kSquare);
-    for (std::int64_t c0 = first_band * kSquare; c0 < column_end; c0 += kSquare) {
-      for (std::int64_t r0 = 0; r0 < rows; r0 += kSquare) {
-        const std::int64_t r1 = std::min(rows, r0 + kSquare);
-        for (std::int64_t c = c0; c < std::min(column_end, c0 + kSquare); ++c) {
-          for (std::int64_t r = r0; r < r1; ++r) target[c * to.stride(0) + r] = source[r * from.stride(0) + c];
-        }
-      }
+  const auto transpose_square = [&](std::int64_t r0, std::int64_t c0) {
+    Element square[kSide][kSide + 1];  // [column][row]
+    const std::int64_t height = std::min(kSide, rows - r0), width = std::min(kSide, columns - c0);
+    for (std::int64_t r = 0; r < height; ++r) {
+      const Element* const row = source + (r0 + r) * from.stride(0) + c0;
+      for (std::int64_t c = 0; c < width; ++c) square[c][r] = row[c];
+    }
+    for (std::int64_t c = 0; c < width; ++c) std::copy_n(square[c], height, target + (c0 + c) * to.stride(0) + r0);
+  };
+  const std::int64_t bands = (columns + kSide - 1) / kSide;
+  for_row_ranges(stream, bands, kSide * rows, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t band = first; band < last; ++band) {
+      for (std::int64_t r0 = 0; r0 < rows; r0 += kSide) transpose_square(r0, band * kSide);
     }
   });
 }
