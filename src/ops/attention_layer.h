@@ -3,19 +3,18 @@
 //   h = rms_norm(x)                          absent input_norm: x
 //   q, k, v = h Wqkv^T + biases
 //   q, k = rope(norm(q)), rope(norm(k))      one pass; the norm of each head, of whole rows, or none
-//   o = attention(q, k, v)                   over the plan's segments: packed sequences, prompts with many answers,
-//   window y = x + alpha * (o Wo^T + bias)          with output_norm: y = x + alpha * rms_norm(o Wo^T + bias)
+//   o = attention(q, k, v)                   over the plan's segments: packed sequences, windows, prompts with answers
+//   y = x + alpha * (o Wo^T + bias)          with output_norm: y = x + alpha * rms_norm(o Wo^T + bias)
 //
-// A composition of ops (ops.h), one forward with and without a tape: the same bits, and in f32 those of the ops of the
-// cached path up to attention's own. Each row's y depends on its own segment only. Rows of x in no segment must be
+// A composition of ops (ops.h), one forward with and without a tape, of the same bits. With an f32 cache they are also
+// those of the cached path, op by op. Each row's y depends on its own segment only. Rows of x in no segment must be
 // finite: they give y from o = 0, and take part in sums over rows of the weights' gradients.
 //
 // Memory in the context's arena, floats for each token, C wide:
 //   without a tape   (H+2G)D + HD, scratch besides; q and k are normalised and turned where they lie, y overwrites x
-//   with a tape      (H+2G)D for q, k before the norm, and v; (H+G)D for q, k after it (none without a norm: the
-//   turning
-//                    is undone); HD for o, H for its log-sum-exp; C for y (2C more with output_norm). h, the roots of
-//                    mean squares and the scores are made again.
+//   with a tape      (H+2G)D for v, and q and k before the norm; (H+G)D for q and k after it (none without a norm: the
+//                    turning is undone); HD for o, H for its log-sum-exp; C for y (2C more with output_norm). h, roots
+//                    of mean squares and scores are made again.
 //   backward         scratch: two of x's size, the linear layers' strips, attention's; and in the tape's arena one
 //                    gradient for each of the buffers above, used again by the next layer
 // Errors: as ops.h; kInvalidArgument if the plan's T, S are not the rows of x.   Threads: the stream's.

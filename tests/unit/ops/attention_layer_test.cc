@@ -344,41 +344,37 @@ std::vector<float> chain_of_ops(const Layer& layer, Bench& bench, const Attend& 
   return values_of(y);
 }
 
-TEST(AttentionLayer, IsTheChainOfTheCachedPathsOps) {
-  LayerShape shape = rich_shape(HeadNorms::kPerHead);
-  shape.T = 11;
-  shape.segments = kOneSequence;
-  const Layer layer(shape);
-  const auto plan = layer.plan();
-  const AttentionLayerConfig config = layer.config();
-  const std::vector<float> y = run(layer, 1).y;
+// Attention over a paged cache visits the same blocks of keys in the same order.
+TEST(AttentionLayer, OfACausalSequenceHasTheBitsOfTheCachedPathsOps) {
+  for (const int window : {0, 70}) {
+    LayerShape shape = rich_shape(HeadNorms::kPerHead);
+    shape.T = 150;
+    shape.segments = {{0, 150, 0, 0, 0, 150}};
+    if (window > 0) shape.window.left = window - 1;
+    shape.softcap = window > 0 ? 5.0f : 0.0f;
+    const Layer layer(shape);
+    const AttentionLayerConfig config = layer.config();
 
-  Bench fused(1);
-  EXPECT_TRUE(same_bits(
-      chain_of_ops(
-          layer, fused,
-          [&](const Projected& p) {
-            return fused_attention(fused.context, p, layer.weights().sinks, plan, config.attention, nullptr).value();
-          }),
-      y));
-
-  // Attention over the paged cache sums in an order of its own.
-  Bench paged(1);
-  const auto T = static_cast<std::int64_t>(shape.T), G = config.G, D = config.D;
-  std::vector<float> keys(static_cast<std::size_t>(G * 16 * D)), values(keys.size());
-  std::vector<std::int64_t> slots(shape.T);
-  for (std::size_t t = 0; t < shape.T; ++t) slots[t] = static_cast<std::int64_t>(t);
-  const std::vector<std::int32_t> block_table = {0}, query_start = {0, static_cast<std::int32_t>(T)},
-                                  context_len = {static_cast<std::int32_t>(T)};
-  const kernels::PagedKv kv{view_of(keys, {1, G, 16, D}), view_of(values, {1, G, 16, D}), view_of(block_table, {1, 1})};
-  const std::vector<float> cached = chain_of_ops(layer, paged, [&](const Projected& p) {
-    return attention(paged.context, p, kv,
-                     {TensorView::of(std::span(slots)), view_of(query_start, {2}), view_of(context_len, {1})},
-                     layer.weights().sinks, {config.attention.scale, config.attention.softcap, 0}, nullptr)
-        .value();
-  });
-  const auto exact = layer.reference<double>(layer.values<double>()).y();
-  expect_as_good_as(y, cached, exact);
+    Bench bench(2);
+    constexpr std::int32_t kBlocks = 10, kBlockTokens = 16;
+    std::vector<std::int32_t> block_table;
+    for (std::int32_t b = 0; b < kBlocks; ++b) block_table.push_back(kBlocks - 1 - b);
+    std::vector<std::int64_t> slots;
+    for (std::int32_t t = 0; t < 150; ++t) {
+      slots.push_back(block_table[static_cast<std::size_t>(t / kBlockTokens)] * kBlockTokens + t % kBlockTokens);
+    }
+    const Shape cache{kBlocks, config.G, kBlockTokens, config.D};
+    std::vector<float> keys(static_cast<std::size_t>(cache.count())), values(keys.size());
+    const std::vector<std::int32_t> query_start = {0, 150}, context_len = {150};
+    const kernels::PagedKv kv{view_of(keys, cache), view_of(values, cache), view_of(block_table, {1, kBlocks})};
+    const std::vector<float> cached = chain_of_ops(layer, bench, [&](const Projected& p) {
+      return attention(bench.context, p, kv,
+                       {TensorView::of(std::span(slots)), view_of(query_start, {2}), view_of(context_len, {1})},
+                       layer.weights().sinks, {config.attention.scale, config.attention.softcap, window}, nullptr)
+          .value();
+    });
+    EXPECT_TRUE(same_bits(run(layer, 1).y, cached));
+  }
 }
 
 TEST(AttentionLayer, PlanningCountsWhatAStepTakesBackwardIncluded) {
