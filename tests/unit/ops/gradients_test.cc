@@ -120,33 +120,37 @@ TEST_F(Gradients, OfANormThenARotation) {
   EXPECT_TRUE(same_bits(values_of(*tape.grad(weight)), got[1]));
 }
 
-TEST_F(Gradients, OfAttentionWhoseKeysAreItsValuesAndThatRunsTwice) {
+// Attention's kernel writes its gradients; the op must add them where there is something already, or two inputs are
+// one.
+TEST_F(Gradients, OfAttentionThatRunsTwiceOrWhoseKeysAreItsValues) {
   constexpr std::int64_t kT = 6, kD = 8;
   const std::vector<float> a = random_values(1, kT * kD), b = random_values(2, kT * kD), dy = random_values(3, kT * kD);
+  const std::vector<float> b_again = b, sink = {0.5f};
   const kernels::AttentionSegment segments[] = {{0, kT, 0, 0, 0, kT}};
   const auto plan =
       kernels::FusedAttentionPlan::create(segments, {.right = 0}, {kT, kT, 1, 1, kD}, kernels::AttentionPath::kCpu)
           .value();
-  const kernels::FusedAttentionParams params{.scale = 0.5f};
   const Shape shape{kT, 1, kD};
-  // Keys and values as two tensors of the same content, once.
-  const std::vector<float> copy = b;
-  const TensorView q = view_of(a, shape), k = view_of(b, shape), v = view_of(copy, shape);
-  ASSERT_TRUE(tape_.watch(q).ok() && tape_.watch(k).ok() && tape_.watch(v).ok());
-  const TensorView y = fused_attention(context_, {q, k, v}, TensorView(), plan, params, &tape_).value();
-  const auto apart = backward(y, dy, {q, k, v});
-
-  Tape tape(*stream_, gradients_);
-  ASSERT_TRUE(tape.watch(q).ok() && tape.watch(k).ok());
-  for (int i = 0; i < 2; ++i) {
-    const TensorView out = fused_attention(context_, {q, k, k}, TensorView(), plan, params, &tape).value();
-    std::copy(dy.begin(), dy.end(), tape.grad(out)->as<float>());
-  }
-  ASSERT_TRUE(tape.backward().ok());
-  const std::vector<float> dq = values_of(*tape.grad(q)), dk = values_of(*tape.grad(k));
-  for (std::size_t i = 0; i < dq.size(); ++i) {
-    EXPECT_NEAR(dq[i], 2.0f * apart[0][i], 1e-5f);
-    EXPECT_NEAR(dk[i], 2.0f * (apart[1][i] + apart[2][i]), 1e-5f);
+  const TensorView q = view_of(a, shape), k = view_of(b, shape), v = view_of(b_again, shape),
+                   sinks = view_of(sink, {1});
+  const auto run = [&](const Projected& inputs, int times) {
+    Tape tape(*stream_, gradients_);
+    std::vector<std::vector<float>> got;
+    for (const TensorView& leaf : {q, k, v, sinks}) EXPECT_TRUE(tape.watch(leaf).ok());
+    for (int i = 0; i < times; ++i) {
+      const TensorView out = fused_attention(context_, inputs, sinks, plan, {.scale = 0.5f}, &tape).value();
+      std::copy(dy.begin(), dy.end(), tape.grad(out)->as<float>());
+    }
+    EXPECT_TRUE(tape.backward().ok());
+    for (const TensorView& leaf : {q, k, v, sinks}) got.push_back(values_of(*tape.grad(leaf)));
+    return got;
+  };
+  const auto once = run({q, k, v}, 1), twice = run({q, k, v}, 2), shared = run({q, k, k}, 1);
+  for (std::size_t leaf = 0; leaf < once.size(); ++leaf) {
+    for (std::size_t i = 0; i < once[leaf].size(); ++i) {
+      EXPECT_EQ(twice[leaf][i], 2.0f * once[leaf][i]);
+      EXPECT_EQ(shared[leaf][i], leaf == 1 ? once[1][i] + once[2][i] : leaf == 2 ? 0.0f : once[leaf][i]);
+    }
   }
 }
 
