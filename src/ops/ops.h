@@ -42,10 +42,11 @@ TensorView take(Context& context, tensor::DType dtype, const tensor::Shape& shap
 // ids [T] i32, table [V,C] -> [T,C] = scale * table[ids]
 [[nodiscard]] Result<TensorView> embedding(Context& context, TensorView ids, TensorView table, float scale, Tape* tape);
 
-// x [T,C] or [T,H,D], weight [C] or [D] -> the same shape. Backward computes the root mean square of x again.
 struct NormParams {
   float eps = 0.0f, offset = 0.0f;
 };
+
+// x [T,C] or [T,H,D], weight [C] or [D] -> the same shape. Backward computes the root mean square of x again.
 [[nodiscard]] Result<TensorView> rms_norm(Context& context, TensorView x, TensorView weight, float eps, float offset,
                                           Tape* tape);
 
@@ -78,7 +79,8 @@ struct ProjectionWeights {
                                                     const NormParams& norm, const ProjectionWeights& weights,
                                                     std::int64_t H, std::int64_t G, std::int64_t D, Tape* tape);
 
-// Cosines and sines of every position, [T,R/2] each: made once, used by all layers that share the frequencies.
+// Cosines and sines of every position, [T,R/2] each: made once, used by all layers that share the frequencies. They are
+// constants that need not be on the tape, and outlive its backward().
 struct RopeTable {
   TensorView cos, sin;
 };
@@ -102,8 +104,8 @@ struct HeadNorm {
                                                 const RopeTable& table, Tape* tape);
 
 // Attention without a cache, over the segments of a plan, which outlives the tape's backward(): q [T,H,D],
-// k, v [S,G,D] -> [T,H*D]; sinks [H] f32 or absent. Rows of q that are in no segment give zeros. A tape keeps lse
-// [H,T].
+// k, v [S,G,D], heads dense, -> [T,H*D]; sinks [H] f32 or absent. Rows of q in no segment give zeros. A tape keeps the
+// log-sum-exp [H,T].
 [[nodiscard]] Result<TensorView> fused_attention(Context& context, const Projected& inputs, TensorView sinks,
                                                  const kernels::FusedAttentionPlan& plan,
                                                  const kernels::FusedAttentionParams& params, Tape* tape);

@@ -56,6 +56,9 @@ Result<TensorView> grad_if_wanted(Tape& tape, TensorView input) {
 Status add_to(Context& context, TensorView target, TensorView source, float alpha) {
   if (context.arena.is_planning() || target.count() == 0) return ok_status();
   if (target.rank() == 3) {
+    if (!target.is_dense_from(1) || !source.is_dense_from(1)) {
+      return invalid_argument("a tensor that takes part in a sum of gradients has gaps between its heads; copy it");
+    }
     target = as_rows(target);
     source = as_rows(source);
   }

@@ -37,7 +37,7 @@ std::span<std::byte> take_scratch(Context& context, std::size_t bytes);
 // The tape's gradient if it is wanted, else absent.
 [[nodiscard]] Result<TensorView> grad_if_wanted(Tape& tape, TensorView input);
 
-// target += alpha * source, f32 of one shape, both of dense heads or rows.
+// target += alpha * source, f32 of one shape. Errors: kInvalidArgument (heads that do not lie together).
 [[nodiscard]] Status add_to(Context& context, TensorView target, TensorView source, float alpha);
 
 void fill_zeros(device::Stream& stream, float* data, std::int64_t count);
