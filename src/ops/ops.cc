@@ -2,33 +2,14 @@
 
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/embedding/embedding.h"
-#include "kernels/norm/norm.h"
-#include "kernels/rope/rope.h"
 #include "kernels/softmax/softmax.h"
+#include "ops/support.h"
 
 namespace tandem::ops {
 namespace {
 
 using tensor::DType;
 using tensor::Shape;
-
-Status require_no_tape(const Tape* tape, const char* op) {
-  if (tape == nullptr) return ok_status();
-  return invalid_argument("{} has no backward pass yet; run it without a tape", op);
-}
-
-std::span<std::byte> take_scratch(Context& context, std::size_t bytes) {
-  return {static_cast<std::byte*>(context.arena.take(bytes)), bytes};
-}
-
-// A linear layer into a given output, with scratch that is free again on return.
-Status run_linear(Context& context, TensorView x, TensorView weight, const kernels::LinearEpilogue& epilogue,
-                  TensorView y) {
-  const device::Arena::Scope scope(context.arena);
-  const auto scratch = take_scratch(context, kernels::linear_scratch_bytes(x.extent(0), x.extent(1)));
-  if (context.arena.is_planning()) return ok_status();
-  return kernels::linear_cpu(x, weight, epilogue, context.compute, y, scratch, context.stream);
-}
 
 Status run_linear_gated(Context& context, TensorView x, TensorView gate, TensorView up, kernels::Activation activation,
                         TensorView y) {
@@ -40,38 +21,11 @@ Status run_linear_gated(Context& context, TensorView x, TensorView gate, TensorV
 
 }  // namespace
 
-TensorView take(Context& context, DType dtype, const Shape& shape) {
-  const auto bytes = static_cast<std::size_t>(shape.count()) * static_cast<std::size_t>(dtype_bytes(dtype));
-  return TensorView(context.arena.take(bytes), dtype, shape, context.stream.device());
-}
-
 Result<TensorView> embedding(Context& context, TensorView ids, TensorView table, float scale, Tape* tape) {
   TD_TRY(require_no_tape(tape, "embedding"));
   const TensorView y = take(context, DType::kF32, Shape{ids.extent(0), table.extent(1)});
   if (!context.arena.is_planning()) TD_TRY(kernels::embedding_cpu(ids, table, scale, y, context.stream));
   return y;
-}
-
-Result<TensorView> rms_norm(Context& context, TensorView x, TensorView weight, float eps, float offset, Tape* tape) {
-  TD_TRY(require_no_tape(tape, "rms_norm"));
-  const TensorView y = take(context, DType::kF32, x.shape());
-  if (!context.arena.is_planning()) TD_TRY(kernels::rms_norm_cpu(x, weight, eps, offset, y, context.stream));
-  return y;
-}
-
-Result<TensorView> linear(Context& context, TensorView x, TensorView weight, const kernels::LinearEpilogue& epilogue,
-                          Tape* tape) {
-  TD_TRY(require_no_tape(tape, "linear"));
-  const TensorView y =
-      epilogue.residual ? epilogue.residual : take(context, DType::kF32, Shape{x.extent(0), weight.extent(0)});
-  TD_TRY(run_linear(context, x, weight, epilogue, y));
-  return y;
-}
-
-Status linear_into(Context& context, TensorView x, TensorView weight, const kernels::LinearEpilogue& epilogue,
-                   TensorView y, Tape* tape) {
-  TD_TRY(require_no_tape(tape, "linear"));
-  return run_linear(context, x, weight, epilogue, y);
 }
 
 Result<TensorView> linear_gated(Context& context, TensorView x, TensorView gate, TensorView up,
@@ -80,39 +34,6 @@ Result<TensorView> linear_gated(Context& context, TensorView x, TensorView gate,
   const TensorView y = take(context, DType::kF32, Shape{x.extent(0), gate.extent(0)});
   TD_TRY(run_linear_gated(context, x, gate, up, activation, y));
   return y;
-}
-
-Result<Projected> qkv_projection(Context& context, TensorView x, const ProjectionWeights& weights, std::int64_t H,
-                                 std::int64_t G, std::int64_t D, Tape* tape) {
-  TD_TRY(require_no_tape(tape, "qkv_projection"));
-  const std::int64_t T = x.extent(0), width = (H + 2 * G) * D;
-  const TensorView packed = take(context, DType::kF32, Shape{T, width});
-  const auto project = [&](TensorView weight, TensorView bias, std::int64_t begin, std::int64_t heads) {
-    return run_linear(context, x, weight, {.bias = bias}, packed.columns(begin, begin + heads * D));
-  };
-  const auto heads_view = [&](std::int64_t begin, std::int64_t heads) {
-    const std::int64_t strides[] = {width, D, 1};
-    return TensorView(packed.as<float>() + begin, DType::kF32, Shape{T, heads, D}, strides, packed.device());
-  };
-  TD_TRY(project(weights.q, weights.q_bias, 0, H));
-  TD_TRY(project(weights.k, weights.k_bias, H * D, G));
-  TD_TRY(project(weights.v, weights.v_bias, (H + G) * D, G));
-  return Projected{heads_view(0, H), heads_view(H * D, G), heads_view((H + G) * D, G)};
-}
-
-Result<RopeTable> rope_table(Context& context, TensorView positions, TensorView inv_freq, float attention_factor) {
-  const Shape shape{positions.extent(0), inv_freq.extent(0)};
-  const RopeTable table{take(context, DType::kF32, shape), take(context, DType::kF32, shape)};
-  if (!context.arena.is_planning()) {
-    TD_TRY(kernels::rope_table_cpu(positions, inv_freq, attention_factor, table.cos, table.sin, context.stream));
-  }
-  return table;
-}
-
-Result<TensorView> rope(Context& context, TensorView x, const RopeTable& table, Tape* tape) {
-  TD_TRY(require_no_tape(tape, "rope"));
-  if (!context.arena.is_planning()) TD_TRY(kernels::rope_cpu(x, table.cos, table.sin, context.stream));
-  return x;
 }
 
 Result<TensorView> attention(Context& context, const Projected& projected, const kernels::PagedKv& kv,
@@ -131,12 +52,6 @@ Result<TensorView> attention(Context& context, const Projected& projected, const
                                   scratch, context.stream));
   }
   return out.reshape(Shape{T, H * D});
-}
-
-Result<TensorView> add_scaled(Context& context, TensorView a, TensorView b, float alpha, Tape* tape) {
-  TD_TRY(require_no_tape(tape, "add_scaled"));
-  if (!context.arena.is_planning()) TD_TRY(kernels::add_scaled_cpu(a, b, alpha, a, context.stream));
-  return a;
 }
 
 Result<TensorView> gate(Context& context, TensorView gate, TensorView up, kernels::Activation activation, Tape* tape) {

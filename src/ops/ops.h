@@ -3,9 +3,14 @@
 //
 // Shapes use the letters of the house: T tokens, C width, H query heads, G kv heads, D head dim, F ffn width, V vocab,
 // X experts. Activations are f32; Context::compute says how the products are taken (kernels/linear/linear.h).
-// Outputs live until the arena scope they were made in ends. With a planning arena (device/arena.h) no kernel runs: the
-// ops only count memory.
-// Errors: what the kernels say; kInvalidArgument if `tape` is set and the op has no backward yet.
+// Outputs live until the arena scope they were made in ends; with a tape that must not be before Tape::backward().
+// With a planning arena (device/arena.h) no kernel runs: the ops only count memory, and so do their backwards.
+// With a tape (tape.h) an op never changes its inputs unless it says so; it keeps views of its inputs and outputs, and
+// no memory beyond its outputs that is not named here. What is cheap to make again is made again in backward.
+// Those with a backward: rms_norm, linear, qkv_projection, norm_qkv_projection, rope, norm_rope, norm_rope_heads,
+// fused_attention, add_scaled.
+// Errors: what the kernels say; kInvalidArgument if `tape` is set and the op has no backward yet, if an input is not on
+// the tape, or if the tape's gradients lie in the context's arena.
 // Threads: the stream's.
 #pragma once
 
@@ -15,6 +20,7 @@
 #include "device/arena.h"
 #include "device/device.h"
 #include "kernels/attention/attention.h"
+#include "kernels/fused_attention/fused_attention.h"
 #include "kernels/linear/linear.h"
 #include "kernels/moe/moe.h"
 #include "ops/tape.h"
@@ -36,16 +42,20 @@ TensorView take(Context& context, tensor::DType dtype, const tensor::Shape& shap
 // ids [T] i32, table [V,C] -> [T,C] = scale * table[ids]
 [[nodiscard]] Result<TensorView> embedding(Context& context, TensorView ids, TensorView table, float scale, Tape* tape);
 
-// x [T,C] or [T,H,D], weight [C] or [D] -> the same shape
+struct NormParams {
+  float eps = 0.0f, offset = 0.0f;
+};
+
+// x [T,C] or [T,H,D], weight [C] or [D] -> the same shape. Backward computes the root mean square of x again.
 [[nodiscard]] Result<TensorView> rms_norm(Context& context, TensorView x, TensorView weight, float eps, float offset,
                                           Tape* tape);
 
 // x [T,K], weight [N,K] -> alpha * (x W^T + bias) [+ residual]; bias and residual may be absent. Without a tape a given
-// residual is overwritten by the sum and returned.
+// residual is overwritten by the sum and returned. Backward reads x, weight.
 [[nodiscard]] Result<TensorView> linear(Context& context, TensorView x, TensorView weight,
                                         const kernels::LinearEpilogue& epilogue, Tape* tape);
 
-// The same into a given y [T,N].
+// The same into a given y [T,N]; with a tape y is dense, and not on the tape yet.
 [[nodiscard]] Status linear_into(Context& context, TensorView x, TensorView weight,
                                  const kernels::LinearEpilogue& epilogue, TensorView y, Tape* tape);
 
@@ -64,14 +74,41 @@ struct ProjectionWeights {
 [[nodiscard]] Result<Projected> qkv_projection(Context& context, TensorView x, const ProjectionWeights& weights,
                                                std::int64_t H, std::int64_t G, std::int64_t D, Tape* tape);
 
-// Cosines and sines of every position, [T,R/2] each: made once, used by all layers that share the frequencies.
+// The same of rms_norm(x, norm_weight), or of x if that is absent. The normalised x is scratch: made again in backward.
+[[nodiscard]] Result<Projected> norm_qkv_projection(Context& context, TensorView x, TensorView norm_weight,
+                                                    const NormParams& norm, const ProjectionWeights& weights,
+                                                    std::int64_t H, std::int64_t G, std::int64_t D, Tape* tape);
+
+// Cosines and sines of every position, [T,R/2] each: made once, used by all layers that share the frequencies. They are
+// constants that need not be on the tape, and outlive its backward().
 struct RopeTable {
   TensorView cos, sin;
 };
 [[nodiscard]] Result<RopeTable> rope_table(Context& context, TensorView positions, TensorView inv_freq,
                                            float attention_factor);
-// x [T,H,D]. Without a tape x is turned in place and returned.
+// x [T,H,D]. Without a tape x is turned in place and returned. Backward turns the other way.
 [[nodiscard]] Result<TensorView> rope(Context& context, TensorView x, const RopeTable& table, Tape* tape);
+
+// rms_norm of each head (weight [D]), of each row ([H*D]) or of neither (absent), then rope, in one pass. Without a
+// tape x is overwritten and returned. Backward reads x.
+[[nodiscard]] Result<TensorView> norm_rope(Context& context, TensorView x, TensorView weight, const NormParams& norm,
+                                           const RopeTable& table, Tape* tape);
+
+// The same for q and k of one projection; v passes through. Without weights q and k are turned where they lie, with a
+// tape too: whatever came before must not need them as they were (a projection's backward does not).
+struct HeadNorm {
+  TensorView q_weight, k_weight;  // both or neither
+  NormParams params;
+};
+[[nodiscard]] Result<Projected> norm_rope_heads(Context& context, const Projected& x, const HeadNorm& norm,
+                                                const RopeTable& table, Tape* tape);
+
+// Attention without a cache, over the segments of a plan, which outlives the tape's backward(): q [T,H,D],
+// k, v [S,G,D], heads dense, -> [T,H*D]; sinks [H] f32 or absent. Rows of q in no segment give zeros. A tape keeps the
+// log-sum-exp [H,T].
+[[nodiscard]] Result<TensorView> fused_attention(Context& context, const Projected& inputs, TensorView sinks,
+                                                 const kernels::FusedAttentionPlan& plan,
+                                                 const kernels::FusedAttentionParams& params, Tape* tape);
 
 // Appends k and v to the cache at `slots`, then attends: q [T,H,D] -> [T,H*D]. Shapes as in
 // kernels/attention/attention.h.

@@ -1,7 +1,6 @@
 #include "kernels/norm/norm.h"
 
-#include <cmath>
-
+#include "kernels/common/row_blocks.h"
 #include "kernels/common/rows.h"
 #include "kernels/common/simd.h"
 #include "kernels/common/validate.h"
@@ -11,60 +10,20 @@
 #include <hwy/foreach_target.h>
 // After foreach_target.
 #include <hwy/highway.h>
-#include "kernels/common/transform-inl.h"
-#include "kernels/common/widen-inl.h"
+#include "kernels/norm/norm_row-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace tandem::kernels::HWY_NAMESPACE {
 
-// Four running sums, vector i of the row into sum i % 4; then pairwise; then across lanes.
-HWY_INLINE float sum_of_squares(const float* x, std::int64_t width) {
-  const F32 d;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  auto sum0 = hn::Zero(d), sum1 = hn::Zero(d), sum2 = hn::Zero(d), sum3 = hn::Zero(d);
-  std::int64_t i = 0;
-  for (; i + 4 * lanes <= width; i += 4 * lanes) {
-    const auto x0 = hn::LoadU(d, x + i), x1 = hn::LoadU(d, x + i + lanes);
-    const auto x2 = hn::LoadU(d, x + i + 2 * lanes), x3 = hn::LoadU(d, x + i + 3 * lanes);
-    sum0 = hn::MulAdd(x0, x0, sum0);
-    sum1 = hn::MulAdd(x1, x1, sum1);
-    sum2 = hn::MulAdd(x2, x2, sum2);
-    sum3 = hn::MulAdd(x3, x3, sum3);
-  }
-  for (; i < width; i += lanes) {
-    const auto v = i + lanes <= width ? hn::LoadU(d, x + i) : load_part(d, x + i, width - i, 0.0f);
-    sum0 = hn::MulAdd(v, v, sum0);
-  }
-  return hn::GetLane(hn::SumOfLanes(d, hn::Add(hn::Add(sum0, sum1), hn::Add(sum2, sum3))));
-}
-
-template <class Weight>
-void rms_norm_row_of(const float* x, const Weight* weight, std::int64_t width, float eps, float offset, float* y) {
-  const F32 d;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  const float mean = sum_of_squares(x, width) / static_cast<float>(width);
-  const auto inverse = hn::Set(d, 1.0f / std::sqrt(mean + eps)), shift = hn::Set(d, offset);
-  std::int64_t i = 0;
-  for (; i + lanes <= width; i += lanes) {
-    const auto factor = hn::Add(shift, load_wide(d, weight + i));
-    hn::StoreU(hn::Mul(hn::Mul(hn::LoadU(d, x + i), inverse), factor), d, y + i);
-  }
-  if (i < width) {
-    const std::int64_t left = width - i;
-    const auto factor = hn::Add(shift, load_wide_part(d, weight + i, left));
-    store_part(d, hn::Mul(hn::Mul(load_part(d, x + i, left, 0.0f), inverse), factor), y + i, left);
-  }
-}
-
 void rms_norm_row(const float* x, const void* weight, tensor::DType weight_dtype, std::int64_t width, float eps,
                   float offset, float* y) {
-  switch (weight_dtype) {
-    case tensor::DType::kBf16:
-      return rms_norm_row_of(x, static_cast<const hwy::bfloat16_t*>(weight), width, eps, offset, y);
-    case tensor::DType::kF16:
-      return rms_norm_row_of(x, static_cast<const hwy::float16_t*>(weight), width, eps, offset, y);
-    default: return rms_norm_row_of(x, static_cast<const float*>(weight), width, eps, offset, y);
-  }
+  with_weight(weight, weight_dtype, [&](const auto* w) HWY_ATTR { rms_norm_row_of(x, w, width, eps, offset, y); });
+}
+
+void rms_norm_backward_row(const float* x, const void* weight, tensor::DType weight_dtype, const float* dy,
+                           std::int64_t width, float eps, float offset, float* dx, float* dweight) {
+  with_weight(weight, weight_dtype,
+              [&](const auto* w) HWY_ATTR { rms_norm_backward_row_of(x, w, dy, width, eps, offset, dx, dweight); });
 }
 
 }  // namespace tandem::kernels::HWY_NAMESPACE
@@ -74,33 +33,88 @@ HWY_AFTER_NAMESPACE();
 namespace tandem::kernels {
 
 HWY_EXPORT(rms_norm_row);
+HWY_EXPORT(rms_norm_backward_row);
 
-Status rms_norm_cpu(tensor::TensorView x, tensor::TensorView weight, float eps, float offset, tensor::TensorView y,
-                    device::Stream& stream) {
-  using tensor::DType;
-  const bool has_heads = x.rank() == 3;
-  if (has_heads) {
-    TD_TRY(expect_view("rms_norm", "x", x, DType::kF32, {kAnyExtent, kAnyExtent, kAnyExtent}, Layout::kLastAxisDense));
-    TD_TRY(
-        expect_view("rms_norm", "y", y, DType::kF32, {x.extent(0), x.extent(1), x.extent(2)}, Layout::kLastAxisDense));
-  } else {
-    TD_TRY(expect_view("rms_norm", "x", x, DType::kF32, {kAnyExtent, kAnyExtent}, Layout::kLastAxisDense));
-    TD_TRY(expect_view("rms_norm", "y", y, DType::kF32, {x.extent(0), x.extent(1)}, Layout::kLastAxisDense));
+namespace {
+
+using tensor::DType;
+using tensor::TensorView;
+
+// The rows of [T,C] or [T,H,C], counted through the heads.
+class Rows {
+ public:
+  explicit Rows(const TensorView& view)
+      : data_(static_cast<float*>(view.data())),
+        heads_(view.rank() == 3 ? view.extent(1) : 1),
+        stride_(view.stride(0)),
+        head_stride_(view.rank() == 3 ? view.stride(1) : 0) {}
+  std::int64_t heads() const { return heads_; }
+  float* operator[](std::int64_t row) const { return data_ + row / heads_ * stride_ + row % heads_ * head_stride_; }
+
+ private:
+  float* data_;
+  std::int64_t heads_, stride_, head_stride_;
+};
+
+Status expect_rows(const char* op, const char* name, const TensorView& view, const TensorView& like) {
+  if (like.rank() == 3) {
+    return expect_view(op, name, view, DType::kF32, {like.extent(0), like.extent(1), like.extent(2)},
+                       Layout::kLastAxisDense);
   }
+  if (like.rank() == 2) {
+    return expect_view(op, name, view, DType::kF32, {like.extent(0), like.extent(1)}, Layout::kLastAxisDense);
+  }
+  return invalid_argument("{}: {} is {}; expected [T,C] or [T,H,C]", op, name, view.shape().to_string());
+}
+
+}  // namespace
+
+Status rms_norm_cpu(TensorView x, TensorView weight, float eps, float offset, TensorView y, device::Stream& stream) {
+  TD_TRY(expect_rows("rms_norm", "x", x, x));
+  TD_TRY(expect_rows("rms_norm", "y", y, x));
   const std::int64_t width = x.extent(x.rank() - 1);
   TD_TRY(expect_float_view("rms_norm", "weight", weight, {width}, Layout::kDense));
   if (x.count() == 0) return ok_status();
 
-  const std::int64_t heads = has_heads ? x.extent(1) : 1;
-  const std::int64_t x_head_stride = has_heads ? x.stride(1) : 0, y_head_stride = has_heads ? y.stride(1) : 0;
-  for_row_ranges(stream, x.extent(0) * heads, width, [&](std::int64_t begin, std::int64_t end) {
+  const Rows from(x), to(y);
+  for_row_ranges(stream, x.extent(0) * from.heads(), width, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
-      const std::int64_t t = row / heads, h = row % heads;
-      HWY_DYNAMIC_DISPATCH(rms_norm_row)
-      (x.as<float>() + t * x.stride(0) + h * x_head_stride, weight.data(), weight.dtype(), width, eps, offset,
-       y.as<float>() + t * y.stride(0) + h * y_head_stride);
+      HWY_DYNAMIC_DISPATCH(rms_norm_row)(from[row], weight.data(), weight.dtype(), width, eps, offset, to[row]);
     }
   });
+  return ok_status();
+}
+
+std::size_t rms_norm_backward_scratch_bytes(std::int64_t rows, std::int64_t width) {
+  return RowBlocks(rows).sums_bytes(width);
+}
+
+Status rms_norm_backward_cpu(TensorView x, TensorView weight, float eps, float offset, TensorView dy, TensorView dx,
+                             TensorView dweight, std::span<std::byte> scratch, device::Stream& stream) {
+  constexpr const char* kOp = "rms_norm backward";
+  TD_TRY(expect_rows(kOp, "x", x, x));
+  TD_TRY(expect_rows(kOp, "dy", dy, x));
+  if (!is_absent(dx)) TD_TRY(expect_rows(kOp, "dx", dx, x));
+  const std::int64_t width = x.extent(x.rank() - 1);
+  TD_TRY(expect_float_view(kOp, "weight", weight, {width}, Layout::kDense));
+  if (!is_absent(dweight)) TD_TRY(expect_view(kOp, "dweight", dweight, DType::kF32, {width}, Layout::kDense));
+  const Rows from(x), gradient(dy);
+  const RowBlocks blocks(x.extent(0) * from.heads());
+  if (!is_absent(dweight) && scratch.size() < blocks.sums_bytes(width)) {
+    return invalid_argument("{}: {} bytes of scratch; rms_norm_backward_scratch_bytes() asks for {}", kOp,
+                            scratch.size(), blocks.sums_bytes(width));
+  }
+  if (x.count() == 0) return ok_status();
+
+  float* const sums = is_absent(dweight) ? nullptr : reinterpret_cast<float*>(scratch.data());
+  blocks.for_each(stream, sums, width, [&](std::int64_t begin, std::int64_t end, float* block_sums) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      HWY_DYNAMIC_DISPATCH(rms_norm_backward_row)
+      (from[row], weight.data(), weight.dtype(), gradient[row], width, eps, offset,
+       is_absent(dx) ? nullptr : Rows(dx)[row], block_sums);
+    }
+  });
+  if (sums != nullptr) blocks.add_sums(sums, width, dweight.as<float>());
   return ok_status();
 }
 

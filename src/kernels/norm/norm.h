@@ -1,11 +1,19 @@
-// Root-mean-square normalisation of rows: y = x / sqrt(mean(x^2) + eps) * (offset + weight).
+// Root-mean-square normalisation of rows: y = x / sqrt(mean(x^2) + eps) * (offset + weight), and its backward.
 //
 //   x, y    [T,C] or [T,H,C] f32, last axis dense, other strides free; y may be x
 //   weight  [C] f32 | bf16 | f16
+//   dy, dx  as x    dweight [C] f32
 // offset is 0 for Llama's convention and 1 for Gemma's, whose weights are stored minus one. Sums are f32, in an order
-// that depends only on C and the instruction set. Source: Zhang and Sennrich, arXiv:1910.07467. Errors:
-// kInvalidArgument (shapes, dtypes).   Threads: the stream's.
+// that depends only on C and the instruction set; dweight's also on T*H. Source: Zhang and Sennrich, arXiv:1910.07467.
+// Backward, with r = 1 / sqrt(mean(x^2) + eps) computed again from x and g = dy * (offset + weight):
+//   dx += r * (g - x * r^2 * mean(g * x));   dweight += sum over rows of dy * x * r.   Either may be absent: not
+//   wanted.
+// Errors: kInvalidArgument (shapes, dtypes, scratch), before any write.   Threads: the stream's.
 #pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
 
 #include "base/status.h"
 #include "device/device.h"
@@ -15,5 +23,11 @@ namespace tandem::kernels {
 
 [[nodiscard]] Status rms_norm_cpu(tensor::TensorView x, tensor::TensorView weight, float eps, float offset,
                                   tensor::TensorView y, device::Stream& stream);
+
+// Scratch, on 4 bytes, for dweight; none is needed without it. `rows` is T, or T*H.
+std::size_t rms_norm_backward_scratch_bytes(std::int64_t rows, std::int64_t width);
+[[nodiscard]] Status rms_norm_backward_cpu(tensor::TensorView x, tensor::TensorView weight, float eps, float offset,
+                                           tensor::TensorView dy, tensor::TensorView dx, tensor::TensorView dweight,
+                                           std::span<std::byte> scratch, device::Stream& stream);
 
 }  // namespace tandem::kernels

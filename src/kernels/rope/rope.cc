@@ -11,29 +11,13 @@
 #include <hwy/foreach_target.h>
 // After foreach_target.
 #include <hwy/highway.h>
-#include "kernels/common/transform-inl.h"
+#include "kernels/rope/rope_head-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace tandem::kernels::HWY_NAMESPACE {
 
-// Turns the pairs (low[i], high[i]) of one head, in place.
 void rope_head(const float* cos, const float* sin, std::int64_t half, float* low, float* high) {
-  const F32 d;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  std::int64_t i = 0;
-  for (; i + lanes <= half; i += lanes) {
-    const auto c = hn::LoadU(d, cos + i), s = hn::LoadU(d, sin + i);
-    const auto a = hn::LoadU(d, low + i), b = hn::LoadU(d, high + i);
-    hn::StoreU(hn::NegMulAdd(b, s, hn::Mul(a, c)), d, low + i);
-    hn::StoreU(hn::MulAdd(a, s, hn::Mul(b, c)), d, high + i);
-  }
-  if (i < half) {
-    const std::int64_t left = half - i;
-    const auto c = load_part(d, cos + i, left, 0.0f), s = load_part(d, sin + i, left, 0.0f);
-    const auto a = load_part(d, low + i, left, 0.0f), b = load_part(d, high + i, left, 0.0f);
-    store_part(d, hn::NegMulAdd(b, s, hn::Mul(a, c)), low + i, left);
-    store_part(d, hn::MulAdd(a, s, hn::Mul(b, c)), high + i, left);
-  }
+  turn_head<false>(cos, sin, half, low, high);
 }
 
 }  // namespace tandem::kernels::HWY_NAMESPACE

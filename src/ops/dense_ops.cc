@@ -1,0 +1,163 @@
+// The ops of dense layers that have a backward: norm, projections, sums.
+#include <algorithm>
+#include <array>
+
+#include "kernels/elementwise/elementwise.h"
+#include "kernels/norm/norm.h"
+#include "ops/support.h"
+
+namespace tandem::ops {
+namespace {
+
+using tensor::DType;
+using tensor::Shape;
+
+Status run_rms_norm_backward(Context& context, Tape& tape, TensorView x, TensorView weight, const NormParams& params,
+                             TensorView dy) {
+  const TensorView dx = TD_TRY(grad_if_wanted(tape, x));
+  const TensorView dweight = TD_TRY(grad_if_wanted(tape, weight));
+  const std::int64_t width = x.extent(x.rank() - 1);
+  const device::Arena::Scope scope(context.arena);
+  const auto scratch = take_scratch(
+      context, kernels::rms_norm_backward_scratch_bytes(x.count() / std::max<std::int64_t>(1, width), width));
+  if (context.arena.is_planning()) return ok_status();
+  return kernels::rms_norm_backward_cpu(x, weight, params.eps, params.offset, dy, dx, dweight, scratch, context.stream);
+}
+
+Status run_rms_norm(Context& context, TensorView x, TensorView weight, const NormParams& params, TensorView y) {
+  if (context.arena.is_planning()) return ok_status();
+  return kernels::rms_norm_cpu(x, weight, params.eps, params.offset, y, context.stream);
+}
+
+// What a linear layer adds to the gradients, given its output y.
+Status backward_of_linear(Context& context, Tape& tape, TensorView x, TensorView weight,
+                          const kernels::LinearEpilogue& epilogue, TensorView y) {
+  const TensorView dy = TD_TRY(tape.grad(y));
+  if (tape.wants(epilogue.residual)) {
+    const TensorView dresidual = TD_TRY(tape.grad(epilogue.residual));
+    TD_TRY(add_to(context, dresidual, dy, 1.0f));
+  }
+  const TensorView dx = TD_TRY(grad_if_wanted(tape, x));
+  return run_linear_backward(context, tape, x, weight, epilogue.bias, epilogue.alpha, dy, dx);
+}
+
+struct Slice {
+  TensorView weight, bias;
+  std::int64_t begin, end;  // columns of the packed buffer
+};
+std::array<Slice, 3> slices_of(const ProjectionWeights& weights, std::int64_t H, std::int64_t G, std::int64_t D) {
+  return {Slice{weights.q, weights.q_bias, 0, H * D}, Slice{weights.k, weights.k_bias, H * D, (H + G) * D},
+          Slice{weights.v, weights.v_bias, (H + G) * D, (H + 2 * G) * D}};
+}
+
+Status expect_projection(const Context& context, const Tape* tape, const char* op, TensorView x,
+                         const ProjectionWeights& weights) {
+  return expect_on_tape(context, tape, op,
+                        {{"x", x},
+                         {"q", weights.q},
+                         {"k", weights.k},
+                         {"v", weights.v},
+                         {"q_bias", weights.q_bias},
+                         {"k_bias", weights.k_bias},
+                         {"v_bias", weights.v_bias}});
+}
+
+}  // namespace
+
+Result<TensorView> rms_norm(Context& context, TensorView x, TensorView weight, float eps, float offset, Tape* tape) {
+  TD_TRY(expect_on_tape(context, tape, "rms_norm", {{"x", x}, {"weight", weight}}));
+  const TensorView y = take(context, DType::kF32, x.shape());
+  const NormParams params{eps, offset};
+  TD_TRY(run_rms_norm(context, x, weight, params, y));
+  if (tape != nullptr) {
+    TD_TRY(tape->record("rms_norm", {y}, [context, tape, x, weight, params, y]() mutable -> Status {
+      const TensorView dy = TD_TRY(tape->grad(y));
+      return run_rms_norm_backward(context, *tape, x, weight, params, dy);
+    }));
+  }
+  return y;
+}
+
+Result<TensorView> linear(Context& context, TensorView x, TensorView weight, const kernels::LinearEpilogue& epilogue,
+                          Tape* tape) {
+  const bool in_place = epilogue.residual && tape == nullptr;
+  const TensorView y = in_place ? epilogue.residual : take(context, DType::kF32, Shape{x.extent(0), weight.extent(0)});
+  TD_TRY(linear_into(context, x, weight, epilogue, y, tape));
+  return y;
+}
+
+Status linear_into(Context& context, TensorView x, TensorView weight, const kernels::LinearEpilogue& epilogue,
+                   TensorView y, Tape* tape) {
+  TD_TRY(expect_on_tape(context, tape, "linear",
+                        {{"x", x}, {"weight", weight}, {"bias", epilogue.bias}, {"residual", epilogue.residual}}));
+  TD_TRY(run_linear(context, x, weight, epilogue, y));
+  if (tape == nullptr) return ok_status();
+  return tape->record("linear", {y}, [context, tape, x, weight, epilogue, y]() mutable {
+    return backward_of_linear(context, *tape, x, weight, epilogue, y);
+  });
+}
+
+Result<Projected> qkv_projection(Context& context, TensorView x, const ProjectionWeights& weights, std::int64_t H,
+                                 std::int64_t G, std::int64_t D, Tape* tape) {
+  return norm_qkv_projection(context, x, TensorView(), {}, weights, H, G, D, tape);
+}
+
+Result<Projected> norm_qkv_projection(Context& context, TensorView x, TensorView norm_weight, const NormParams& norm,
+                                      const ProjectionWeights& weights, std::int64_t H, std::int64_t G, std::int64_t D,
+                                      Tape* tape) {
+  TD_TRY(expect_projection(context, tape, "qkv_projection", x, weights));
+  TD_TRY(expect_on_tape(context, tape, "qkv_projection", {{"norm_weight", norm_weight}}));
+  const std::int64_t T = x.extent(0);
+  const TensorView packed = take(context, DType::kF32, Shape{T, (H + 2 * G) * D});
+  const device::Arena::Scope scope(context.arena);
+  // The normalised x, of which nothing is kept: backward makes it again.
+  const auto normalised = [norm_weight, norm, x](Context& in) -> Result<TensorView> {
+    if (!norm_weight) return x;
+    const TensorView h = take(in, DType::kF32, x.shape());
+    TD_TRY(run_rms_norm(in, x, norm_weight, norm, h));
+    return h;
+  };
+  const TensorView h = TD_TRY(normalised(context));
+  for (const Slice& slice : slices_of(weights, H, G, D)) {
+    TD_TRY(run_linear(context, h, slice.weight, {.bias = slice.bias}, packed.columns(slice.begin, slice.end)));
+  }
+  const Projected projected = split_heads(packed, H, G, D);
+  if (tape == nullptr) return projected;
+  TD_TRY(tape->record("qkv_projection", {packed}, [=]() mutable -> Status {
+    const TensorView dpacked = TD_TRY(tape->grad(packed));
+    const bool through_norm = static_cast<bool>(norm_weight);
+    TensorView dh = through_norm ? TensorView() : TD_TRY(grad_if_wanted(*tape, x));
+    const device::Arena::Scope backward_scope(context.arena);
+    const TensorView h_again = TD_TRY(normalised(context));
+    if (through_norm && (tape->wants(x) || tape->wants(norm_weight))) {
+      dh = take(context, DType::kF32, x.shape());
+      if (!context.arena.is_planning()) fill_zeros(context.stream, dh.as<float>(), dh.count());
+    }
+    for (const Slice& slice : slices_of(weights, H, G, D)) {
+      TD_TRY(run_linear_backward(context, *tape, h_again, slice.weight, slice.bias, 1.0f,
+                                 dpacked.columns(slice.begin, slice.end), dh));
+    }
+    if (!through_norm || !dh) return ok_status();
+    return run_rms_norm_backward(context, *tape, x, norm_weight, norm, dh);
+  }));
+  return projected;
+}
+
+Result<TensorView> add_scaled(Context& context, TensorView a, TensorView b, float alpha, Tape* tape) {
+  TD_TRY(expect_on_tape(context, tape, "add_scaled", {{"a", a}, {"b", b}}));
+  const TensorView y = tape == nullptr ? a : take(context, DType::kF32, a.shape());
+  if (!context.arena.is_planning()) TD_TRY(kernels::add_scaled_cpu(a, b, alpha, y, context.stream));
+  if (tape != nullptr) {
+    TD_TRY(tape->record("add_scaled", {y}, [context, tape, a, b, alpha, y]() mutable -> Status {
+      const TensorView dy = TD_TRY(tape->grad(y));
+      const TensorView da = TD_TRY(grad_if_wanted(*tape, a));
+      if (da) TD_TRY(add_to(context, da, dy, 1.0f));
+      const TensorView db = TD_TRY(grad_if_wanted(*tape, b));
+      if (db) TD_TRY(add_to(context, db, dy, alpha));
+      return ok_status();
+    }));
+  }
+  return y;
+}
+
+}  // namespace tandem::ops

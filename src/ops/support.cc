@@ -1,0 +1,91 @@
+#include "ops/support.h"
+
+#include <algorithm>
+
+#include "kernels/elementwise/elementwise.h"
+#include "kernels/linear/linear_backward.h"
+
+namespace tandem::ops {
+
+using tensor::DType;
+using tensor::Shape;
+
+TensorView take(Context& context, DType dtype, const Shape& shape) {
+  const auto bytes = static_cast<std::size_t>(shape.count()) * static_cast<std::size_t>(dtype_bytes(dtype));
+  return TensorView(context.arena.take(bytes), dtype, shape, context.stream.device());
+}
+
+Status expect_on_tape(const Context& context, const Tape* tape, const char* op,
+                      std::initializer_list<NamedInput> inputs) {
+  if (tape == nullptr) return ok_status();
+  if (&tape->arena() == &context.arena || tape->arena().is_planning() != context.arena.is_planning()) {
+    return invalid_argument("{}: give the tape an arena of its own, planning if and only if the context's is", op);
+  }
+  for (const NamedInput& input : inputs) TD_TRY(tape->expect(op, input.name, input.view));
+  return ok_status();
+}
+
+std::span<std::byte> take_scratch(Context& context, std::size_t bytes) {
+  return {static_cast<std::byte*>(context.arena.take(bytes)), bytes};
+}
+
+Status run_linear(Context& context, TensorView x, TensorView weight, const kernels::LinearEpilogue& epilogue,
+                  TensorView y) {
+  const device::Arena::Scope scope(context.arena);
+  const auto scratch = take_scratch(context, kernels::linear_scratch_bytes(x.extent(0), x.extent(1)));
+  if (context.arena.is_planning()) return ok_status();
+  return kernels::linear_cpu(x, weight, epilogue, context.compute, y, scratch, context.stream);
+}
+
+Status run_linear_backward(Context& context, Tape& tape, TensorView x, TensorView weight, TensorView bias, float alpha,
+                           TensorView dy, TensorView x_grad) {
+  const kernels::LinearGradients gradients{x_grad, TD_TRY(grad_if_wanted(tape, weight)),
+                                           TD_TRY(grad_if_wanted(tape, bias))};
+  const device::Arena::Scope scope(context.arena);
+  const auto scratch =
+      take_scratch(context, kernels::linear_backward_scratch_bytes(dy.extent(0), weight.extent(1), weight.extent(0)));
+  if (context.arena.is_planning()) return ok_status();
+  return kernels::linear_backward_cpu(x, weight, alpha, dy, gradients, context.compute, scratch, context.stream);
+}
+
+Result<TensorView> grad_if_wanted(Tape& tape, TensorView input) {
+  if (!tape.wants(input)) return TensorView();
+  return tape.grad(input);
+}
+
+Status add_to(Context& context, TensorView target, TensorView source, float alpha) {
+  if (context.arena.is_planning() || target.count() == 0) return ok_status();
+  if (target.rank() == 3) {
+    if (!target.is_dense_from(1) || !source.is_dense_from(1)) {
+      return invalid_argument("a tensor that takes part in a sum of gradients has gaps between its heads; copy it");
+    }
+    target = as_rows(target);
+    source = as_rows(source);
+  }
+  return kernels::add_scaled_cpu(target, source, alpha, target, context.stream);
+}
+
+void fill_zeros(device::Stream& stream, float* data, std::int64_t count) {
+  constexpr std::int64_t kPiece = 1 << 18;
+  stream.pool().parallel_for((count + kPiece - 1) / kPiece, [&](std::int64_t piece) {
+    const std::int64_t begin = piece * kPiece;
+    std::fill_n(data + begin, std::min(kPiece, count - begin), 0.0f);
+  });
+}
+
+TensorView as_rows(TensorView heads) {
+  const std::int64_t strides[] = {heads.stride(0), 1};
+  return TensorView(heads.data(), heads.dtype(), Shape{heads.extent(0), heads.extent(1) * heads.extent(2)}, strides,
+                    heads.device());
+}
+
+Projected split_heads(TensorView packed, std::int64_t H, std::int64_t G, std::int64_t D) {
+  const auto heads_view = [&](std::int64_t begin, std::int64_t heads) {
+    const std::int64_t strides[] = {packed.stride(0), D, 1};
+    return TensorView(packed.as<float>() + begin, DType::kF32, Shape{packed.extent(0), heads, D}, strides,
+                      packed.device());
+  };
+  return {heads_view(0, H), heads_view(H * D, G), heads_view((H + G) * D, G)};
+}
+
+}  // namespace tandem::ops

@@ -1,0 +1,51 @@
+// What the ops' files share. Internal to ops.
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "base/status.h"
+#include "ops/ops.h"
+#include "ops/tape.h"
+
+namespace tandem::ops {
+
+inline Status require_no_tape(const Tape* tape, const char* op) {
+  if (tape == nullptr) return ok_status();
+  return invalid_argument("{} has no backward pass yet; run it without a tape", op);
+}
+
+// What every op with a backward asks before it runs: that the arenas plan together and are two, and that its inputs are
+// on the tape.
+struct NamedInput {
+  const char* name;
+  TensorView view;
+};
+[[nodiscard]] Status expect_on_tape(const Context& context, const Tape* tape, const char* op,
+                                    std::initializer_list<NamedInput> inputs);
+
+std::span<std::byte> take_scratch(Context& context, std::size_t bytes);
+
+// A linear layer into a given output, with scratch that is free again on return.
+[[nodiscard]] Status run_linear(Context& context, TensorView x, TensorView weight,
+                                const kernels::LinearEpilogue& epilogue, TensorView y);
+
+// Adds to the gradients of a linear layer's inputs that the tape wants, given its output's. `x_grad` may be absent.
+[[nodiscard]] Status run_linear_backward(Context& context, Tape& tape, TensorView x, TensorView weight, TensorView bias,
+                                         float alpha, TensorView dy, TensorView x_grad);
+
+// The tape's gradient if it is wanted, else absent.
+[[nodiscard]] Result<TensorView> grad_if_wanted(Tape& tape, TensorView input);
+
+// target += alpha * source, f32 of one shape. Errors: kInvalidArgument (heads that do not lie together).
+[[nodiscard]] Status add_to(Context& context, TensorView target, TensorView source, float alpha);
+
+void fill_zeros(device::Stream& stream, float* data, std::int64_t count);
+
+// [T,H,D] with dense heads as [T,H*D].
+TensorView as_rows(TensorView heads);
+
+// The views of one packed [T,(H+2G)*D] buffer.
+Projected split_heads(TensorView packed, std::int64_t H, std::int64_t G, std::int64_t D);
+
+}  // namespace tandem::ops
