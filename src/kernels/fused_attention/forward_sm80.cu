@@ -8,8 +8,8 @@
 //          each other's waiting, and D = 256 fits the 99 KiB of the smaller cards
 //   regs   O: D/2 a thread, S: 32
 //
-// A block of keys that a row does not see leaves the row's state as it is, bit for bit: the maximum stays, the factor is
-// 1 (or 0 times 0 while nothing was seen), and zeros are added. So a row does not depend on the others of its tile.
+// A block of keys that a row does not see leaves the row's state as it is, bit for bit: the maximum stays, the factor
+// is 1 (or 0 times 0 while nothing was seen), and zeros are added. So a row does not depend on the others of its tile.
 // From FlashAttention-2, arXiv:2307.08691.
 #include <cuda_runtime.h>
 
@@ -129,7 +129,8 @@ __global__ void __launch_bounds__(kThreads) fused_attention_forward_sm80_kernel(
   const int kv_head = item.head / arguments.heads_per_group;
   const KeyBlocks blocks{tile.prefix_begin, tile.prefix_count, tile.key_begin, tile.key_count, kKeyBlock};
   const RowInterval interval{arguments.left, arguments.right, tile.prefix_count + tile.key_count};
-  // The tile's rows together see positions seen_begin .. seen_end - 1; each of them sees common_begin .. common_end - 1.
+  // The tile's rows together see positions seen_begin .. seen_end - 1; each of them sees common_begin .. common_end
+  // - 1.
   const std::int32_t last_row = tile.position + tile.rows - 1;
   const std::int32_t seen_begin = interval.begin(tile.position), seen_end = interval.end(last_row);
   const std::int32_t common_begin = interval.begin(last_row), common_end = interval.end(tile.position);
@@ -178,8 +179,8 @@ __global__ void __launch_bounds__(kThreads) fused_attention_forward_sm80_kernel(
           for (int i = 0; i < 4; ++i) scores[n][i] = __fmul_rn(scores[n][i], arguments.map.exponent);
         }
       }
-      const bool is_whole = block.keys == kKeyBlock && block.position >= common_begin &&
-                            block.position + kKeyBlock <= common_end;
+      const bool is_whole =
+          block.keys == kKeyBlock && block.position >= common_begin && block.position + kKeyBlock <= common_end;
       if (!is_whole) {
         mask_scores(scores, interval, block, tile.position + 16 * warp + accumulator_row(lane, 0), lane);
       }
@@ -220,7 +221,7 @@ Status forward_sm80(const FusedForwardCall& call) {
   const FusedAttentionPlan& plan = call.plan;
   const AttentionShape& shape = plan.shape();
   TD_CHECK(plan.tiling().forward_rows == sm80::kTileRows && plan.tiling().key_block == sm80::kKeyBlock);
-  sm80::ForwardArguments arguments{
+  const sm80::ForwardArguments arguments{
       .q = sm80::rows_of(call.q),
       .k = sm80::rows_of(call.k),
       .v = sm80::rows_of(call.v),

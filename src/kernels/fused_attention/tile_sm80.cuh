@@ -36,9 +36,9 @@ inline Rows rows_of(const tensor::TensorView& view) {
   return {static_cast<std::uint16_t*>(view.data()), view.stride(0), view.stride(1)};
 }
 
-// From a product <q, k> to the exponent of 2: `exponent` times it; or, capped, capped_log2 tanh(scale <q, k> / softcap),
-// where tanh x = 1 - 2 / (1 + 2^y), y = `capped_in` <q, k>. The error of that tanh is absolute, 1e-7, as it should be for
-// an exponent.
+// From a product <q, k> to the exponent of 2: `exponent` times it; or, capped, capped_log2 tanh(scale <q, k> /
+// softcap), where tanh x = 1 - 2 / (1 + 2^y), y = `capped_in` <q, k>. The error of that tanh is absolute, 1e-7, as it
+// should be for an exponent.
 struct ScoreMap {
   float exponent = 0.0f;
   float capped_in = 0.0f, capped_log2 = 0.0f;
@@ -103,7 +103,8 @@ __device__ __forceinline__ void multiply_transposed(float (&sums)[kOuter / 8][4]
   }
 }
 
-// sums += A B: A 16 x kInner in registers, B the first kOuter columns of the kInner rows of kD that `b` names (by_rows).
+// sums += A B: A 16 x kInner in registers, B the first kOuter columns of the kInner rows of kD that `b` names
+// (by_rows).
 template <class E, int kD, int kInner, int kOuter>
 __device__ __forceinline__ void multiply_add(float (&sums)[kOuter / 8][4], const std::uint32_t (&a)[kInner / 16][4],
                                              std::uint32_t b) {
@@ -154,7 +155,8 @@ __device__ __forceinline__ void store_rows(const float (&sums)[kOuter / 8][4], s
   for (int i = 0; i < 16; i += kRowsAtOnce) {
     const int row = lane / kChunks + i;
     if (row < rows_count && chunk * 8 < D) {
-      *reinterpret_cast<uint4*>(rows + row * row_stride + chunk * 8) = load_shared(tile + tile_offset(row, chunk, 2 * kD));
+      *reinterpret_cast<uint4*>(rows + row * row_stride + chunk * 8) =
+          load_shared(tile + tile_offset(row, chunk, 2 * kD));
     }
   }
 }
