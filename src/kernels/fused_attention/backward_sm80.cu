@@ -2,18 +2,20 @@
 // without atomics: every gradient is a sum in one register accumulator, in the plan's order. So it is deterministic
 // always.
 //
-//   statistics   for each head and query {lse in log2, delta = <do, o> - dlse} into scratch; then dsinks, one block a
-//   head dk, dv       a block of 4 warps for 64 keys and one kv head; K and V stay in shared memory, Q and dO stream by
-//   in steps:
+//   statistics   for each head and query {lse in log2, delta = <do, o> - dlse}, into scratch
+//   dsinks       a block for each head
+//   dk, dv       a block of 4 warps for 64 keys and one kv head; K and V stay in shared memory, Q and dO stream by:
 //                  S' = K Q^T, dP' = V dO^T;  P', dS' stay in registers;  dV += P' dO,  dK += dS' Q
-//   dq           a block for 64 queries and one head; Q and dO stay, K and V stream by in blocks:
+//   dq           a block for 64 queries and one head; Q and dO stay, K and V stream by:
 //                  S = Q K^T, dP = dO V^T;  dS stays in registers;  dQ += dS K
 // Seven products where a backward that adds dq up from the key tiles has five: what is paid for no atomics, no waiting.
 //
-// One step or block is 64 rows and the next is copied while it is worked on; for D > 128, 32 rows and no second stage,
-// and two blocks for the halves of dk's and dv's columns (which compute S' and dP' twice), for registers' sake.
-//   shared       2 * 64 * 2 D + stages * 2 * step * 2 D bytes = 48, 96, 96 KiB for D = 64, 128, 256, and the statistics
-//   regs         dk, dv: 64 a thread for D = 64, else 128; dq: D/2; S and dP: a step's rows / 2 each
+// What streams by comes 64 rows at a time, and the next are copied while these are worked on; for D > 128, 32 rows and
+// no second stage, and two blocks for the halves of dk's and dv's columns (which compute S' and dP' twice), for the
+// registers' sake.
+//   shared       K, V and the stages of Q, dO (or the other way round): 48, 96, 96 KiB for D = 64, 128, 256, and the
+//                statistics
+//   regs         dk, dv: 64 a thread for D = 64, else 128; dq: D/2; S and dP: half as many each as rows at a time
 //
 // A pair that is not visible gets p = ds = 0 by selection, whatever the formulas gave for it. Rows past a segment's end
 // are zero in shared memory and never read.

@@ -129,8 +129,7 @@ __global__ void __launch_bounds__(kThreads) fused_attention_forward_sm80_kernel(
   const int kv_head = item.head / arguments.heads_per_group;
   const KeyBlocks blocks{tile.prefix_begin, tile.prefix_count, tile.key_begin, tile.key_count, kKeyBlock};
   const RowInterval interval{arguments.left, arguments.right, tile.prefix_count + tile.key_count};
-  // The tile's rows together see positions seen_begin .. seen_end - 1; each of them sees common_begin .. common_end
-  // - 1.
+  // What some row of the tile sees; what all of them see.
   const std::int32_t last_row = tile.position + tile.rows - 1;
   const std::int32_t seen_begin = interval.begin(tile.position), seen_end = interval.end(last_row);
   const std::int32_t common_begin = interval.begin(last_row), common_end = interval.end(tile.position);
