@@ -19,25 +19,46 @@ target_compile_options(
             $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wno-restrict>)
 # fmt 9 turns its constexpr off under nvcc, and then its format strings do not compile as C++20.
 target_compile_definitions(tandem_flags INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:FMT_USE_CONSTEXPR=1>)
+# Kernels say themselves where a multiplication and an addition are one; a kernel that spills registers is a mistake.
+target_compile_options(tandem_flags
+                       INTERFACE "$<$<COMPILE_LANGUAGE:CUDA>:-fmad=false;-Xptxas=-warn-spills,-Werror>")
 if(TANDEM_SANITIZE)
   target_compile_options(tandem_flags INTERFACE -fsanitize=${TANDEM_SANITIZE} -fno-sanitize-recover=all
                                                 -fno-omit-frame-pointer)
   target_link_options(tandem_flags INTERFACE -fsanitize=${TANDEM_SANITIZE})
 endif()
 
+# CUDA sources of a target, compiled with the checks of strict_ptxas.sh.
+function(tandem_cuda_properties target)
+  set(launcher ${CMAKE_SOURCE_DIR}/tools/cmake/strict_ptxas.sh ${CMAKE_CUDA_COMPILER_LAUNCHER})
+  set_target_properties(${target} PROPERTIES CUDA_COMPILER_LAUNCHER "${launcher}")
+  target_compile_definitions(${target} PRIVATE TANDEM_WITH_CUDA)
+endfunction()
+
 # tandem_library(NAME LINK ...): src/NAME/**.cc, and src/NAME/**.cu where CUDA is compiled, as libtandem_NAME.
+# **_sm80.cu run on any card from compute capability 8.0; the rest is for Hopper.
 function(tandem_library name)
   cmake_parse_arguments(ARG "" "" "LINK" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cc)
   if(TANDEM_HAS_CUDA)
     file(GLOB_RECURSE cuda_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cu)
+    file(GLOB_RECURSE portable_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*_sm80.cu)
+    list(REMOVE_ITEM cuda_sources ${portable_sources})
   endif()
-  if(sources OR cuda_sources)
+  if(sources OR cuda_sources OR portable_sources)
     add_library(tandem_${name} STATIC ${sources} ${cuda_sources})
     target_link_libraries(tandem_${name} PUBLIC tandem_flags ${ARG_LINK})
-    if(cuda_sources)
-      target_compile_definitions(tandem_${name} PRIVATE TANDEM_WITH_CUDA)
+    if(cuda_sources OR portable_sources)
+      tandem_cuda_properties(tandem_${name})
       target_link_libraries(tandem_${name} PUBLIC CUDA::cudart_static)
+    endif()
+    if(portable_sources)
+      add_library(tandem_${name}_sm80 OBJECT ${portable_sources})
+      target_link_libraries(tandem_${name}_sm80 PRIVATE tandem_flags ${ARG_LINK})
+      # Machine code for 8.x and for Hopper, and PTX for what comes after.
+      set_target_properties(tandem_${name}_sm80 PROPERTIES CUDA_ARCHITECTURES "80;90-real")
+      tandem_cuda_properties(tandem_${name}_sm80)
+      target_sources(tandem_${name} PRIVATE $<TARGET_OBJECTS:tandem_${name}_sm80>)
     endif()
   else()
     add_library(tandem_${name} INTERFACE)

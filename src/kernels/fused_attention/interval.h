@@ -3,11 +3,7 @@
 
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define TD_HOST_DEVICE __host__ __device__
-#else
-#define TD_HOST_DEVICE
-#endif
+#include "kernels/common/host_device.h"
 
 namespace tandem::kernels {
 

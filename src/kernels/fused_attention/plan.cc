@@ -144,7 +144,8 @@ std::vector<WorkItem> order_work(std::vector<Ranked> tiles, const std::vector<st
 AttentionTiling attention_tiling(AttentionPath path, std::int64_t D) {
   switch (path) {
     case AttentionPath::kCpu: return {.forward_rows = 128, .key_block = 64, .backward_rows = 64, .backward_keys = 64};
-    case AttentionPath::kSm80: return {.forward_rows = 64, .key_block = 64, .backward_rows = 64, .backward_keys = 64};
+    case AttentionPath::kSm80:
+      return {.forward_rows = 64, .key_block = 64, .backward_rows = D <= 128 ? 64 : 32, .backward_keys = 64};
     case AttentionPath::kSm90: break;
   }
   if (D <= 64) return {.forward_rows = 192, .key_block = 128, .backward_rows = 128, .backward_keys = 128};
