@@ -19,19 +19,24 @@ target_compile_options(
             $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wno-restrict>)
 # fmt 9 turns its constexpr off under nvcc, and then its format strings do not compile as C++20.
 target_compile_definitions(tandem_flags INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:FMT_USE_CONSTEXPR=1>)
-# Kernels say themselves where a multiplication and an addition are one; a kernel that spills registers is a mistake.
-target_compile_options(tandem_flags
-                       INTERFACE "$<$<COMPILE_LANGUAGE:CUDA>:-fmad=false;-Xptxas=-warn-spills,-Werror>")
+# A kernel that spills registers is a mistake; TANDEM_STRICT_PTXAS=OFF is for while it is being worked on.
+option(TANDEM_STRICT_PTXAS "Spilled registers and serialised wgmma in CUDA kernels fail the build" ON)
+target_compile_options(tandem_flags INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=-warn-spills>)
+if(TANDEM_STRICT_PTXAS)
+  target_compile_options(tandem_flags INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=-Werror>)
+endif()
 if(TANDEM_SANITIZE)
   target_compile_options(tandem_flags INTERFACE -fsanitize=${TANDEM_SANITIZE} -fno-sanitize-recover=all
                                                 -fno-omit-frame-pointer)
   target_link_options(tandem_flags INTERFACE -fsanitize=${TANDEM_SANITIZE})
 endif()
 
-# CUDA sources of a target, compiled with the checks of strict_ptxas.sh.
+# For targets with CUDA sources.
 function(tandem_cuda_properties target)
-  set(launcher ${CMAKE_SOURCE_DIR}/tools/cmake/strict_ptxas.sh ${CMAKE_CUDA_COMPILER_LAUNCHER})
-  set_target_properties(${target} PROPERTIES CUDA_COMPILER_LAUNCHER "${launcher}")
+  if(TANDEM_STRICT_PTXAS)
+    set(launcher ${CMAKE_SOURCE_DIR}/tools/cmake/strict_ptxas.sh ${CMAKE_CUDA_COMPILER_LAUNCHER})
+    set_target_properties(${target} PROPERTIES CUDA_COMPILER_LAUNCHER "${launcher}")
+  endif()
   target_compile_definitions(${target} PRIVATE TANDEM_WITH_CUDA)
 endfunction()
 
@@ -55,8 +60,10 @@ function(tandem_library name)
     if(portable_sources)
       add_library(tandem_${name}_sm80 OBJECT ${portable_sources})
       target_link_libraries(tandem_${name}_sm80 PRIVATE tandem_flags ${ARG_LINK})
-      # Machine code for 8.x and for Hopper, and PTX for what comes after.
+      # Machine code for 8.x and for Hopper, and PTX for what comes after. These kernels say themselves where a
+      # multiplication and an addition are one.
       set_target_properties(tandem_${name}_sm80 PROPERTIES CUDA_ARCHITECTURES "80;90-real")
+      target_compile_options(tandem_${name}_sm80 PRIVATE -fmad=false)
       tandem_cuda_properties(tandem_${name}_sm80)
       target_sources(tandem_${name} PRIVATE $<TARGET_OBJECTS:tandem_${name}_sm80>)
     endif()
