@@ -29,6 +29,10 @@ Status check_segment(std::size_t index, const AttentionSegment& s, const Attenti
     return invalid_argument("{}: segment {} has prefix {}+{} and keys {}+{}; k has rows 0..{}", kOp, index,
                             s.prefix_begin, s.prefix_count, s.key_begin, s.key_count, shape.S);
   }
+  if (s.prefix_count > 0 && s.key_count > 0 && s.prefix_begin == s.key_begin) {
+    return invalid_argument("{}: segment {} has its prefix and its own keys both at row {}; a key counts once", kOp,
+                            index, s.key_begin);
+  }
   return ok_status();
 }
 
