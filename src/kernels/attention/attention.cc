@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "kernels/attention/tile.h"
 #include "kernels/common/validate.h"
@@ -88,7 +89,14 @@ AttentionTile make_tile(const Call& call, std::int64_t b, std::int64_t g, std::i
   const std::int64_t t = call.query_start[b] + first, h = g * call.heads_per_group;
   const std::int64_t head_offset = g * k.stride(1) * tensor::dtype_bytes(k.dtype());
   const bool wants_lse = !is_absent(call.lse_ln);
+  const ColumnRows rows{
+      .block_table = call.kv.block_table.as<std::int32_t>() + b * call.kv.block_table.stride(0),
+      .block_tokens = k.extent(2),
+      .block_stride = k.stride(0),
+      .stride = k.extent(3),
+  };
   return {
+      .q_dtype = DType::kF32,
       .q = call.q.as<float>() + t * call.q.stride(0) + h * call.q.stride(1),
       .q_token_stride = call.q.stride(0),
       .q_head_stride = call.q.stride(1),
@@ -99,19 +107,19 @@ AttentionTile make_tile(const Call& call, std::int64_t b, std::int64_t g, std::i
       .lse_token_stride = wants_lse ? call.lse_ln.stride(0) : 0,
       .lse_head_stride = wants_lse ? call.lse_ln.stride(1) : 0,
       .sinks = is_absent(call.sinks) ? nullptr : call.sinks.as<float>() + h,
+      .kv_dtype = k.dtype(),
       .k = static_cast<const std::byte*>(k.data()) + head_offset,
       .v = static_cast<const std::byte*>(call.kv.v.data()) + head_offset,
-      .cache_is_bf16 = k.dtype() == DType::kBf16,
-      .block_table = call.kv.block_table.as<std::int32_t>() + b * call.kv.block_table.stride(0),
-      .block_tokens = k.extent(2),
-      .block_stride = k.stride(0),
+      .k_rows = rows,
+      .v_rows = rows,
+      .interval = {call.params.window > 0 ? call.params.window - 1 : std::numeric_limits<std::int32_t>::max(), 0,
+                   call.context_len[b]},
       .position = call.context_len[b] - call.queries(b) + first,
       .tokens = std::min(call.tile_tokens, call.queries(b) - first),
       .heads = call.heads_per_group,
       .D = k.extent(3),
       .scale = call.params.scale,
       .softcap = call.params.softcap,
-      .window = call.params.window,
   };
 }
 

@@ -1,8 +1,7 @@
-// Copies one block of keys and values out of the paged cache into the layouts that SmallProduct reads:
+// Copies one block of keys and values into the layouts that SmallProduct reads:
 //   f32     keys [D][64], transposed, and values [64][width]
 //   pairs   keys [D/2][64] and values [32][width], of bf16 pairs: elements (2i, 2i+1) of a key, tokens (2i, 2i+1)
-// where width is D rounded up to 16, the rest zeros. `offsets` says where each of the 64 tokens begins in the cache;
-// tokens outside what the tile sees repeat one inside, so that nothing else is ever read.
+// where width is D rounded up to 16, the rest zeros. `offsets` says where each of the 64 tokens begins, in elements.
 // Per-target header: included once for each target.
 #if defined(TANDEM_KERNELS_ATTENTION_PACK_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef TANDEM_KERNELS_ATTENTION_PACK_INL_H_
@@ -12,6 +11,7 @@
 #endif
 
 #include <cstdint>
+#include <cstring>
 
 #include <hwy/highway.h>
 #include "kernels/attention/attention.h"
@@ -43,7 +43,11 @@ HWY_INLINE void transpose_rows(const std::uint32_t* const* rows, std::int64_t wi
   const Words d;
 #if HWY_TARGET == HWY_SCALAR
   for (std::int64_t word = 0; word < width; ++word) {
-    for (std::int64_t i = 0; i < kPackTokens; ++i) store(word, i, hn::Set(d, rows[i][word]));
+    for (std::int64_t i = 0; i < kPackTokens; ++i) {
+      std::uint32_t element;  // rows of 16-bit elements need not lie on words
+      std::memcpy(&element, rows[i] + word, sizeof element);
+      store(word, i, hn::Set(d, element));
+    }
   }
 #else
   const hn::Repartition<std::uint64_t, Words> dd;
@@ -68,7 +72,25 @@ HWY_INLINE void transpose_rows(const std::uint32_t* const* rows, std::int64_t wi
 #endif
 }
 
-enum class PackLayout { kF32, kF32FromBf16, kPairs };
+enum class PackLayout { kF32, kF32FromBf16, kF32FromF16, kPairs };
+
+// What one half of a word of two elements is in f32.
+template <PackLayout kLayout, class DU>
+HWY_INLINE hn::Vec<DU> widened_low(DU du, hn::Vec<DU> words) {
+  if constexpr (kLayout == PackLayout::kF32FromF16) {
+    return widened_f16(du, words);
+  } else {
+    return hn::ShiftLeft<16>(words);
+  }
+}
+template <PackLayout kLayout, class DU>
+HWY_INLINE hn::Vec<DU> widened_high(DU du, hn::Vec<DU> words) {
+  if constexpr (kLayout == PackLayout::kF32FromF16) {
+    return widened_f16(du, hn::ShiftRight<16>(words));
+  } else {
+    return hn::And(words, hn::Set(du, 0xffff0000u));
+  }
+}
 
 // The keys of the 16 tokens at `offsets`, into 16 of the packed block's 64 columns.
 template <PackLayout kLayout>
@@ -80,9 +102,9 @@ void pack_keys(const void* cache, const std::int64_t* offsets, std::int64_t D, s
   }
   const Words d;
   transpose_rows(rows, D * kElementBytes / 4, [=](std::int64_t word, std::int64_t i, auto lanes) HWY_ATTR {
-    if constexpr (kLayout == PackLayout::kF32FromBf16) {
-      hn::StoreU(hn::ShiftLeft<16>(lanes), d, packed + 2 * word * kAttentionKeyBlock + i);
-      hn::StoreU(hn::And(lanes, hn::Set(d, 0xffff0000u)), d, packed + (2 * word + 1) * kAttentionKeyBlock + i);
+    if constexpr (kLayout == PackLayout::kF32FromBf16 || kLayout == PackLayout::kF32FromF16) {
+      hn::StoreU(widened_low<kLayout>(d, lanes), d, packed + 2 * word * kAttentionKeyBlock + i);
+      hn::StoreU(widened_high<kLayout>(d, lanes), d, packed + (2 * word + 1) * kAttentionKeyBlock + i);
     } else {
       hn::StoreU(lanes, d, packed + word * kAttentionKeyBlock + i);
     }
@@ -103,8 +125,8 @@ HWY_INLINE void pack_values_by(D du, const void* cache, const std::int64_t* offs
     for (std::int64_t at = 0; at < head_dim; at += lanes) {
       if constexpr (kLayout == PackLayout::kF32) {
         hn::StoreU(hn::LoadU(du, words + offsets[i] + at), du, packed + at);
-      } else if constexpr (kLayout == PackLayout::kF32FromBf16) {
-        hn::StoreU(hn::ShiftLeft<16>(widened(halves + offsets[i] + at)), du, packed + at);
+      } else if constexpr (kLayout != PackLayout::kPairs) {
+        hn::StoreU(widened_low<kLayout>(du, widened(halves + offsets[i] + at)), du, packed + at);
       } else {
         const auto even = widened(halves + offsets[i] + at), odd = widened(halves + offsets[i + 1] + at);
         hn::StoreU(hn::Or(even, hn::ShiftLeft<16>(odd)), du, packed + at);

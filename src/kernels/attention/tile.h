@@ -8,37 +8,35 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/attention/tile_walk.h"
+#include "kernels/fused_attention/interval.h"
+#include "tensor/dtype.h"
+
 namespace tandem::kernels {
 
 struct AttentionTile {
   // At the tile's first token and first head. Strides in elements.
-  const float* q;
+  tensor::DType q_dtype;  // of q and out: f32, bf16 or f16
+  const void* q;
   std::int64_t q_token_stride, q_head_stride;
-  float* out;
+  void* out;
   std::int64_t out_token_stride, out_head_stride;
   float* lse_ln;  // null: not wanted
   std::int64_t lse_token_stride, lse_head_stride;
   const float* sinks;  // [heads], or null
 
-  // One kv head of the cache: token j lies at block_table[j / block_tokens] * block_stride + (j % block_tokens) * D.
+  // One kv head.
+  tensor::DType kv_dtype;  // f32, bf16 or f16
   const void* k;
   const void* v;
-  bool cache_is_bf16;
-  const std::int32_t* block_table;
-  std::int64_t block_tokens, block_stride;
+  ColumnRows k_rows, v_rows;  // where each key and each value begins, from k and v
 
-  std::int64_t position;  // of the first token in its sequence
+  RowInterval interval;   // what a token sees
+  std::int64_t position;  // of the first token
   std::int64_t tokens, heads, D;
   float scale, softcap;
-  std::int64_t window;  // 0: none
 
   std::int64_t rows() const { return tokens * heads; }
-  // The keys that the token at absolute position `i` sees are first_key(i) .. i.
-  std::int64_t first_key(std::int64_t i) const { return window > 0 && i >= window ? i - window + 1 : 0; }
-  // Where token `j`'s key and value begin, in elements from k and v.
-  std::int64_t cache_offset(std::int64_t j) const {
-    return block_table[j / block_tokens] * block_stride + j % block_tokens * D;
-  }
 };
 
 // Query tokens per tile: enough rows to repay the packing of a key block, few enough for the caches and for balance.

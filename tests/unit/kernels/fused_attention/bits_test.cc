@@ -53,7 +53,7 @@ std::vector<double> lse_of(const FusedProblem& problem, const FusedResult& resul
 
 TEST_P(FusedAttentionBits, TwiceTheSame) {
   for (const DType dtype : dtypes_of(GetParam())) {
-    for (const std::int64_t D : {64, 128, 256}) {
+    for (const std::int64_t D : head_dims(dtype)) {
       const FusedProblem problem = batch(D, dtype).problem();
       const FusedResult first = run_fused(problem, {.path = GetParam(), .dtype = dtype, .threads = 1});
       for (const int threads : {1, 2, 3}) {
@@ -65,7 +65,7 @@ TEST_P(FusedAttentionBits, TwiceTheSame) {
 
 TEST_P(FusedAttentionBits, ARowDependsOnItsOwnSegmentOnly) {
   for (const DType dtype : dtypes_of(GetParam())) {
-    for (const std::int64_t D : {64, 128, 256}) {
+    for (const std::int64_t D : head_dims(dtype)) {
       const FusedProblem problem = batch(D, dtype).problem();
       const FusedRun run{.path = GetParam(), .dtype = dtype};
       const FusedResult whole = run_fused(problem, run);
@@ -111,7 +111,7 @@ TEST_P(FusedAttentionBits, TheOrderOfSegmentsDoesNotMatter) {
 // Queries that come with the last of their keys have the bits that they have in the whole sequence.
 TEST_P(FusedAttentionBits, AChunkOfASequenceHasTheSequencesBits) {
   for (const DType dtype : dtypes_of(GetParam())) {
-    for (const std::int64_t D : {64, 128, 256}) {
+    for (const std::int64_t D : head_dims(dtype)) {
       const FusedProblem problem =
           FusedCase{.segments = one_segment(300, 300), .H = 4, .D = D, .dtype = dtype}.problem();
       const FusedRun run{.path = GetParam(), .dtype = dtype, .backward = false};
@@ -135,7 +135,7 @@ TEST_P(FusedAttentionBits, AChunkOfASequenceHasTheSequencesBits) {
 // Behind a prefix of whole key blocks, an answer has the bits of the same tokens laid out as one sequence.
 TEST_P(FusedAttentionBits, AnAnswerIsASequence) {
   for (const DType dtype : dtypes_of(GetParam())) {
-    for (const std::int64_t D : {64, 128, 256}) {
+    for (const std::int64_t D : head_dims(dtype)) {
       for (const AttentionWindow window : {AttentionWindow{AttentionWindow::kUnbounded, 0}, AttentionWindow{100, 0}}) {
         const std::int32_t block = attention_tiling(GetParam(), D).key_block, prompt = 2 * block, answer = 130;
         FusedCase shared{.segments = prompt_and_answers(prompt, {33, answer}, 1),

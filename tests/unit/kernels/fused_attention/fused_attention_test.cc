@@ -174,6 +174,10 @@ TEST_P(FusedAttentionCases, AgreesWithDoublePrecision) {
     FusedCase problem_case = all_cases()[index].problem;
     problem_case.dtype = dtype;
     const FusedProblem problem = problem_case.problem();
+    // Loops that know no sizes need no large ones, and long double is slow.
+    constexpr std::int64_t kProductsMax = 40'000'000;
+    if (dtype == DType::kF64 && problem.shape.T * problem.shape.S * problem.shape.H * problem.shape.D > kProductsMax)
+      continue;
     expect_accurate(problem, run_fused(problem, {.path = path, .dtype = dtype}), dtype);
   }
 }
@@ -222,9 +226,9 @@ TEST_P(FusedAttention, ForwardNeedsNoLse) {
 
 TEST_P(FusedAttention, BackwardInTheOrderOfArrivalIsAsAccurate) {
   for (const DType dtype : dtypes_of(GetParam())) {
-    for (const std::int64_t D : {64, 128, 256}) {
+    for (const std::int64_t D : head_dims(dtype)) {
       const FusedProblem problem =
-          FusedCase{.segments = prompt_and_answers(200, {140, 65}, 2), .H = 4, .D = D, .dtype = dtype}.problem();
+          FusedCase{.segments = prompt_and_answers(130, {140, 65}, 2), .D = D, .dtype = dtype}.problem();
       expect_accurate(problem, run_fused(problem, {.path = GetParam(), .dtype = dtype, .deterministic = false}), dtype);
     }
   }

@@ -60,6 +60,8 @@ FusedResult run_fused(const FusedProblem& problem, const FusedRun& run);
 bool is_available(AttentionPath path);
 std::string path_name(AttentionPath path);
 std::vector<DType> dtypes_of(AttentionPath path);
+// Those that one kernel each is made for; one for f64, whose loops know no sizes.
+std::vector<std::int64_t> head_dims(DType dtype);
 
 // Every result is as good as that of plain(): at most twice its largest and its root-mean-square error, plus a floor.
 void expect_accurate(const FusedProblem& problem, const FusedResult& got, DType dtype);

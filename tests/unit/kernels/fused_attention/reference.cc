@@ -59,6 +59,7 @@ class Formula {
       for (const double size : dk_size_) magnitudes_->dk = std::max(magnitudes_->dk, size);
       for (const double size : dv_size_) magnitudes_->dv = std::max(magnitudes_->dv, size);
       magnitudes_->dsinks = sink_size_;
+      magnitudes_->dsinks_noise = std::sqrt(sink_squares_);
     }
     return result_;
   }
@@ -144,6 +145,10 @@ class Formula {
       const Real p_sink = std::exp(sink - lse);
       dsinks_[static_cast<std::size_t>(h)] -= p_sink * delta;
       sink_size_ += static_cast<double>(p_sink) * delta_size;
+      for (std::size_t d = 0; d < out.size(); ++d) {
+        const double term = static_cast<double>(p_sink) * dout[d] * result_.out[at_query + d];
+        sink_squares_ += term * term;
+      }
     }
     if (magnitudes_ == nullptr) return;
     magnitudes_->lse = std::max(magnitudes_->lse, score_size + std::fabs(static_cast<double>(sink)) + 1);
@@ -159,7 +164,7 @@ class Formula {
   FusedResult result_;
   std::vector<Real> dk_, dv_, dsinks_;
   std::vector<double> dk_size_, dv_size_;
-  double sink_size_ = 0;
+  double sink_size_ = 0, sink_squares_ = 0;
 };
 
 template <class Real, class Round>

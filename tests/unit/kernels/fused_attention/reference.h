@@ -37,6 +37,7 @@ struct FusedResult {
 // How large the terms are that each result is the sum of: what a rounding error is measured by.
 struct FusedMagnitudes {
   double out = 0, lse = 0, dq = 0, dk = 0, dv = 0, dsinks = 0;
+  double dsinks_noise = 0;  // the root of the sum of their squares: what the rounding of `out` is multiplied by
 };
 
 double rounded_to(DType dtype, double value);
