@@ -15,9 +15,8 @@ def visible_keys(plan):
     return seen
 
 
-def attention_numpy(q, k, v, plan, *, scale, softcap=0.0, sinks=None, weights_dtype=np.float64):
-    """q [T,H,D], k and v [S,G,D] -> out, lse [H,T], in the sums' dtype; the weights are rounded to weights_dtype."""
-    sums = np.float64 if weights_dtype == np.float64 else np.float32
+def attention_numpy(q, k, v, plan, *, scale, softcap=0.0, sinks=None, sums=np.float64, weights=None):
+    """q [T,H,D], k and v [S,G,D] -> out, lse [H,T], in the dtype `sums`; the softmax rounded to `weights` first."""
     q, k, v = (x.astype(sums).transpose(1, 0, 2) for x in (q, k, v))
     k, v = (np.repeat(x, len(q) // len(x), axis=0) for x in (k, v))
     s = sums(scale) * (q @ k.transpose(0, 2, 1))
@@ -30,8 +29,8 @@ def attention_numpy(q, k, v, plan, *, scale, softcap=0.0, sinks=None, weights_dt
     total = np.exp(columns - top).sum(-1, keepdims=True)
     with np.errstate(divide="ignore"):
         lse = (np.log(total) + top)[..., 0]
-    weights = (np.exp(s - top) / np.where(total == 0, 1, total)).astype(weights_dtype).astype(sums)
-    return (weights @ v).transpose(1, 0, 2), lse
+    p = np.exp(s - top) / np.where(total == 0, 1, total)
+    return (p.astype(weights or sums).astype(sums) @ v).transpose(1, 0, 2), lse
 
 
 def attention_torch(q, k, v, plan, *, scale, softcap=0.0, sinks=None):
