@@ -73,7 +73,7 @@ CorePlan::CorePlan(const std::vector<std::int32_t>& segments, std::int32_t left,
 }
 
 tensor::TensorView CorePlan::words() const {
-  if (words_.data() == nullptr) return {};
+  if (plan_.path() == AttentionPath::kCpu) return {};
   return tensor::TensorView(words_.data(), tensor::DType::kI32, {static_cast<std::int64_t>(plan_.words().size())},
                             device_);
 }

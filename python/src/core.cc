@@ -13,6 +13,7 @@ using tandem::python::CorePlan;
 using tandem::python::CoreStream;
 
 NB_MODULE(_core, module) {
+  nb::set_leak_warnings(false);  // torch may keep a plan for its backward until the process ends
   module.doc() = "Tandem's C++ core. The package tandem is what to use; this is what it is made of.";
   module.def("cuda_devices", [] {
     std::vector<std::string> names;
