@@ -23,6 +23,7 @@ import random
 import statistics
 import subprocess
 import sys
+import time
 
 import torch
 import torch.nn.functional as F
@@ -416,6 +417,7 @@ def main():
     options = parser.parse_args()
     options.without = options.without.split(",")
 
+    begun = time.monotonic()
     torch.manual_seed(0)
     facts = describe_machine()
     print(json.dumps(facts))
@@ -439,7 +441,7 @@ def main():
         for case, rates in results.items():
             print(row(case, rates))
     summary(results)
-    print(f"clocks after: {describe_machine().get('clock_mhz')} MHz")
+    print(f"{time.monotonic() - begun:.0f} s; clocks after: {describe_machine().get('clock_mhz')} MHz")
     if options.plot:
         plot(results, facts, options.plot)
 

@@ -1,5 +1,7 @@
 #include "attention.h"
 
+#include <unistd.h>
+
 #include <span>
 
 namespace tandem::python {
@@ -51,12 +53,17 @@ std::span<std::byte> scratch_of(const std::optional<OutputArray>& scratch) {
 
 }  // namespace
 
-CoreStream::CoreStream(const std::string& device, std::uintptr_t handle, int threads_count) {
+CoreStream::CoreStream(const std::string& device, std::uintptr_t handle, int threads_count) : process_id_(getpid()) {
   const Device parsed = check(parse_device(device));
   if (threads_count < 0) raise(invalid_argument("{} threads; expected 0 (one per core) or more", threads_count));
   stream_ = parsed.kind == DeviceKind::kCpu
                 ? device::Stream::create_cpu(threads_count)
                 : device::Stream::borrow_cuda(parsed.index, reinterpret_cast<device::CudaStreamHandle>(handle));
+}
+
+CoreStream::~CoreStream() {
+  // A forked child has none of the threads that the destructor would wait for.
+  if (getpid() != process_id_) static_cast<void>(stream_.release());
 }
 
 CorePlan::CorePlan(const std::vector<std::int32_t>& segments, std::int32_t left, std::int32_t right,

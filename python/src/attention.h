@@ -21,6 +21,7 @@ class CoreStream {
  public:
   // `handle` is a cudaStream_t as an integer, 0 the default stream; `threads_count` is for the CPU, 0 one per core.
   CoreStream(const std::string& device, std::uintptr_t handle, int threads_count);
+  ~CoreStream();
 
   std::string device_name() const { return device::to_string(stream_->device()); }
   int threads_count() const { return is_cpu() ? stream_->pool().threads_count() : 1; }
@@ -40,6 +41,7 @@ class CoreStream {
  private:
   std::mutex mutex_;
   std::unique_ptr<device::Stream> stream_;
+  int process_id_;
 };
 
 // A FusedAttentionPlan for one device and shape of heads, and its words on that device.

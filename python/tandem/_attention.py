@@ -88,10 +88,9 @@ def cpu_stream():
     return _cpu_streams[-1]
 
 
-# A forked child has none of its parent's threads: it makes its own, and leaves the parent's object alone.
-_parents_streams = []
+# A forked child has none of its parent's threads, and makes its own.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: (_parents_streams.extend(_cpu_streams), _cpu_streams.clear()))
+    os.register_at_fork(after_in_child=_cpu_streams.clear)
 
 
 def _attention_numpy(

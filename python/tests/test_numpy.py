@@ -1,6 +1,7 @@
 """The package with NumPy alone: numbers, layouts, plans, errors."""
 
 import math
+import subprocess
 import sys
 import threading
 
@@ -275,8 +276,19 @@ def test_threads_get_their_own_results():
         assert len(found) == 10 and all(np.array_equal(x, expected[i]) for x in found)
 
 
-def test_importing_it_imports_no_framework():
-    import subprocess
+def test_a_forked_child_has_threads_of_its_own():
+    code = """
+import os, sys
+import numpy as np, tandem
+x = np.random.default_rng(0).standard_normal((1, 300, 4, 16))
+expected = tandem.attention(x, x, x)
+child = os.fork()
+equal = np.array_equal(tandem.attention(x, x, x), expected)
+sys.exit(not equal if child == 0 or os.waitpid(child, 0)[1] == 0 else 1)
+"""
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60).returncode == 0
 
+
+def test_importing_it_imports_no_framework():
     code = "import sys, tandem; sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
