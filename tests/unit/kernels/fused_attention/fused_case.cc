@@ -79,7 +79,7 @@ class Block {
   Block(std::int64_t bytes, std::byte fill, Device device)
       : host_(static_cast<std::size_t>(bytes + 2 * kMarginBytes), fill), device_(device) {
     if (device.kind == DeviceKind::kCpu) return;
-    memory_ = std::move(device::Memory::create(device, host_.size()).value());
+    memory_ = device::Memory::create(device, host_.size()).value();
   }
   std::byte* host() { return host_.data() + (is_on_host() ? misaligned() : kMarginBytes); }
   std::byte* on_device() { return is_on_host() ? host() : static_cast<std::byte*>(memory_.data()) + kMarginBytes; }
@@ -207,7 +207,7 @@ void expect_guards(const char* name, const Block& block) {
 
 std::unique_ptr<device::Stream> make_stream(const FusedRun& run) {
   if (run.path == AttentionPath::kCpu) return device::Stream::create_cpu(run.threads);
-  return std::move(device::Stream::create_cuda(0).value());
+  return device::Stream::create_cuda(0).value();
 }
 
 void expect_ok(const Status& status) { EXPECT_TRUE(status.ok()) << status.to_string(); }
