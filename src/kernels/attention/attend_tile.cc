@@ -48,7 +48,9 @@ class TileTask {
       fetched_ = 0;
       fetch_end_ = is_last || !is_memory_bound() ? 0 : 2 * kKeys;
       pack_block();
-      walk_.for_groups([this](std::int64_t begin, std::int64_t end) { attend_group(begin, end); });
+      walk_.for_groups([this](std::int64_t begin, std::int64_t end, const Visible* seen) {
+        attend_group(begin, end - begin, seen);
+      });
       fetch_ahead(2 * kKeys);
       std::swap(offsets_, next_offsets_);
     }
@@ -76,7 +78,7 @@ class TileTask {
     for (std::int64_t row = 0; row < tile_.rows(); ++row) {
       const std::int64_t token = row / tile_.heads, head = row % tile_.heads;
       load_elements<kLayout>(tile_.q_dtype, tile_.q, token * tile_.q_token_stride + head * tile_.q_head_stride, tile_.D,
-                             row_in_f32(), scratch_.q + row * width());
+                             reinterpret_cast<float*>(scratch_.edge), scratch_.q + row * width());
       const bool has_sink = tile_.sinks != nullptr;
       scratch_.maxima[row] = has_sink ? tile_.sinks[head] * kLog2E : kNegativeInfinity;
       std::fill_n(scratch_.totals + row * kSumLanes, kSumLanes, 0.0f);
@@ -84,9 +86,6 @@ class TileTask {
     }
     std::fill_n(scratch_.sums, tile_.rows() * width(), 0.0f);
   }
-
-  // Room for a row on its way in or out.
-  float* row_in_f32() { return reinterpret_cast<float*>(scratch_.edge); }
 
   void pack_block() {
     for (std::int64_t i = 0; i < kKeys; i += kPackTokens) {
@@ -114,11 +113,9 @@ class TileTask {
     }
   }
 
-  void attend_group(std::int64_t begin, std::int64_t end) {
-    const auto seen = [&](std::int64_t row) { return walk_.visible((begin + row) / tile_.heads); };
-    const std::int64_t rows = end - begin;
+  void attend_group(std::int64_t begin, std::int64_t rows, const Visible* seen) {
     // Later tokens see later keys, so the group sees nothing outside low .. high.
-    const std::int64_t low = seen(0).low, high = seen(rows - 1).high;
+    const std::int64_t low = seen[0].low, high = seen[rows - 1].high;
     const std::int64_t first = low / 16 * 16, past = (high / 16 + 1) * 16;
     multiply_({.a = scratch_.q + begin * width(),
                .a_stride = width(),
@@ -133,7 +130,7 @@ class TileTask {
     fetch_ahead(16);
     float fade[kGroupRows];
     for (std::int64_t row = 0; row < rows; ++row) {
-      fade[row] = exponentiate(begin + row, scratch_.scores + row * kKeys, scratch_.p + row * kKeys, seen(row));
+      fade[row] = exponentiate(begin + row, scratch_.scores + row * kKeys, scratch_.p + row * kKeys, seen[row]);
       fetch_ahead(8);
     }
     SeenProduct<kLayout>(multiply_, scratch_.p, scratch_.values, width(), scratch_.sums + begin * width(),
@@ -169,17 +166,14 @@ class TileTask {
 
   void finish_rows() {
     const FewFloats d;
-    const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
     for (std::int64_t row = 0; row < tile_.rows(); ++row) {
       const std::int64_t token = row / tile_.heads, head = row % tile_.heads;
       float total = 0.0f;
       for (int i = 0; i < kSumLanes; ++i) total += scratch_.totals[row * kSumLanes + i];
       const float divisor = total == 0.0f ? 1.0f : total;  // a row that sees nothing is zero
-      for (std::int64_t i = 0; i < tile_.D; i += lanes) {
-        hn::StoreU(hn::Div(hn::LoadU(d, scratch_.sums + row * width() + i), hn::Set(d, divisor)), d, row_in_f32() + i);
-      }
-      store_row(tile_.q_dtype, row_in_f32(), tile_.D, tile_.out,
-                token * tile_.out_token_stride + head * tile_.out_head_stride);
+      const float* const sums = scratch_.sums + row * width();
+      store_row(tile_.q_dtype, tile_.D, tile_.out, token * tile_.out_token_stride + head * tile_.out_head_stride,
+                [=](std::int64_t i) HWY_ATTR { return hn::Div(hn::LoadU(d, sums + i), hn::Set(d, divisor)); });
       if (tile_.lse_ln == nullptr) continue;
       constexpr double kLn2 = 0.69314718055994530942;
       tile_.lse_ln[token * tile_.lse_token_stride + head * tile_.lse_head_stride] =

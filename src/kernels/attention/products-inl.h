@@ -43,45 +43,50 @@ HWY_INLINE void store_elements(D d, hn::Vec<D> v, std::uint32_t* row, std::int64
   }
 }
 
-// `count` elements, a multiple of 8, from `offset` of an array of f32, bf16 or f16.
-inline void load_row(tensor::DType dtype, const void* from, std::int64_t offset, std::int64_t count, float* to) {
+// `count` elements, a multiple of 8, from `offset` of an array of f32, bf16 or f16: where they lie if they are f32,
+// otherwise widened into `wide`.
+inline const float* load_row(tensor::DType dtype, const void* from, std::int64_t offset, std::int64_t count,
+                             float* wide) {
+  if (dtype == tensor::DType::kF32) return static_cast<const float*>(from) + offset;
   const FewFloats d;
   const FewWords du;
+  const auto* const halves = static_cast<const std::uint16_t*>(from) + offset;
   const hn::Rebind<std::uint16_t, FewFloats> d16;
   for (std::int64_t i = 0; i < count; i += static_cast<std::int64_t>(hn::Lanes(d))) {
-    if (dtype == tensor::DType::kF32) {
-      hn::StoreU(hn::LoadU(d, static_cast<const float*>(from) + offset + i), d, to + i);
-      continue;
-    }
-    const auto halves = hn::PromoteTo(du, hn::LoadU(d16, static_cast<const std::uint16_t*>(from) + offset + i));
-    const auto wide = dtype == tensor::DType::kBf16 ? hn::ShiftLeft<16>(halves) : widened_f16(du, halves);
-    hn::StoreU(hn::BitCast(d, wide), d, to + i);
+    const auto words = hn::PromoteTo(du, hn::LoadU(d16, halves + i));
+    const auto bits = dtype == tensor::DType::kBf16 ? hn::ShiftLeft<16>(words) : widened_f16(du, words);
+    hn::StoreU(hn::BitCast(d, bits), d, wide + i);
   }
+  return wide;
 }
 
-inline void store_row(tensor::DType dtype, const float* from, std::int64_t count, void* to, std::int64_t offset) {
-  const FewFloats d;
-  const hn::RebindToSigned<FewFloats> di;
-  const hn::Rebind<std::uint16_t, FewFloats> d16;
-  for (std::int64_t i = 0; i < count; i += static_cast<std::int64_t>(hn::Lanes(d))) {
-    const auto v = hn::LoadU(d, from + i);
-    if (dtype == tensor::DType::kF32) {
-      hn::StoreU(v, d, static_cast<float*>(to) + offset + i);
-      continue;
-    }
-    const auto bits = dtype == tensor::DType::kBf16 ? bf16_bits(d, v) : f16_bits(d, v);
-    hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di, bits)), d16, static_cast<std::uint16_t*>(to) + offset + i);
-  }
-}
-
-// The same as a row of a product's A. `wide`: room for `count` floats.
+// The same as a row of a product's A.
 template <PackLayout kLayout>
 void load_elements(tensor::DType dtype, const void* from, std::int64_t offset, std::int64_t count, float* wide,
                    std::uint32_t* to) {
   const FewFloats d;
-  load_row(dtype, from, offset, count, wide);
+  const float* const row = load_row(dtype, from, offset, count, wide);
   for (std::int64_t i = 0; i < count; i += static_cast<std::int64_t>(hn::Lanes(d))) {
-    store_elements<kLayout>(d, hn::LoadU(d, wide + i), to, i);
+    store_elements<kLayout>(d, hn::LoadU(d, row + i), to, i);
+  }
+}
+
+// Elements i .. of the row become function(i), a vector of FewFloats, rounded to the array's dtype.
+template <class Function>
+HWY_INLINE void store_row(tensor::DType dtype, std::int64_t count, void* to, std::int64_t offset,
+                          const Function& function) {
+  const FewFloats d;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  if (dtype == tensor::DType::kF32) {
+    for (std::int64_t i = 0; i < count; i += lanes) hn::StoreU(function(i), d, static_cast<float*>(to) + offset + i);
+    return;
+  }
+  const hn::RebindToSigned<FewFloats> di;
+  const hn::Rebind<std::uint16_t, FewFloats> d16;
+  for (std::int64_t i = 0; i < count; i += lanes) {
+    const auto v = function(i);
+    const auto bits = dtype == tensor::DType::kBf16 ? bf16_bits(d, v) : f16_bits(d, v);
+    hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di, bits)), d16, static_cast<std::uint16_t*>(to) + offset + i);
   }
 }
 
@@ -122,17 +127,16 @@ class SeenProduct {
               std::uint32_t* edge)
       : multiply_(multiply), a_(a), b_(b), width_(width), c_(c), edge_(edge) {}
 
-  // seen(row) grows with the row. `fade`: [rows], or null for 1.
-  template <class SeenOf>
-  void add(std::int64_t rows, const float* fade, const SeenOf& seen) {
+  // What the rows see grows with the row. `fade`: [rows], or null for 1.
+  void add(std::int64_t rows, const float* fade, const Visible* seen) {
     for (std::int64_t row = 0; row < rows; ++row) fade_[row] = fade == nullptr ? 1.0f : fade[row];
-    const Visible least = seen(0), most = seen(rows - 1);
+    const Visible least = seen[0], most = seen[rows - 1];
     if (least == most) return add_whole(0, rows, least);
     // Steps that all rows see whole.
     const std::int64_t first = (most.low + kPerStep - 1) / kPerStep, past = (least.high + 1) / kPerStep;
     for (std::int64_t row = 0, end; row < rows; row = end) {
-      const Visible own = seen(row);
-      for (end = row + 1; end < rows && seen(end) == own;) ++end;
+      const Visible own = seen[row];
+      for (end = row + 1; end < rows && seen[end] == own;) ++end;
       if (past <= first) {
         add_whole(row, end, own);
       } else {
@@ -142,8 +146,8 @@ class SeenProduct {
     if (past <= first) return;
     add_steps(0, rows, first, past - first, b_ + first * width_);
     for (std::int64_t row = 0, end; row < rows; row = end) {
-      const Visible own = seen(row);
-      for (end = row + 1; end < rows && seen(end) == own;) ++end;
+      const Visible own = seen[row];
+      for (end = row + 1; end < rows && seen[end] == own;) ++end;
       add_trail(row, end, own, past);
     }
   }

@@ -73,8 +73,8 @@ class TileWalk {
   // The block's first column.
   std::int64_t block() const { return block_; }
 
-  // Calls visit(begin, end) for ranges of rows that are multiplied together and see some of the block: at most
-  // kGroupRows each; of whole tokens, where the block is partly visible.
+  // Calls visit(begin, end, seen) for ranges of rows that are multiplied together, where row begin + i sees seen[i],
+  // some of the block: at most kGroupRows each; of whole tokens, where the block is partly visible.
   template <class Visit>
   void for_groups(const Visit& visit) const {
     // Tokens that see something of the block lie together, and among them those that see all of it.
@@ -84,15 +84,25 @@ class TileWalk {
     std::int64_t all_begin = begin, all_end = end;
     while (all_begin < end && !visible(all_begin).all()) ++all_begin;
     while (all_end > all_begin && !visible(all_end - 1).all()) --all_end;
-    const std::int64_t whole_tokens = heads_ < kGroupRows ? kGroupRows / heads_ * heads_ : kGroupRows;
-    const auto in_steps = [&](std::int64_t from, std::int64_t to, std::int64_t step) {
+    Visible seen[kGroupRows];
+    const auto visit_partial = [&](std::int64_t from, std::int64_t to) {
+      const std::int64_t step = heads_ < kGroupRows ? kGroupRows / heads_ * heads_ : kGroupRows;
+      std::int64_t token = from, head = 0;
       for (std::int64_t row = from * heads_; row < to * heads_; row += step) {
-        visit(row, std::min(row + step, to * heads_));
+        const std::int64_t past = std::min(row + step, to * heads_);
+        for (std::int64_t i = 0; i < past - row; ++i) {
+          seen[i] = visible(token);
+          if (++head == heads_) head = 0, ++token;
+        }
+        visit(row, past, seen);
       }
     };
-    in_steps(begin, all_begin, whole_tokens);
-    in_steps(all_begin, all_end, kGroupRows);
-    in_steps(all_end, end, whole_tokens);
+    visit_partial(begin, all_begin);
+    std::fill_n(seen, kGroupRows, Visible{0, kKeys - 1});
+    for (std::int64_t row = all_begin * heads_; row < all_end * heads_; row += kGroupRows) {
+      visit(row, std::min(row + kGroupRows, all_end * heads_), seen);
+    }
+    visit_partial(all_end, end);
   }
 
  private:

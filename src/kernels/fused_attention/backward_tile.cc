@@ -49,7 +49,8 @@ class BackwardTask {
   void run() {
     for (; walk_.has_block(); walk_.next()) {
       pack_block();
-      walk_.for_groups([this](std::int64_t begin, std::int64_t end) { add_group(begin, end); });
+      walk_.for_groups(
+          [this](std::int64_t begin, std::int64_t end, const Visible* seen) { add_group(begin, end - begin, seen); });
     }
   }
 
@@ -66,10 +67,8 @@ class BackwardTask {
     if (kByKeys) pack_all_values<kLayout>(columns_.y, offsets, tile_.D, scratch_.y_values);
   }
 
-  void add_group(std::int64_t begin, std::int64_t end) {
-    const auto seen = [&](std::int64_t row) { return walk_.visible((begin + row) / tile_.heads); };
-    const std::int64_t rows = end - begin;
-    const std::int64_t first = seen(0).low / 16 * 16, past = (seen(rows - 1).high / 16 + 1) * 16;
+  void add_group(std::int64_t begin, std::int64_t rows, const Visible* seen) {
+    const std::int64_t first = seen[0].low / 16 * 16, past = (seen[rows - 1].high / 16 + 1) * 16;
     const auto multiply_columns = [&](const std::uint32_t* a, const std::uint32_t* b, float* c) {
       multiply_({.a = a + begin * width(),
                  .a_stride = width(),
@@ -84,7 +83,7 @@ class BackwardTask {
     };
     multiply_columns(scratch_.x, scratch_.x_columns, scratch_.scores);
     multiply_columns(scratch_.y, scratch_.y_columns, scratch_.dp);
-    for (std::int64_t row = 0; row < rows; ++row) differentiate(begin, row, first, past, seen(row));
+    for (std::int64_t row = 0; row < rows; ++row) differentiate(begin, row, first, past, seen[row]);
     const auto add_values = [&](const std::uint32_t* a, const std::uint32_t* b, float* c) {
       SeenProduct<kLayout>(multiply_, a, b, width(), c + begin * width(), scratch_.edge).add(rows, nullptr, seen);
     };
@@ -141,23 +140,21 @@ void tile_add(const BackwardTile& tile, const BackwardColumns& columns, const Ba
 
 void tile_finish(const BackwardTile& tile, const BackwardScratch& scratch) {
   const FewFloats d;
-  const std::int64_t width = tile_width(tile.D), lanes = static_cast<std::int64_t>(hn::Lanes(d));
   for (std::int64_t row = 0; row < tile.rows(); ++row) {
     const std::int64_t token = row / tile.heads, head = row % tile.heads;
-    float* const dx = scratch.dx + row * width;
-    for (std::int64_t i = 0; i < tile.D; i += lanes) {
-      hn::StoreU(hn::Mul(hn::LoadU(d, dx + i), hn::Set(d, tile.scale)), d, dx + i);
-    }
-    store_row(tile.dtype, dx, tile.D, tile.dx, token * tile.dx_token_stride + head * tile.dx_head_stride);
-    if (tile.by_keys) store_row(tile.dtype, scratch.dy + row * width, tile.D, tile.dy, token * tile.dy_token_stride);
+    const float *const dx = scratch.dx + row * tile_width(tile.D), *const dy = scratch.dy + row * tile_width(tile.D);
+    store_row(tile.dtype, tile.D, tile.dx, token * tile.dx_token_stride + head * tile.dx_head_stride,
+              [&](std::int64_t i) HWY_ATTR { return hn::Mul(hn::LoadU(d, dx + i), hn::Set(d, tile.scale)); });
+    if (!tile.by_keys) continue;
+    store_row(tile.dtype, tile.D, tile.dy, token * tile.dy_token_stride,
+              [&](std::int64_t i) HWY_ATTR { return hn::LoadU(d, dy + i); });
   }
 }
 
 float row_delta(tensor::DType dtype, const void* dout, const void* out, std::int64_t D) {
   const FewFloats d;
-  HWY_ALIGN float a[256], b[256];  // the largest D
-  load_row(dtype, dout, 0, D, a);
-  load_row(dtype, out, 0, D, b);
+  HWY_ALIGN float wide[2][256];  // the largest D
+  const float *const a = load_row(dtype, dout, 0, D, wide[0]), *const b = load_row(dtype, out, 0, D, wide[1]);
   auto sum = hn::Zero(d);
   for (std::int64_t i = 0; i < D; i += static_cast<std::int64_t>(hn::Lanes(d))) {
     sum = hn::MulAdd(hn::LoadU(d, a + i), hn::LoadU(d, b + i), sum);
