@@ -10,6 +10,7 @@
 //
 // Budget  D   rows  keys  shared memory                              registers of O + S + P
 //         64  192   128   Q 2 x 24 + K, V 2 x 2 x 16 = 112 KiB       32 + 64 + 32
+//         64  128   128   Q 2 x 16 + K, V 2 x 2 x 16 = 96 KiB        the same; where less of a tile is wasted (plan.cc)
 //         128 128   128   Q 2 x 32 + K, V 2 x 2 x 32 = 192 KiB       64 + 64 + 32
 //         256 128   64    Q 64     + K, V 2 x 2 x 32 = 192 KiB       128 + 32 + 16
 // Bound   4 D flop a visible pair and head over the tensor cores' rate; one ex2 a pair over 16 a clock and SM.
@@ -31,9 +32,10 @@ using namespace sm90;
 
 constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 
-template <int kD>
+template <int kHeadDim, int kComputing>
 struct Config {
-  static constexpr int kWarpgroups = kD == 64 ? 3 : 2;  // that compute
+  static constexpr int kD = kHeadDim;
+  static constexpr int kWarpgroups = kComputing;  // that compute
   static constexpr int kRows = 64 * kWarpgroups;
   static constexpr int kKeys = kD == 256 ? 64 : 128;
   static constexpr int kStages = 2;
@@ -80,9 +82,8 @@ struct alignas(16) BlockNote {
 
 constexpr int kItemNotes = 2, kBlockNotes = 4;
 
-template <int kD>
+template <class C>
 struct alignas(16) Barriers {
-  using C = Config<kD>;
   BlockNote block[kBlockNotes];  // more than stages: read after the stage's K may have been given back
   ItemNote item[kItemNotes];
   std::uint64_t item_full[kItemNotes], item_empty[kItemNotes];
@@ -103,10 +104,9 @@ class RingPlace {
   std::uint32_t turn_ = 0;
 };
 
-template <int kD>
+template <class C>
 __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map,
-                                        const ForwardArguments& args, std::uint32_t shared, Barriers<kD>& barriers) {
-  using C = Config<kD>;
+                                        const ForwardArguments& args, std::uint32_t shared, Barriers<C>& barriers) {
   const std::uint32_t ks = shared + C::kQBuffers * C::kQBytes, vs = ks + C::kStages * C::kKvBytes;
   RingPlace<C::kQBuffers> q_place;
   RingPlace<C::kStages> place;
@@ -137,7 +137,7 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
     barrier_wait(&barriers.q_empty[q_place.index()], q_place.parity() ^ 1);
     barrier_expect_bytes(&barriers.q_full[q_place.index()], C::kQBytes);
 #pragma unroll
-    for (int c = 0; c < kD / 64; ++c) {
+    for (int c = 0; c < C::kD / 64; ++c) {
       load_box(shared + q_place.index() * C::kQBytes + c * C::kRows * 128, q_map, &barriers.q_full[q_place.index()],
                c * 64, tile.query_row, item.head);
     }
@@ -151,14 +151,14 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
       note_place.advance();
       barrier_expect_bytes(&barriers.k_full[place.index()], C::kKvBytes);
 #pragma unroll
-      for (int c = 0; c < kD / 64; ++c) {
+      for (int c = 0; c < C::kD / 64; ++c) {
         load_box(ks + place.index() * C::kKvBytes + c * C::kKeys * 128, k_map, &barriers.k_full[place.index()], c * 64,
                  row, g);
       }
       barrier_wait(&barriers.v_empty[place.index()], place.parity() ^ 1);
       barrier_expect_bytes(&barriers.v_full[place.index()], C::kKvBytes);
 #pragma unroll
-      for (int c = 0; c < kD / 64; ++c) {
+      for (int c = 0; c < C::kD / 64; ++c) {
         load_box(vs + place.index() * C::kKvBytes + c * C::kKeys * 128, v_map, &barriers.v_full[place.index()], c * 64,
                  row, g);
       }
@@ -170,11 +170,10 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
 
 // One warpgroup's 64 rows: what a thread holds of them. Rows r = lane/4 and r + 8 of its warp's 16; of every 8 columns,
 // 2 (lane%4) and the next.
-template <int kD, class Half>
+template <class C, class Half>
 class Rows {
  public:
-  using C = Config<kD>;
-  static constexpr int kScores = C::kKeys / 2, kSums = kD / 2;
+  static constexpr int kScores = C::kKeys / 2, kSums = C::kD / 2;
 
   float sums[kSums];
   float scores[kScores];
@@ -189,7 +188,7 @@ class Rows {
   __device__ __forceinline__ void issue_scores(std::uint64_t q, std::uint64_t k) {
     product_fence();
 #pragma unroll
-    for (int i = 0; i < kD / 16; ++i) {
+    for (int i = 0; i < C::kD / 16; ++i) {
       multiply<Half, C::kKeys, false, false>(scores, operand_at(q, (i / 4) * C::kRows * 128 + (i % 4) * 32),
                                              operand_at(k, (i / 4) * C::kKeys * 128 + (i % 4) * 32), i > 0);
     }
@@ -200,7 +199,7 @@ class Rows {
     product_fence();
 #pragma unroll
     for (int i = 0; i < C::kKeys / 16; ++i) {
-      multiply<Half, kD, true>(sums, p[i], operand_at(v, i * 16 * 128), i > 0 ? 1 : accumulate);
+      multiply<Half, C::kD, true>(sums, p[i], operand_at(v, i * 16 * 128), i > 0 ? 1 : accumulate);
     }
     product_commit();
   }
@@ -259,12 +258,11 @@ class Rows {
 };
 
 // Values of keys that are not the range's could be anything; p = 0 does not silence NaN.
-template <int kD>
+template <class C>
 __device__ __forceinline__ void zero_values(std::byte* tile, int keys, int barrier) {
-  using C = Config<kD>;
   const int thread = threadIdx.x % 128;
 #pragma unroll
-  for (int c = 0; c < kD / 64; ++c) {
+  for (int c = 0; c < C::kD / 64; ++c) {
     for (int at = keys * 128 + thread * 16; at < C::kKeys * 128; at += 128 * 16) {
       *reinterpret_cast<uint4*>(tile + c * C::kKeys * 128 + at) = make_uint4(0, 0, 0, 0);
     }
@@ -287,9 +285,8 @@ __device__ __forceinline__ void write_nothing_seen(const ForwardArguments& args,
   }
 }
 
-template <int kD, class Half>
-__device__ __forceinline__ void consume(const ForwardArguments& args, std::byte* shared, Barriers<kD>& barriers) {
-  using C = Config<kD>;
+template <class C, class Half>
+__device__ __forceinline__ void consume(const ForwardArguments& args, std::byte* shared, Barriers<C>& barriers) {
   const int warpgroup = static_cast<int>(threadIdx.x) / 128 - 1;
   const int thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
   const bool is_elected = thread == 0;
@@ -315,7 +312,7 @@ __device__ __forceinline__ void consume(const ForwardArguments& args, std::byte*
       if (lane == 0) barrier_arrive(&barriers.item_empty[item_place.index()]);
       continue;
     }
-    Rows<kD, Half> rows;
+    Rows<C, Half> rows;
     rows.begin();
     std::byte* const q_tile = shared + q_place.index() * C::kQBytes + warpgroup * 64 * 128;
     {
@@ -358,7 +355,7 @@ __device__ __forceinline__ void consume(const ForwardArguments& args, std::byte*
         named_sync(turn, 256);
         rows.issue_scores(q, operand_at(k, place.index() * C::kKvBytes));
         barrier_wait(&barriers.v_full[last.index()], last.parity());
-        if (last_keys < C::kKeys) zero_values<kD>(vs + last.index() * C::kKvBytes, last_keys, own);
+        if (last_keys < C::kKeys) zero_values<C>(vs + last.index() * C::kKvBytes, last_keys, own);
         rows.issue_sums(operand_at(v, last.index() * C::kKvBytes), accumulate);
         accumulate = 1;
         named_arrive(next_turn, 256);
@@ -373,7 +370,7 @@ __device__ __forceinline__ void consume(const ForwardArguments& args, std::byte*
         rows.pack_p();
       }
       barrier_wait(&barriers.v_full[place.index()], place.parity());
-      if (b.keys < C::kKeys) zero_values<kD>(vs + place.index() * C::kKvBytes, b.keys, own);
+      if (b.keys < C::kKeys) zero_values<C>(vs + place.index() * C::kKvBytes, b.keys, own);
       rows.issue_sums(operand_at(v, place.index() * C::kKvBytes), accumulate);
       product_wait<0>();
       product_touch(rows.sums);
@@ -410,7 +407,7 @@ __device__ __forceinline__ void consume(const ForwardArguments& args, std::byte*
     named_sync(own, 128);
     const std::uint32_t stage = shared_address(q_tile) + (warp * 16 + lane % 16) * 128;
 #pragma unroll
-    for (int c = 0; c < kD / 16; ++c) {
+    for (int c = 0; c < C::kD / 16; ++c) {
       const float* const s = rows.sums + 8 * c;
       const int chunk = (c * 2 + lane / 16) % 8;
       store_matrices(stage + (c / 4) * C::kRows * 128 + ((chunk ^ (lane % 8)) * 16),
@@ -419,7 +416,7 @@ __device__ __forceinline__ void consume(const ForwardArguments& args, std::byte*
                      pack<Half>(s[6] * inverse[1], s[7] * inverse[1]));
     }
     __syncwarp();
-    constexpr int kChunks = kD / 8, kRowsAtOnce = 32 / (kChunks < 32 ? kChunks : 32);
+    constexpr int kChunks = C::kD / 8, kRowsAtOnce = 32 / (kChunks < 32 ? kChunks : 32);
 #pragma unroll
     for (int i = 0; i < 16 / kRowsAtOnce; ++i) {
       const int r = warp * 16 + i * kRowsAtOnce + lane / kChunks, chunk = lane % kChunks;
@@ -441,15 +438,14 @@ __device__ __forceinline__ void consume(const ForwardArguments& args, std::byte*
   }
 }
 
-template <int kD, class Half>
-__global__ __launch_bounds__(Config<kD>::kThreads,
+template <class C, class Half>
+__global__ __launch_bounds__(C::kThreads,
                              1) void fused_attention_forward_sm90_kernel(const __grid_constant__ CUtensorMap q_map,
                                                                          const __grid_constant__ CUtensorMap k_map,
                                                                          const __grid_constant__ CUtensorMap v_map,
                                                                          const ForwardArguments args) {
-  using C = Config<kD>;
   extern __shared__ std::byte raw[];
-  __shared__ Barriers<kD> barriers;
+  __shared__ Barriers<C> barriers;
   std::byte* const shared = raw + (1024 - shared_address(raw) % 1024) % 1024;
   if (threadIdx.x == 0) {
     prefetch_map(&q_map);
@@ -474,20 +470,19 @@ __global__ __launch_bounds__(Config<kD>::kThreads,
   __syncthreads();
   if (threadIdx.x < 128) {
     registers_give_back<C::kProducerRegisters>();
-    if (threadIdx.x == 0) produce<kD>(&q_map, &k_map, &v_map, args, shared_address(shared), barriers);
+    if (threadIdx.x == 0) produce<C>(&q_map, &k_map, &v_map, args, shared_address(shared), barriers);
   } else {
     registers_take<C::kConsumerRegisters>();
-    consume<kD, Half>(args, shared, barriers);
+    consume<C, Half>(args, shared, barriers);
   }
 }
 
-template <int kD, class Half>
+template <class C, class Half>
 Status launch(const FusedForwardCall& call) {
-  using C = Config<kD>;
   const FusedAttentionPlan& plan = call.plan;
   const AttentionTiling& tiling = plan.tiling();
   TD_CHECK(tiling.forward_rows == C::kRows && tiling.key_block == C::kKeys, tiling.forward_rows, tiling.key_block);
-  const auto kernel = fused_attention_forward_sm90_kernel<kD, Half>;
+  const auto kernel = fused_attention_forward_sm90_kernel<C, Half>;
   const int multiprocessors = TD_TRY(device::cuda_multiprocessors(call.stream.device().index));
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, C::kSharedBytes);
   const CUtensorMap q_map = TD_TRY(make_row_map(call.q, C::kRows));
@@ -520,9 +515,10 @@ Status launch(const FusedForwardCall& call) {
 template <class Half>
 Status launch_for(const FusedForwardCall& call) {
   const std::int64_t D = call.plan.shape().D;
-  if (D <= 64) return launch<64, Half>(call);
-  if (D <= 128) return launch<128, Half>(call);
-  return launch<256, Half>(call);
+  if (D <= 64 && call.plan.tiling().forward_rows == 192) return launch<Config<64, 3>, Half>(call);
+  if (D <= 64) return launch<Config<64, 2>, Half>(call);
+  if (D <= 128) return launch<Config<128, 2>, Half>(call);
+  return launch<Config<256, 2>, Half>(call);
 }
 
 }  // namespace

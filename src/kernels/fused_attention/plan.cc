@@ -99,6 +99,23 @@ FusedAttentionPlan::Table append(std::vector<std::int32_t>& words, const std::ve
   return table;
 }
 
+// What the forward multiplies, in rows times key blocks, with tiles of `rows`; starting a tile costs about one block
+// more.
+std::int64_t count_forward_work(std::span<const AttentionSegment> segments, const AttentionWindow& window,
+                                std::int32_t rows, std::int32_t key_block) {
+  std::int64_t work = 0;
+  for (const AttentionSegment& s : segments) {
+    const RowInterval row{window.left, window.right, s.prefix_count + s.key_count};
+    const std::int32_t position = row.context - s.query_count;
+    for (std::int32_t t = 0; t < s.query_count; t += rows) {
+      const std::int32_t last = std::min(t + rows, s.query_count) - 1;
+      const std::int64_t seen = std::max(0, row.end(position + last) - row.begin(position + t));
+      work += rows * (ceil_div(seen, key_block) + 1);
+    }
+  }
+  return work;
+}
+
 // A tile's place in the order of work: `family` groups what shares keys, heavy tiles go first within it.
 struct Ranked {
   std::int32_t tile;
@@ -180,6 +197,14 @@ Result<FusedAttentionPlan> FusedAttentionPlan::create(std::span<const AttentionS
   plan.shape_ = shape;
   plan.window_ = {std::min(window.left, kBoundMax), std::min(window.right, kBoundMax)};
   plan.tiling_ = attention_tiling(path, shape.D);
+  if (path == AttentionPath::kSm90 && shape.D <= 64) {
+    // Three warpgroups hide each other's softmax better than two; two waste less of short sequences. Bits are equal.
+    constexpr std::int32_t kTwoWarpgroups = 128;
+    const auto work = [&](std::int32_t rows) {
+      return count_forward_work(segments, plan.window_, rows, plan.tiling_.key_block);
+    };
+    if (work(kTwoWarpgroups) * 11 < work(plan.tiling_.forward_rows) * 10) plan.tiling_.forward_rows = kTwoWarpgroups;
+  }
   plan.segments_.assign(segments.begin(), segments.end());
   plan.visible_pairs = count_visible_pairs(segments, plan.window_);
 
