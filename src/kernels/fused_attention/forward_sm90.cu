@@ -23,6 +23,7 @@
 #include "kernels/common/tensor_map.cuh"
 #include "kernels/fused_attention/blocks.cuh"
 #include "kernels/fused_attention/paths.h"
+#include "kernels/fused_attention/tile_sm90.cuh"
 
 namespace tandem::kernels {
 namespace {
@@ -88,19 +89,6 @@ struct alignas(16) Barriers {
   std::uint64_t item_full[kItemNotes], item_empty[kItemNotes];
   std::uint64_t q_full[C::kQBuffers], q_empty[C::kQBuffers];
   std::uint64_t k_full[C::kStages], k_empty[C::kStages], v_full[C::kStages], v_empty[C::kStages];
-};
-
-// A place in a ring of a power of two: which buffer, and the parity of its present turn. One register.
-template <int kBuffers>
-class RingPlace {
- public:
-  static_assert((kBuffers & (kBuffers - 1)) == 0);
-  __device__ __forceinline__ int index() const { return turn_ & (kBuffers - 1); }
-  __device__ __forceinline__ std::uint32_t parity() const { return turn_ / kBuffers & 1; }
-  __device__ __forceinline__ void advance() { ++turn_; }
-
- private:
-  std::uint32_t turn_ = 0;
 };
 
 template <int kD>
