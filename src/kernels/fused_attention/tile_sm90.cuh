@@ -23,7 +23,7 @@ class RingPlace {
 // kThreads threads, all beyond the first warpgroup.
 template <int kCount, int kSlabs, int kThreads = 256>
 __device__ __forceinline__ void zero_rows(std::byte* tile, int rows) {
-  const int thread = (static_cast<int>(threadIdx.x) - 128) & (kThreads - 1);
+  const int thread = kThreads == 128 ? threadIdx.x % 128 : static_cast<int>(threadIdx.x) - 128;
 #pragma unroll
   for (int c = 0; c < kSlabs; ++c) {
     for (int at = rows * 128 + thread * 16; at < kCount * 128; at += kThreads * 16) {
