@@ -135,7 +135,8 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
 
 template <class Half>
 __device__ __forceinline__ void sum_queries(const QueriesArguments& args, std::byte* shared, Barriers& barriers) {
-  const int warpgroup = static_cast<int>(threadIdx.x) / 128 - 1, own = 1 + warpgroup;
+  // By a shuffle, so that the compiler knows it to be the same in all lanes, and keeps operands in uniform registers.
+  const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0) - 1, own = 1 + warpgroup;
   const int warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32;
   const float scale_log2 = args.softcap > 0.0f ? kLog2E : args.scale * kLog2E;
   const int row = warp * 16 + lane / 4;  // of the warpgroup's; and row + 8
