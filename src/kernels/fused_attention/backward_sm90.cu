@@ -105,6 +105,18 @@ struct alignas(16) Barriers {
 // Named barriers; the last two: for even and odd steps, each for both warpgroups.
 constexpr int kMeet = 1, kDqFull = 2, kDqEmpty = 6;
 
+template <int kBuffers>
+class RingPlace {
+ public:
+  static_assert((kBuffers & (kBuffers - 1)) == 0);
+  __device__ __forceinline__ int index() const { return turn_ & (kBuffers - 1); }
+  __device__ __forceinline__ std::uint32_t parity() const { return turn_ / kBuffers & 1; }
+  __device__ __forceinline__ void advance() { ++turn_; }
+
+ private:
+  std::uint32_t turn_ = 0;
+};
+
 template <int kD>
 __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map,
                                         const CUtensorMap* do_map, const BackwardArguments& args, std::byte* shared,
