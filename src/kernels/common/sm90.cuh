@@ -72,17 +72,18 @@ __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 // One box of a three-dimensional tensor (column, row, head) into shared memory; elements outside the tensor are zero.
-__device__ __forceinline__ void load_box(void* to, const CUtensorMap* map, std::uint64_t* barrier, int column, int row,
-                                         int head) {
+// Shared memory by its 32-bit address: threads that only copy have few registers.
+__device__ __forceinline__ void load_box(std::uint32_t to, const CUtensorMap* map, std::uint64_t* barrier, int column,
+                                         int row, int head) {
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], "
-      "[%2];" ::"r"(shared_address(to)),
+      "[%2];" ::"r"(to),
       "l"(map), "r"(shared_address(barrier)), "r"(column), "r"(row), "r"(head)
       : "memory");
 }
-__device__ __forceinline__ void load_bytes(void* to, const void* from, std::uint32_t bytes, std::uint64_t* barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                   shared_address(to)),
+__device__ __forceinline__ void load_bytes(std::uint32_t to, const void* from, std::uint32_t bytes,
+                                           std::uint64_t* barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
                "l"(from), "r"(bytes), "r"(shared_address(barrier))
                : "memory");
 }

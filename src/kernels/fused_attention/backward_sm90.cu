@@ -4,12 +4,14 @@
 // sums of dq; `finish` scales and rounds dq. The main kernel, persistent, takes the plan's items: 128 keys of one kv
 // head, held in shared memory, while steps of query rows stream past:
 //
-//   warpgroup 0, warp 0: takes items; copies K, V, and for each step Q, dO, lse, delta (a ring of two)
-//   warpgroup 0, warp 1: adds each step's dQ, which the others left in shared memory, to the accumulator in device
-//   memory warpgroups 1, 2: 64 keys each. A step:
-//       S^T = K Q^T;  dP^T = V dO^T;  P^T = 2^(S^T c - lse)           (products run while the other's result is worked
-//       on) dV += P^T dO;  dS^T = P^T (dP^T - delta), also to shared memory;  meet dQ = dS K  (each warpgroup its
-//       half);  dK += dS^T Q;  dQ to shared memory
+//   warpgroup 0    warp 0 takes items and copies each step's Q and lse; warp 3 copies K, V, dO, delta;
+//                  warps 1 and 2 add each step's dQ, left in shared memory, to the accumulator in device memory
+//   warpgroup 1, 2 64 keys each. A step:
+//
+//       S^T = K Q^T, dP^T = V dO^T;  P^T = 2^(S^T c - lse)
+//       dS^T = P^T (dP^T - delta), also to shared memory;  dV += P^T dO;  meet
+//       dQ = dS K, each warpgroup its half;  dK += dS^T Q;  dQ to shared memory
+//
 //     S^T and dP^T lie in registers just as the A operand of the last products wants them.
 //
 // The sums of dq: one accumulator a step and head, in the order of the registers that made it. With `deterministic`, a
@@ -18,7 +20,7 @@
 //
 // Budget  D    step       shared memory                                             registers of dK, dV, S, dP, P, dS
 //         64   128 rows   K, V 2 x 16 + Q, dO 4 x 16 + dS 2 x 32 + dQ 32 = 192 KiB   32 + 32 + 64 + 64 + 32 + 32
-//         128  64 rows    K, V 2 x 32 + Q, dO 4 x 16 + dS 2 x 16 + dQ 32 = 192 KiB   64 + 64 + 32 + 32 + 16 + 16
+//         128  64 rows    K, V 2 x 32 + Q, dO 6 x 16 + dS 2 x 16 + dQ 32 = 224 KiB   64 + 64 + 32 + 32 + 16 + 16
 // Bound   10 D flop a visible pair and head. docs/kernels/attention.md has what was measured.
 #include <cuda_runtime.h>
 
@@ -44,7 +46,7 @@ template <int kD>
 struct Config {
   static constexpr int kRows = kD == 64 ? 128 : 64;  // query rows a step
   static constexpr int kKeys = 128;
-  static constexpr int kStages = 2;
+  static constexpr int kStages = kD == 64 ? 2 : 3;  // of Q and dO
   // dK's product runs on into the next step, where registers allow it.
   static constexpr bool kDkRunsOn = kD == 128;
   static constexpr int kThreads = 3 * 128, kConsumers = 2 * 128;
@@ -55,7 +57,7 @@ struct Config {
   static constexpr int kLse = kDq + kDqBytes, kDelta = kLse + kStages * kRows * 4;
   static constexpr int kSharedBytes = kDelta + kStages * kRows * 4 + 1024;  // and to align
   static constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;
-  static_assert(kSharedBytes <= 226 * 1024);
+  static_assert(kSharedBytes <= 227 * 1024 - 512);  // the barriers
 };
 
 struct BackwardArguments {
@@ -88,6 +90,7 @@ struct alignas(16) StepNote {
   int key_position, keys;  // of the tile's first key in this segment's context; keys that are its
   int is_whole;            // every row sees every key
   int accumulator, turn;   // where dq is added up; how many key tiles add before this one
+  int row, head;           // of q
 };
 
 constexpr int kItemNotes = 2, kStepNotes = 4;
@@ -99,111 +102,147 @@ struct alignas(16) Barriers {
   ItemNote item[kItemNotes];
   std::uint64_t item_full[kItemNotes], item_empty[kItemNotes];
   std::uint64_t kv_full, kv_empty;
+  std::uint64_t note_full[kStages];
   std::uint64_t q_full[kStages], q_empty[kStages], do_full[kStages], do_empty[kStages];
 };
 
-// Named barriers; the last two: for even and odd steps, each for both warpgroups.
+// Named barriers. kDqFull, kDqEmpty: for even and odd steps, each for both warpgroups.
 constexpr int kMeet = 1, kDqFull = 2, kDqEmpty = 6;
 
+// A place in a ring: which buffer, and the parity of its present turn.
 template <int kBuffers>
 class RingPlace {
  public:
-  static_assert((kBuffers & (kBuffers - 1)) == 0);
-  __device__ __forceinline__ int index() const { return turn_ & (kBuffers - 1); }
-  __device__ __forceinline__ std::uint32_t parity() const { return turn_ / kBuffers & 1; }
-  __device__ __forceinline__ void advance() { ++turn_; }
+  __device__ __forceinline__ int index() const { return index_; }
+  __device__ __forceinline__ int before() const { return index_ == 0 ? kBuffers - 1 : index_ - 1; }
+  __device__ __forceinline__ std::uint32_t parity() const { return parity_; }
+  __device__ __forceinline__ void advance() {
+    if (++index_ == kBuffers) index_ = 0, parity_ ^= 1;
+  }
 
  private:
-  std::uint32_t turn_ = 0;
+  int index_ = 0;
+  std::uint32_t parity_ = 0;
 };
 
+// The two threads that copy have 24 registers: what they count lies in shared memory, and is volatile to stay there.
+struct CopyState {
+  int item, visit, head, step;
+  int stage, parity, steps_done, items_done;
+
+  template <int kStages>
+  __device__ __forceinline__ void advance() volatile {
+    steps_done = steps_done + 1;
+    const int next = stage + 1;
+    stage = next == kStages ? 0 : next;
+    if (next == kStages) parity = parity ^ 1;
+  }
+};
+
+// Warp 0, one thread: takes items, writes the notes, copies Q and lse.
 template <int kD>
-__device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map,
-                                        const CUtensorMap* do_map, const BackwardArguments& args, std::byte* shared,
-                                        Barriers<kD>& barriers) {
+__device__ __forceinline__ void copy_queries(const CUtensorMap* q_map, const BackwardArguments& args,
+                                             std::uint32_t shared, Barriers<kD>& barriers, volatile CopyState& state) {
   using C = Config<kD>;
-  RingPlace<C::kStages> place;
-  RingPlace<kItemNotes> item_place;
-  RingPlace<kStepNotes> note_place;
-  std::uint32_t kv_turn = 0;
-  int index = static_cast<int>(blockIdx.x);
   // The next item is taken when this one's last load is under way. Earlier, a block with much to do would hold what
-  // others could begin, and in the backward what they wait for.
-  for (;; index = static_cast<int>(gridDim.x) + atomicAdd(args.taken, 1)) {
-    barrier_wait(&barriers.item_empty[item_place.index()], item_place.parity() ^ 1);
-    ItemNote& note = barriers.item[item_place.index()];
-    if (index >= args.items_count) {
+  // others could begin, or what they wait for.
+  for (state.item = static_cast<int>(blockIdx.x);;
+       state.item = static_cast<int>(gridDim.x) + atomicAdd(args.taken, 1)) {
+    const int slot = state.items_done & 1;
+    barrier_wait(&barriers.item_empty[slot], state.items_done / 2 & 1 ^ 1);
+    volatile ItemNote& note = barriers.item[slot];
+    if (state.item >= args.items_count) {
       note.state = ItemNote::kEnd, note.steps = 0;
-      barrier_arrive(&barriers.item_full[item_place.index()]);
+      barrier_arrive(&barriers.item_full[slot]);
       break;
     }
-    const WorkItem item = args.items[index];
-    const KeyTile tile = args.tiles[item.tile];
-    const bool has_steps = tile.visit_begin < tile.visit_end;
-    note = {tile.key_row, tile.keys, item.head, tile.steps * args.heads_per_group,
-            has_steps ? ItemNote::kSteps : ItemNote::kNoSteps};
-    barrier_arrive(&barriers.item_full[item_place.index()]);
-    item_place.advance();
-    if (!has_steps) continue;
-    bool is_first = true;
-    for (int i = tile.visit_begin; i < tile.visit_end; ++i) {
-      const volatile KeyVisit& visit = args.visits[i];  // read again at each use: this thread has few registers
-      for (int h = item.head * args.heads_per_group; h < (item.head + 1) * args.heads_per_group; ++h) {
-        for (int step = visit.step_end - 1; step >= visit.step_begin; --step) {
-          const int position = visit.position + step * C::kRows,
-                    rows = min(C::kRows, visit.query_count - step * C::kRows);
-          const int accumulator = h * args.steps_count + visit.step_base + step;
-          barrier_wait(&barriers.q_empty[place.index()], place.parity() ^ 1);
-          const RowInterval interval{args.left, args.right, visit.context};
-          StepNote& of_step = barriers.step[note_place.index()];
-          of_step.position = position, of_step.rows = rows;
-          of_step.key_position = visit.key_position, of_step.keys = visit.keys;
-          of_step.is_whole = rows == C::kRows && visit.keys == C::kKeys &&
-                             interval.begin(position + C::kRows - 1) <= visit.key_position &&
-                             visit.key_position + C::kKeys <= interval.end(position);
-          const int first = interval.begin(position);
-          of_step.accumulator = accumulator;
-          of_step.turn = visit.ordinal - (first < visit.prefix_count
-                                              ? first / C::kKeys
-                                              : visit.prefix_tiles + (first - visit.prefix_count) / C::kKeys);
-          note_place.advance();
-          const int row = visit.query_begin + step * C::kRows;
-          barrier_expect_bytes(&barriers.q_full[place.index()], C::kStepBytes + C::kRows * 4);
+    const volatile WorkItem& item = args.items[state.item];
+    const volatile KeyTile& tile = args.tiles[item.tile];
+    note.key_row = tile.key_row, note.keys = tile.keys, note.head = item.head;
+    note.steps = tile.steps * args.heads_per_group;
+    note.state = tile.steps > 0 ? ItemNote::kSteps : ItemNote::kNoSteps;
+    barrier_arrive(&barriers.item_full[slot]);
+    state.items_done = state.items_done + 1;
+    for (state.visit = tile.visit_begin; state.visit < tile.visit_end; state.visit = state.visit + 1) {
+      const volatile KeyVisit& visit = args.visits[state.visit];
+      for (state.head = 0; state.head < args.heads_per_group; state.head = state.head + 1) {
+        for (state.step = visit.step_end - 1; state.step >= visit.step_begin; state.step = state.step - 1) {
+          barrier_wait(&barriers.q_empty[state.stage], state.parity ^ 1);
+          volatile StepNote& step = barriers.step[state.steps_done % kStepNotes];
+          {
+            const int h = item.head * args.heads_per_group + state.head;
+            step.row = visit.query_begin + state.step * C::kRows, step.head = h;
+            step.accumulator = h * args.steps_count + visit.step_base + state.step;
+          }
+          {
+            const int position = visit.position + state.step * C::kRows;
+            const int rows = min(C::kRows, visit.query_count - state.step * C::kRows),
+                      key_position = visit.key_position;
+            step.position = position, step.rows = rows, step.key_position = key_position, step.keys = visit.keys;
+            const RowInterval interval{args.left, args.right, visit.context};
+            step.is_whole = rows == C::kRows && visit.keys == C::kKeys &&
+                            interval.begin(position + C::kRows - 1) <= key_position &&
+                            key_position + C::kKeys <= interval.end(position);
+            const int first = interval.begin(position), prefix_count = visit.prefix_count;
+            step.turn = visit.ordinal - (first < prefix_count ? first / C::kKeys
+                                                              : visit.prefix_tiles + (first - prefix_count) / C::kKeys);
+          }
+          const int stage = state.stage;
+          barrier_arrive(&barriers.note_full[stage]);
+          barrier_expect_bytes(&barriers.q_full[stage], C::kStepBytes + C::kRows * 4);
 #pragma unroll
           for (int c = 0; c < kD / 64; ++c) {
-            load_box(shared + C::kQ + place.index() * C::kStepBytes + c * C::kRows * 128, q_map,
-                     &barriers.q_full[place.index()], c * 64, row, h);
+            load_box(shared + C::kQ + stage * C::kStepBytes + c * C::kRows * 128, q_map, &barriers.q_full[stage],
+                     c * 64, step.row, step.head);
           }
-          load_bytes(shared + C::kLse + place.index() * C::kRows * 4,
-                     args.lse + static_cast<std::int64_t>(accumulator) * C::kRows, C::kRows * 4,
-                     &barriers.q_full[place.index()]);
-          if (is_first) {  // after the first Q, which had not to wait for the last item's end
-            is_first = false;
-            barrier_wait(&barriers.kv_empty, kv_turn & 1 ^ 1);
-            ++kv_turn;
-            barrier_expect_bytes(&barriers.kv_full, 2 * C::kKvBytes);
-#pragma unroll
-            for (int c = 0; c < kD / 64; ++c) {
-              load_box(shared + C::kK + c * C::kKeys * 128, k_map, &barriers.kv_full, c * 64, tile.key_row, item.head);
-            }
-#pragma unroll
-            for (int c = 0; c < kD / 64; ++c) {
-              load_box(shared + C::kV + c * C::kKeys * 128, v_map, &barriers.kv_full, c * 64, tile.key_row, item.head);
-            }
-          }
-          barrier_wait(&barriers.do_empty[place.index()], place.parity() ^ 1);
-          barrier_expect_bytes(&barriers.do_full[place.index()], C::kStepBytes + C::kRows * 4);
-#pragma unroll
-          for (int c = 0; c < kD / 64; ++c) {
-            load_box(shared + C::kDo + place.index() * C::kStepBytes + c * C::kRows * 128, do_map,
-                     &barriers.do_full[place.index()], c * 64, row, h);
-          }
-          load_bytes(shared + C::kDelta + place.index() * C::kRows * 4,
-                     args.delta + static_cast<std::int64_t>(accumulator) * C::kRows, C::kRows * 4,
-                     &barriers.do_full[place.index()]);
-          place.advance();
+          load_bytes(shared + C::kLse + stage * C::kRows * 4,
+                     args.lse + static_cast<std::int64_t>(step.accumulator) * C::kRows, C::kRows * 4,
+                     &barriers.q_full[stage]);
+          state.advance<C::kStages>();
         }
       }
+    }
+  }
+}
+
+// Warp 3, one thread: copies K and V of each item, dO and delta of each step.
+template <int kD>
+__device__ __forceinline__ void copy_rest(const CUtensorMap* k_map, const CUtensorMap* v_map, const CUtensorMap* do_map,
+                                          const BackwardArguments& args, std::uint32_t shared, Barriers<kD>& barriers,
+                                          volatile CopyState& state) {
+  using C = Config<kD>;
+  for (;; state.items_done = state.items_done + 1) {
+    const int slot = state.items_done & 1;
+    barrier_wait(&barriers.item_full[slot], state.items_done / 2 & 1);
+    const volatile ItemNote& item = barriers.item[slot];
+    if (item.state == ItemNote::kEnd) break;
+    if (item.state == ItemNote::kSteps) {
+      barrier_wait(&barriers.kv_empty, state.item & 1 ^ 1);
+      state.item = state.item + 1;
+      barrier_expect_bytes(&barriers.kv_full, 2 * C::kKvBytes);
+#pragma unroll
+      for (int c = 0; c < kD / 64; ++c) {
+        load_box(shared + C::kK + c * C::kKeys * 128, k_map, &barriers.kv_full, c * 64, item.key_row, item.head);
+        load_box(shared + C::kV + c * C::kKeys * 128, v_map, &barriers.kv_full, c * 64, item.key_row, item.head);
+      }
+    }
+    state.step = item.steps;
+    barrier_arrive(&barriers.item_empty[slot]);
+    for (; state.step > 0; state.step = state.step - 1) {
+      const int stage = state.stage;
+      barrier_wait(&barriers.note_full[stage], state.parity);
+      const volatile StepNote& step = barriers.step[state.steps_done % kStepNotes];
+      barrier_wait(&barriers.do_empty[stage], state.parity ^ 1);
+      barrier_expect_bytes(&barriers.do_full[stage], C::kStepBytes + C::kRows * 4);
+#pragma unroll
+      for (int c = 0; c < kD / 64; ++c) {
+        load_box(shared + C::kDo + stage * C::kStepBytes + c * C::kRows * 128, do_map, &barriers.do_full[stage], c * 64,
+                 step.row, step.head);
+      }
+      load_bytes(shared + C::kDelta + stage * C::kRows * 4,
+                 args.delta + static_cast<std::int64_t>(step.accumulator) * C::kRows, C::kRows * 4,
+                 &barriers.do_full[stage]);
+      state.advance<C::kStages>();
     }
   }
 }
@@ -333,6 +372,7 @@ __device__ __forceinline__ void consume(const BackwardArguments& args, std::byte
         const int stage = place.index();
         barrier_wait(&barriers.q_full[stage], place.parity());
         const StepNote note = barriers.step[note_place.index()];
+        const int parity = note_place.index() & 1;  // of the step: which buffer of dS, who adds dQ up
         note_place.advance();
         if (note.rows < C::kRows) {
           barrier_wait(&barriers.do_full[stage], place.parity());
@@ -360,7 +400,7 @@ __device__ __forceinline__ void consume(const BackwardArguments& args, std::byte
         product_commit();
         product_wait<1>();  // S, and before it the last step's dK
         product_touch(s);
-        if (C::kDkRunsOn && accumulate != 0 && is_elected) barrier_arrive(&barriers.q_empty[stage ^ 1]);
+        if (C::kDkRunsOn && accumulate != 0 && is_elected) barrier_arrive(&barriers.q_empty[place.before()]);
 
         const float* const lse = reinterpret_cast<const float*>(shared + C::kLse) + stage * C::kRows + column;
         if (args.softcap > 0.0f) {
@@ -418,8 +458,8 @@ __device__ __forceinline__ void consume(const BackwardArguments& args, std::byte
           for (int j = 0; j < 4; ++j) ds[i][j] = pack<Half>(dp[8 * i + 2 * j], dp[8 * i + 2 * j + 1]);
           const int chunk = 2 * i + lane / 16;
           store_matrices(
-              ds_store + stage * C::kDsBytes + (chunk / 8) * C::kKeys * 128 + ((chunk % 8) ^ (lane % 8)) * 16, ds[i][0],
-              ds[i][1], ds[i][2], ds[i][3]);
+              ds_store + parity * C::kDsBytes + (chunk / 8) * C::kKeys * 128 + ((chunk % 8) ^ (lane % 8)) * 16,
+              ds[i][0], ds[i][1], ds[i][2], ds[i][3]);
         }
         product_fence();
 #pragma unroll
@@ -435,7 +475,7 @@ __device__ __forceinline__ void consume(const BackwardArguments& args, std::byte
         product_fence();
 #pragma unroll
         for (int i = 0; i < C::kKeys / 16; ++i) {
-          multiply<Half, 64, true, true>(dq, operand_at(ds_half, stage * C::kDsBytes + i * 16 * 128),
+          multiply<Half, 64, true, true>(dq, operand_at(ds_half, parity * C::kDsBytes + i * 16 * 128),
                                          operand_at(k_half, i * 16 * 128), i > 0);
         }
         product_commit();
@@ -450,13 +490,13 @@ __device__ __forceinline__ void consume(const BackwardArguments& args, std::byte
         product_touch(dq);
         product_touch(dv);
         if (is_elected) barrier_arrive(&barriers.do_empty[stage]);
-        named_sync(kDqEmpty + 2 * (stage ^ 1) + warpgroup, 160);
+        named_sync(kDqEmpty + 2 * (parity ^ 1) + warpgroup, 160);
         float4* const slice = reinterpret_cast<float4*>(shared + C::kDq + warpgroup * C::kDqSliceBytes) + thread;
 #pragma unroll
         for (int i = 0; i < 8; ++i)
           slice[i * 128] = make_float4(dq[4 * i], dq[4 * i + 1], dq[4 * i + 2], dq[4 * i + 3]);
         fence_async_shared();
-        named_arrive(kDqFull + 2 * stage + warpgroup, 160);
+        named_arrive(kDqFull + 2 * parity + warpgroup, 160);
         accumulate = 1;
         place.advance();
         if constexpr (!C::kDkRunsOn) {
@@ -468,7 +508,7 @@ __device__ __forceinline__ void consume(const BackwardArguments& args, std::byte
       if constexpr (C::kDkRunsOn) {
         product_wait<0>();
         product_touch(dk);
-        if (is_elected) barrier_arrive(&barriers.q_empty[place.index() ^ 1]);
+        if (is_elected) barrier_arrive(&barriers.q_empty[place.before()]);
       }
       named_sync(kMeet, C::kConsumers);  // K is read by nobody any more
     }
@@ -499,7 +539,9 @@ __global__ __launch_bounds__(Config<kD>::kThreads,
   using C = Config<kD>;
   extern __shared__ std::byte raw[];
   __shared__ Barriers<kD> barriers;
+  __shared__ CopyState copy_state[2];
   std::byte* const shared = raw + (1024 - shared_address(raw) % 1024) % 1024;
+  if (threadIdx.x < 2) copy_state[threadIdx.x] = {};
   if (threadIdx.x == 0) {
     prefetch_map(&q_map);
     prefetch_map(&k_map);
@@ -507,13 +549,14 @@ __global__ __launch_bounds__(Config<kD>::kThreads,
     prefetch_map(&do_map);
     for (int i = 0; i < kItemNotes; ++i) {
       barrier_init(&barriers.item_full[i], 1);
-      barrier_init(&barriers.item_empty[i], 10);  // eight warps that compute, two that add
+      barrier_init(&barriers.item_empty[i], 11);  // eight warps that compute, two that add, one that copies
     }
     barrier_init(&barriers.kv_full, 1);
     barrier_init(&barriers.kv_empty, 8);
     for (int i = 0; i < C::kStages; ++i) {
       barrier_init(&barriers.q_full[i], 1);
       barrier_init(&barriers.do_full[i], 1);
+      barrier_init(&barriers.note_full[i], 1);
       barrier_init(&barriers.q_empty[i], 2);
       barrier_init(&barriers.do_empty[i], 2);
     }
@@ -522,9 +565,12 @@ __global__ __launch_bounds__(Config<kD>::kThreads,
   __syncthreads();
   if (threadIdx.x < 128) {
     registers_give_back<C::kProducerRegisters>();
-    if (threadIdx.x == 0) produce<kD>(&q_map, &k_map, &v_map, &do_map, args, shared, barriers);
+    if (threadIdx.x == 0) copy_queries<kD>(&q_map, args, shared_address(shared), barriers, copy_state[0]);
     if (threadIdx.x / 32 == 1) add_up<kD>(0, args, shared, barriers);
     if (threadIdx.x / 32 == 2) add_up<kD>(1, args, shared, barriers);
+    if (threadIdx.x == 96) {
+      copy_rest<kD>(&k_map, &v_map, &do_map, args, shared_address(shared), barriers, copy_state[1]);
+    }
   } else {
     registers_take<C::kConsumerRegisters>();
     consume<kD, Half>(args, shared, barriers);

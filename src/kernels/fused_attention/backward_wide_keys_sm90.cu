@@ -75,7 +75,7 @@ struct alignas(16) Barriers {
 constexpr int kOwnOfValues = 1, kOwnOfKeys = 2, kPFull = 3, kPEmpty = 5;
 
 __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map,
-                                        const CUtensorMap* do_map, const KeysArguments& args, std::byte* shared,
+                                        const CUtensorMap* do_map, const KeysArguments& args, std::uint32_t shared,
                                         Barriers& barriers) {
   RingPlace<kStages> place;
   RingPlace<kItemNotes> item_place;
@@ -368,7 +368,7 @@ __global__ __launch_bounds__(kThreads, 1) void fused_attention_backward_wide_key
   __syncthreads();
   if (threadIdx.x < 128) {
     registers_give_back<kProducerRegisters>();
-    if (threadIdx.x == 0) produce(&q_map, &k_map, &v_map, &do_map, args, shared, barriers);
+    if (threadIdx.x == 0) produce(&q_map, &k_map, &v_map, &do_map, args, shared_address(shared), barriers);
   } else {
     registers_take<kConsumerRegisters>();
     if (threadIdx.x < 256) {

@@ -71,7 +71,7 @@ struct alignas(16) Barriers {
 };
 
 __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map,
-                                        const CUtensorMap* do_map, const QueriesArguments& args, std::byte* shared,
+                                        const CUtensorMap* do_map, const QueriesArguments& args, std::uint32_t shared,
                                         Barriers& barriers) {
   RingPlace<1> row_place, v_place;
   RingPlace<kStages> k_place;
@@ -287,7 +287,7 @@ __global__ __launch_bounds__(kThreads, 1) void fused_attention_backward_wide_que
   __syncthreads();
   if (threadIdx.x < 128) {
     registers_give_back<kProducerRegisters>();
-    if (threadIdx.x == 0) produce(&q_map, &k_map, &v_map, &do_map, args, shared, barriers);
+    if (threadIdx.x == 0) produce(&q_map, &k_map, &v_map, &do_map, args, shared_address(shared), barriers);
   } else {
     registers_take<kConsumerRegisters>();
     sum_queries<Half>(args, shared, barriers);

@@ -25,9 +25,9 @@ constexpr int kTileBytes = 64 * kD * 2;
 constexpr int kThreads = 3 * 128;
 constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
 
-// kRows rows of all columns: slabs one after another.
+// kRows rows of all columns, to slabs one after another at this address in shared memory.
 template <int kRows>
-__device__ __forceinline__ void load_rows(std::byte* to, const CUtensorMap* map, std::uint64_t* barrier, int row,
+__device__ __forceinline__ void load_rows(std::uint32_t to, const CUtensorMap* map, std::uint64_t* barrier, int row,
                                           int head) {
 #pragma unroll
   for (int c = 0; c < kSlabs; ++c) load_box(to + c * kRows * 128, map, barrier, c * 64, row, head);

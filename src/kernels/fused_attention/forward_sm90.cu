@@ -93,10 +93,9 @@ struct alignas(16) Barriers {
 
 template <int kD>
 __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map,
-                                        const ForwardArguments& args, std::byte* shared, Barriers<kD>& barriers) {
+                                        const ForwardArguments& args, std::uint32_t shared, Barriers<kD>& barriers) {
   using C = Config<kD>;
-  std::byte* const ks = shared + C::kQBuffers * C::kQBytes;
-  std::byte* const vs = ks + C::kStages * C::kKvBytes;
+  const std::uint32_t ks = shared + C::kQBuffers * C::kQBytes, vs = ks + C::kStages * C::kKvBytes;
   RingPlace<C::kQBuffers> q_place;
   RingPlace<C::kStages> place;
   RingPlace<kItemNotes> item_place;
@@ -463,7 +462,7 @@ __global__ __launch_bounds__(Config<kD>::kThreads,
   __syncthreads();
   if (threadIdx.x < 128) {
     registers_give_back<C::kProducerRegisters>();
-    if (threadIdx.x == 0) produce<kD>(&q_map, &k_map, &v_map, args, shared, barriers);
+    if (threadIdx.x == 0) produce<kD>(&q_map, &k_map, &v_map, args, shared_address(shared), barriers);
   } else {
     registers_take<C::kConsumerRegisters>();
     consume<kD, Half>(args, shared, barriers);
