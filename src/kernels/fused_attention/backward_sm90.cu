@@ -29,8 +29,11 @@
 
 #include "kernels/common/sm90.cuh"
 #include "kernels/common/tensor_map.cuh"
+#include "kernels/fused_attention/backward_rows_sm90.cuh"
+#include "kernels/fused_attention/backward_wide_sm90.cuh"
 #include "kernels/fused_attention/interval.h"
 #include "kernels/fused_attention/paths.h"
+#include "kernels/fused_attention/tile_sm90.cuh"
 
 namespace tandem::kernels {
 namespace {
@@ -105,22 +108,6 @@ struct alignas(16) Barriers {
 
 // Named barriers. kDqFull, kDqEmpty: for even and odd steps, each for both warpgroups.
 constexpr int kMeet = 1, kDqFull = 2, kDqEmpty = 6;
-
-// A place in a ring: which buffer, and the parity of its present turn.
-template <int kBuffers>
-class RingPlace {
- public:
-  __device__ __forceinline__ int index() const { return index_; }
-  __device__ __forceinline__ int before() const { return index_ == 0 ? kBuffers - 1 : index_ - 1; }
-  __device__ __forceinline__ std::uint32_t parity() const { return parity_; }
-  __device__ __forceinline__ void advance() {
-    if (++index_ == kBuffers) index_ = 0, parity_ ^= 1;
-  }
-
- private:
-  int index_ = 0;
-  std::uint32_t parity_ = 0;
-};
 
 // The two threads that copy have 24 registers: what they count lies in shared memory, and is volatile to stay there.
 struct CopyState {
@@ -306,44 +293,6 @@ __device__ __forceinline__ void add_up(int parity, const BackwardArguments& args
   if (is_elected) bulk_wait<0>();
 }
 
-// Rows rows .. kCount-1 of a tile of kSlabs slabs become zero: they belong to others, and may hold anything.
-template <int kCount, int kSlabs>
-__device__ __forceinline__ void zero_rows(std::byte* tile, int rows) {
-  const int thread = static_cast<int>(threadIdx.x) - 128;
-#pragma unroll
-  for (int c = 0; c < kSlabs; ++c) {
-    for (int at = rows * 128 + thread * 16; at < kCount * 128; at += 256 * 16) {
-      *reinterpret_cast<uint4*>(tile + c * kCount * 128 + at) = make_uint4(0, 0, 0, 0);
-    }
-  }
-}
-
-// Writes a warpgroup's 64 rows of dk or dv through its own rows of shared memory.
-template <int kD, class Half>
-__device__ __forceinline__ void write_rows(const float (&sums)[kD / 2], float scale, std::byte* tile, Half* to,
-                                           std::int64_t row_stride, int rows, int D) {
-  using C = Config<kD>;
-  const int thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
-  const std::uint32_t stage = shared_address(tile) + (warp * 16 + lane % 16) * 128;
-#pragma unroll
-  for (int c = 0; c < kD / 16; ++c) {
-    const float* const s = sums + 8 * c;
-    const int chunk = (c * 2 + lane / 16) % 8;
-    store_matrices(stage + (c / 4) * C::kKeys * 128 + ((chunk ^ (lane % 8)) * 16),
-                   pack<Half>(s[0] * scale, s[1] * scale), pack<Half>(s[2] * scale, s[3] * scale),
-                   pack<Half>(s[4] * scale, s[5] * scale), pack<Half>(s[6] * scale, s[7] * scale));
-  }
-  __syncwarp();
-  constexpr int kChunks = kD / 8, kRowsAtOnce = 32 / kChunks;
-#pragma unroll
-  for (int i = 0; i < 16 / kRowsAtOnce; ++i) {
-    const int r = warp * 16 + i * kRowsAtOnce + lane / kChunks, chunk = lane % kChunks;
-    const uint4 piece =
-        *reinterpret_cast<const uint4*>(tile + (chunk / 8) * C::kKeys * 128 + r * 128 + ((chunk % 8) ^ (r % 8)) * 16);
-    if (r < rows && chunk * 8 < D) *reinterpret_cast<uint4*>(to + r * row_stride + chunk * 8) = piece;
-  }
-}
-
 // dk = dv = 0 for the warp's 16 keys.
 template <class Half>
 __device__ __forceinline__ void write_zeros(const BackwardArguments& args, const ItemNote& item, int first) {
@@ -361,7 +310,8 @@ __device__ __forceinline__ void write_zeros(const BackwardArguments& args, const
 template <int kD, class Half>
 __device__ __forceinline__ void consume(const BackwardArguments& args, std::byte* shared, Barriers<kD>& barriers) {
   using C = Config<kD>;
-  const int warpgroup = static_cast<int>(threadIdx.x) / 128 - 1;
+  // From one lane, so that the compiler knows it for uniform: descriptors then need no move before each product.
+  const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0) - 1;
   const int thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
   const bool is_elected = thread == 0;
   const float scale_log2 = args.softcap > 0.0f ? kLog2E : args.scale * kLog2E;
@@ -612,47 +562,6 @@ __global__ __launch_bounds__(Config<kD>::kThreads,
   }
 }
 
-// delta = <do, o> - dlse and lse * log2 e for each row of each step, padded.   grid (steps, H), 256 threads
-template <int kD, class Half>
-__global__ __launch_bounds__(256) void fused_attention_prepare_sm90_kernel(
-    const BackwardStep* steps, const Half* out, std::int64_t out_row_stride, std::int64_t out_head_stride,
-    const Half* dout, std::int64_t do_row_stride, std::int64_t do_head_stride, const float* lse_ln, const float* dlse,
-    std::int64_t T, int D, float* lse, float* delta) {
-  constexpr int kRows = Config<kD>::kRows, kLanes = kD / 8, kAtOnce = 256 / kLanes;
-  const BackwardStep step = steps[blockIdx.x];
-  const std::int64_t head = blockIdx.y;
-  const std::int64_t to = (head * gridDim.x + blockIdx.x) * kRows;
-  const int lane = threadIdx.x % kLanes;
-#pragma unroll
-  for (int first = 0; first < kRows; first += kAtOnce) {
-    const int row = first + static_cast<int>(threadIdx.x) / kLanes;
-    float sum = 0.0f;
-    if (row < step.rows && lane * 8 < D) {
-      const std::int64_t r = step.query_row + row;
-      const uint4 a = *reinterpret_cast<const uint4*>(out + r * out_row_stride + head * out_head_stride + lane * 8);
-      const uint4 b = *reinterpret_cast<const uint4*>(dout + r * do_row_stride + head * do_head_stride + lane * 8);
-      const Half* const x = reinterpret_cast<const Half*>(&a);
-      const Half* const y = reinterpret_cast<const Half*>(&b);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) sum = __fmaf_rn(static_cast<float>(x[i]), static_cast<float>(y[i]), sum);
-    }
-#pragma unroll
-    for (int other = kLanes / 2; other > 0; other /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, other);
-    if (lane == 0) {
-      float of_row = INFINITY, of_delta = 0.0f;
-      if (row < step.rows) {
-        const std::int64_t at = head * T + step.query_row + row;
-        if (lse_ln[at] != -INFINITY) {
-          of_row = lse_ln[at] * kLog2E;
-          of_delta = sum - (dlse != nullptr ? dlse[at] : 0.0f);
-        }
-      }
-      lse[to + row] = of_row;
-      delta[to + row] = of_delta;
-    }
-  }
-}
-
 // dq = scale * sums, rounded, from the order of registers to that of rows.   grid (steps, H), 256 threads
 template <int kD, class Half>
 __global__ __launch_bounds__(256) void fused_attention_finish_sm90_kernel(const BackwardStep* steps, int left,
@@ -684,25 +593,6 @@ __global__ __launch_bounds__(256) void fused_attention_finish_sm90_kernel(const 
     *reinterpret_cast<uint4*>(dq + (step.query_row + r) * row_stride + head * head_stride + chunk * 8) =
         sees_some ? *reinterpret_cast<const uint4*>(&tile[r][chunk * 8]) : make_uint4(0, 0, 0, 0);
   }
-}
-
-// dsinks[h] = -sum over rows of e^(sink - lse) delta, in one fixed order.   grid H, 256 threads
-__global__ __launch_bounds__(256) void fused_attention_sinks_sm90_kernel(const float* sinks, const float* lse,
-                                                                         const float* delta, std::int64_t rows,
-                                                                         float* dsinks) {
-  __shared__ float partial[256];
-  const std::int64_t head = blockIdx.x;
-  const float sink = sinks[head] * kLog2E;
-  float sum = 0.0f;
-  for (std::int64_t i = threadIdx.x; i < rows; i += 256) {
-    sum -= exp2f(sink - lse[head * rows + i]) * delta[head * rows + i];
-  }
-  partial[threadIdx.x] = sum;
-  for (int half = 128; half > 0; half /= 2) {
-    __syncthreads();
-    if (threadIdx.x < half) partial[threadIdx.x] += partial[threadIdx.x + half];
-  }
-  if (threadIdx.x == 0) dsinks[head] = partial[0];
 }
 
 // The parts of the scratch, in bytes.
@@ -743,13 +633,7 @@ Status launch(const FusedBackwardCall& call) {
 
   cudaMemsetAsync(scratch, 0, at.lse, stream);
   if (!call.params.deterministic) cudaMemsetAsync(dq_sums, 0, at.end - at.dq, stream);
-  if (plan.steps_count > 0) {
-    fused_attention_prepare_sm90_kernel<kD, Half><<<step_grid, 256, 0, stream>>>(
-        steps, static_cast<const Half*>(call.out.data()), call.out.stride(0), call.out.stride(1),
-        static_cast<const Half*>(call.dout.data()), call.dout.stride(0), call.dout.stride(1),
-        call.lse_ln.as<const float>(), call.dlse ? call.dlse.as<const float>() : nullptr, plan.shape().T, D, lse,
-        delta);
-  }
+  prepare_backward_rows(call, {lse, delta});
   if (plan.backward_items.count > 0) {
     const auto kernel = fused_attention_backward_sm90_kernel<kD, Half>;
     const int multiprocessors = TD_TRY(device::cuda_multiprocessors(call.stream.device().index));
@@ -792,10 +676,7 @@ Status launch(const FusedBackwardCall& call) {
         <<<step_grid, 256, 0, stream>>>(steps, plan.window().left, plan.window().right, dq_sums, call.params.scale,
                                         static_cast<Half*>(call.dq.data()), call.dq.stride(0), call.dq.stride(1), D);
   }
-  if (call.sinks) {
-    fused_attention_sinks_sm90_kernel<<<H, 256, 0, stream>>>(call.sinks.as<const float>(), lse, delta,
-                                                             plan.steps_count * C::kRows, call.dsinks.as<float>());
-  }
+  sum_sink_gradients(call, {lse, delta});
   return launch_status("fused attention backward");
 }
 
@@ -804,12 +685,14 @@ Status launch_for(const FusedBackwardCall& call) {
   const std::int64_t D = call.plan.shape().D;
   if (D <= 64) return launch<64, Half>(call);
   if (D <= 128) return launch<128, Half>(call);
-  return invalid_argument("fused attention backward: head dim {}; up to 128 here", D);
+  return backward_wide_sm90(call);
 }
 
 }  // namespace
 
-std::size_t backward_sm90_scratch_bytes(const FusedAttentionPlan& plan) { return Scratch::of(plan).end; }
+std::size_t backward_sm90_scratch_bytes(const FusedAttentionPlan& plan) {
+  return plan.shape().D > 128 ? backward_wide_sm90_scratch_bytes(plan) : Scratch::of(plan).end;
+}
 
 Status backward_sm90(const FusedBackwardCall& call) {
   return call.q.dtype() == tensor::DType::kBf16 ? launch_for<__nv_bfloat16>(call) : launch_for<__half>(call);

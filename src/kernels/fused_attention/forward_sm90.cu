@@ -24,6 +24,7 @@
 #include "kernels/common/tensor_map.cuh"
 #include "kernels/fused_attention/blocks.cuh"
 #include "kernels/fused_attention/paths.h"
+#include "kernels/fused_attention/tile_sm90.cuh"
 
 namespace tandem::kernels {
 namespace {
@@ -89,19 +90,6 @@ struct alignas(16) Barriers {
   std::uint64_t item_full[kItemNotes], item_empty[kItemNotes];
   std::uint64_t q_full[C::kQBuffers], q_empty[C::kQBuffers];
   std::uint64_t k_full[C::kStages], k_empty[C::kStages], v_full[C::kStages], v_empty[C::kStages];
-};
-
-// A place in a ring of a power of two: which buffer, and the parity of its present turn. One register.
-template <int kBuffers>
-class RingPlace {
- public:
-  static_assert((kBuffers & (kBuffers - 1)) == 0);
-  __device__ __forceinline__ int index() const { return turn_ & (kBuffers - 1); }
-  __device__ __forceinline__ std::uint32_t parity() const { return turn_ / kBuffers & 1; }
-  __device__ __forceinline__ void advance() { ++turn_; }
-
- private:
-  std::uint32_t turn_ = 0;
 };
 
 template <class C>
@@ -287,7 +275,8 @@ __device__ __forceinline__ void write_nothing_seen(const ForwardArguments& args,
 
 template <class C, class Half>
 __device__ __forceinline__ void consume(const ForwardArguments& args, std::byte* shared, Barriers<C>& barriers) {
-  const int warpgroup = static_cast<int>(threadIdx.x) / 128 - 1;
+  // From one lane, so that the compiler knows it for uniform: descriptors then need no move before each product.
+  const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0) - 1;
   const int thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
   const bool is_elected = thread == 0;
   const int turn = 1 + warpgroup, next_turn = 1 + (warpgroup + 1) % C::kWarpgroups,

@@ -203,7 +203,7 @@ Result<FusedAttentionPlan> FusedAttentionPlan::create(std::span<const AttentionS
     const auto work = [&](std::int32_t rows) {
       return count_forward_work(segments, plan.window_, rows, plan.tiling_.key_block);
     };
-    if (work(kTwoWarpgroups) * 11 < work(plan.tiling_.forward_rows) * 10) plan.tiling_.forward_rows = kTwoWarpgroups;
+    if (work(kTwoWarpgroups) * 20 < work(plan.tiling_.forward_rows) * 17) plan.tiling_.forward_rows = kTwoWarpgroups;
   }
   plan.segments_.assign(segments.begin(), segments.end());
   plan.visible_pairs = count_visible_pairs(segments, plan.window_);
@@ -279,8 +279,8 @@ Result<FusedAttentionPlan> FusedAttentionPlan::create(std::span<const AttentionS
       const std::int64_t seen = std::max(0, row.end(position + t + rows - 1) - row.begin(position + t));
       forward_order.push_back({static_cast<std::int32_t>(forward_tiles.size()), family,
                                ceil_div(seen, tiling.key_block), static_cast<std::int64_t>(forward_tiles.size())});
-      forward_tiles.push_back(
-          {s.query_begin + t, rows, position + t, s.prefix_begin, s.prefix_count, s.key_begin, s.key_count, 0});
+      forward_tiles.push_back({s.query_begin + t, rows, position + t, s.prefix_begin, s.prefix_count, s.key_begin,
+                               s.key_count, step_base + t / tiling.backward_rows});
     }
     const auto steps = static_cast<std::int32_t>(ceil_div(s.query_count, tiling.backward_rows));
     const auto prefix_tiles = static_cast<std::int32_t>(ceil_div(s.prefix_count, tiling.backward_keys));

@@ -65,7 +65,7 @@ AttentionTiling attention_tiling(AttentionPath path, std::int64_t D);
 struct ForwardTile {
   std::int32_t query_row, rows, position;  // first row of q, how many (<= forward_rows), position of the first
   std::int32_t prefix_begin, prefix_count, key_begin, key_count;
-  std::int32_t spare;
+  std::int32_t step;  // number of the backward's step that holds the first row, among all segments' steps
 };
 
 // Some key rows: the unit of the backward. Its visits are those segments that see any of it. 8 words.

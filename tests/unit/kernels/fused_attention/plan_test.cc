@@ -174,10 +174,14 @@ bool sees(const AttentionWindow& window, std::int64_t p, std::int64_t j) {
 
 void check_forward(const FusedAttentionPlan& plan) {
   const auto tiles = entries<ForwardTile>(plan, plan.forward_tiles);
+  const auto steps = entries<BackwardStep>(plan, plan.backward_steps);
   std::map<std::int32_t, std::tuple<const AttentionSegment*, std::int32_t>> covered;  // by row: segment, position
   for (const ForwardTile& tile : tiles) {
     EXPECT_GE(tile.rows, 1);
     EXPECT_LE(tile.rows, plan.tiling().forward_rows);
+    ASSERT_TRUE(tile.step >= 0 && tile.step < plan.steps_count);
+    const BackwardStep& step = steps[static_cast<std::size_t>(tile.step)];
+    EXPECT_TRUE(step.query_row <= tile.query_row && tile.query_row < step.query_row + step.rows);
     for (std::int32_t r = 0; r < tile.rows; ++r) {
       const auto segment = std::find_if(plan.segments().begin(), plan.segments().end(), [&](const auto& s) {
         return tile.query_row + r >= s.query_begin && tile.query_row + r < s.query_begin + s.query_count;

@@ -1,0 +1,26 @@
+// What the backward on Hopper needs of every query row, padded to the plan's steps; and what follows for the sinks.
+#pragma once
+
+#include <cstddef>
+
+#include "kernels/fused_attention/paths.h"
+
+namespace tandem::kernels::sm90 {
+
+// Each [H,steps,backward_rows].
+struct BackwardRows {
+  float* lse;    // times log2 e; infinity for rows that see nothing or do not exist
+  float* delta;  // <do, o> - dlse
+};
+
+// Bytes of one of the two.
+inline std::size_t backward_rows_bytes(const FusedAttentionPlan& plan) {
+  return static_cast<std::size_t>(plan.shape().H * plan.steps_count * plan.tiling().backward_rows) * sizeof(float);
+}
+
+void prepare_backward_rows(const FusedBackwardCall& call, const BackwardRows& rows);
+
+// dsinks, if there are sinks.
+void sum_sink_gradients(const FusedBackwardCall& call, const BackwardRows& rows);
+
+}  // namespace tandem::kernels::sm90
