@@ -1,16 +1,19 @@
 // Fused attention forward on Hopper: fused_attention.h says what it computes.
 //
-//   grid: one block an SM; block b takes the plan's items b, 2 grid - 1 - b, 2 grid + b, ... (there and back, so that
-//   the heavy items at the front spread evenly) warpgroup 0, one thread: copies Q (two buffers where they fit), K and V
-//   (a ring of two) with the copy engine warpgroups 1 ..: 64 rows each. For each key block j, ascending:
+//   grid           one block an SM; each takes the plan's next item when it is done with one. Which block computes what
+//                  is not fixed, what it computes is.
+//   warpgroup 0    one thread: takes items; copies Q (two buffers where they fit), K and V (a ring)
+//   warpgroup 1 .. 64 rows each. For each key block j, ascending:
+//
 //       issue S' = Q K(j+1)^T, then O += P V(j);  wait for S';  softmax of S' while the second product runs
-//     and in turns: a warpgroup issues its products when the one before has, so one's softmax runs under another's
-//     products (arXiv:2407.08608).
-//   A packed accumulator is the next product's A operand, so P never leaves registers.
+//
+//     and, where it helps, in turns: a warpgroup issues its products when the one before has, so that one's softmax
+//     runs under another's products (arXiv:2407.08608). A packed accumulator is the next product's A operand, so P
+//     never leaves registers.
 //
 // Budget  D   rows  keys  shared memory                              registers of O + S + P
-//         64  192   128   Q 2 x 24 + K, V 2 x 2 x 16 = 112 KiB       32 + 64 + 32
-//         64  128   128   Q 2 x 16 + K, V 2 x 2 x 16 = 96 KiB        the same; where less of a tile is wasted (plan.cc)
+//         64  192   128   Q 2 x 24 + K, V 2 x 4 x 16 = 176 KiB       32 + 64 + 32
+//         64  128   128   Q 2 x 16 + K, V 2 x 4 x 16 = 160 KiB       the same; where less of a tile is wasted (plan.cc)
 //         128 128   128   Q 2 x 32 + K, V 2 x 2 x 32 = 192 KiB       64 + 64 + 32
 //         256 128   64    Q 64     + K, V 2 x 2 x 32 = 192 KiB       128 + 32 + 16
 // Bound   4 D flop a visible pair and head over the tensor cores' rate; one ex2 a pair over 16 a clock and SM.
@@ -39,7 +42,9 @@ struct Config {
   static constexpr int kWarpgroups = kComputing;  // that compute
   static constexpr int kRows = 64 * kWarpgroups;
   static constexpr int kKeys = kD == 256 ? 64 : 128;
-  static constexpr int kStages = 2;
+  static constexpr int kStages = kD == 64 ? 4 : 2;  // of K and V
+  // Whether warpgroups issue their products in turns: measured, and at D = 128 they fall into step by themselves.
+  static constexpr bool kTurns = kD != 128;
   static constexpr int kQBuffers = kD == 256 ? 1 : 2;
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
   static constexpr int kQBytes = kRows * kD * 2, kKvBytes = kKeys * kD * 2;
@@ -81,7 +86,7 @@ struct alignas(16) BlockNote {
   int is_whole, is_last;
 };
 
-constexpr int kItemNotes = 2, kBlockNotes = 4;
+constexpr int kItemNotes = 2, kBlockNotes = 8;
 
 template <class C>
 struct alignas(16) Barriers {
@@ -102,7 +107,7 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
   RingPlace<kBlockNotes> note_place;
   int index = static_cast<int>(blockIdx.x);
   // The next item is taken when this one's last load is under way. Earlier, a block with much to do would hold what
-  // others could begin, and in the backward what they wait for.
+  // others could begin.
   for (;; index = static_cast<int>(gridDim.x) + atomicAdd(args.taken, 1)) {
     barrier_wait(&barriers.item_empty[item_place.index()], item_place.parity() ^ 1);
     ItemNote& note = barriers.item[item_place.index()];
@@ -284,7 +289,7 @@ __device__ __forceinline__ void consume(const ForwardArguments& args, std::byte*
   std::byte* const ks = shared + C::kQBuffers * C::kQBytes;
   std::byte* const vs = ks + C::kStages * C::kKvBytes;
   const float scale_log2 = args.softcap > 0.0f ? kLog2E : args.scale * kLog2E;
-  if (warpgroup == C::kWarpgroups - 1) named_arrive(1, 256);
+  if (C::kTurns && warpgroup == C::kWarpgroups - 1) named_arrive(1, 256);
 
   RingPlace<C::kQBuffers> q_place;
   RingPlace<C::kStages> place;
@@ -341,13 +346,13 @@ __device__ __forceinline__ void consume(const ForwardArguments& args, std::byte*
         barrier_wait(&barriers.k_full[place.index()], place.parity());
         b = barriers.block[note_place.index()];
         note_place.advance();
-        named_sync(turn, 256);
+        if constexpr (C::kTurns) named_sync(turn, 256);
         rows.issue_scores(q, operand_at(k, place.index() * C::kKvBytes));
         barrier_wait(&barriers.v_full[last.index()], last.parity());
         if (last_keys < C::kKeys) zero_values<C>(vs + last.index() * C::kKvBytes, last_keys, own);
         rows.issue_sums(operand_at(v, last.index() * C::kKvBytes), accumulate);
         accumulate = 1;
-        named_arrive(next_turn, 256);
+        if constexpr (C::kTurns) named_arrive(next_turn, 256);
         product_wait<1>();
         product_touch(rows.scores);
         if (is_elected) barrier_arrive(&barriers.k_empty[place.index()]);
