@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything CI runs, in the order that fails fastest: arrows and layout, the release build's tests, real clients against
-# its server, the sanitizer builds, the fuzzers for a fixed time each.   FUZZ_SECONDS=N makes the fuzzers run longer (default 6).
+# its server, the Python package, the sanitizer builds, the fuzzers for a fixed time each.
+#   FUZZ_SECONDS=N   makes the fuzzers run longer (default 6)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 jobs=$(nproc)
@@ -21,6 +22,10 @@ ctest --test-dir build/release --output-on-failure
 step "clients"
 client_python=$(tools/install_client_tests.sh)
 "$client_python" -m pytest -q -p no:cacheprovider --durations=5 tests/clients
+
+step "python"
+python=$(tools/install_python_tests.sh)
+"$python" -m pytest -q -p no:cacheprovider python/tests
 
 step "address and undefined-behaviour sanitizers"
 cmake --preset asan --log-level=WARNING >/dev/null

@@ -1,11 +1,13 @@
 # Flags shared by every target, and one library per folder of src/.
 
 find_package(PkgConfig REQUIRED)
-set(CMAKE_FIND_LIBRARY_SUFFIXES .a)
-pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
-pkg_check_modules(NGHTTP2 REQUIRED IMPORTED_TARGET libnghttp2)
-pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
-unset(CMAKE_FIND_LIBRARY_SUFFIXES)
+if(NOT TANDEM_PYTHON)
+  set(CMAKE_FIND_LIBRARY_SUFFIXES .a)
+  pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
+  pkg_check_modules(NGHTTP2 REQUIRED IMPORTED_TARGET libnghttp2)
+  pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
+  unset(CMAKE_FIND_LIBRARY_SUFFIXES)
+endif()
 set(CMAKE_FIND_LIBRARY_SUFFIXES .so .a)
 pkg_check_modules(HWY REQUIRED IMPORTED_TARGET libhwy)
 

@@ -1,0 +1,109 @@
+"""The attention layer of a transformer as a torch module."""
+
+import weakref
+
+import torch
+
+from ._attention import attention
+from .plans import host_numbers, normalized_window, packed_plan
+
+_positions_of_plans = weakref.WeakKeyDictionary()
+
+
+class Attention(torch.nn.Module):
+    """x + o_proj(attention(rope(q_norm(q)), rope(k_norm(k)), v)), where q, k and v are projections of RMSNorm(x).
+
+    Its parameters have the names that Hugging Face's Llama and Qwen layers give them (input_layernorm there lies beside
+    self_attn, here beside q_proj). q_norm and k_norm are there with qk_norm, sinks [H] with sinks.
+
+    rope_theta   None: positions are not rotated in
+    scale        default: 1 / sqrt(head_dim)
+    """
+
+    def __init__(
+        self,
+        width,
+        heads,
+        kv_heads=None,
+        head_dim=None,
+        *,
+        causal=True,
+        window=None,
+        softcap=0.0,
+        scale=None,
+        sinks=False,
+        qk_norm=False,
+        bias=False,
+        rope_theta=10000.0,
+        norm_eps=1e-6,
+        deterministic=True,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        self.heads, self.kv_heads = heads, kv_heads or heads
+        self.head_dim = head_dim or width // heads
+        self.window = normalized_window(causal, window)
+        self.softcap, self.scale, self.rope_theta, self.deterministic = softcap, scale, rope_theta, deterministic
+        where = {"device": device, "dtype": dtype}
+        self.input_layernorm = torch.nn.RMSNorm(width, eps=norm_eps, **where)
+        self.q_proj = torch.nn.Linear(width, self.heads * self.head_dim, bias=bias, **where)
+        self.k_proj = torch.nn.Linear(width, self.kv_heads * self.head_dim, bias=bias, **where)
+        self.v_proj = torch.nn.Linear(width, self.kv_heads * self.head_dim, bias=bias, **where)
+        self.o_proj = torch.nn.Linear(self.heads * self.head_dim, width, bias=bias, **where)
+        self.q_norm = torch.nn.RMSNorm(self.head_dim, eps=norm_eps, **where) if qk_norm else torch.nn.Identity()
+        self.k_norm = torch.nn.RMSNorm(self.head_dim, eps=norm_eps, **where) if qk_norm else torch.nn.Identity()
+        self.sinks = torch.nn.Parameter(torch.zeros(heads, **where)) if sinks else None
+
+    def forward(self, x, *, positions=None, lengths=None, cu_seqlens=None, plan=None):
+        """x [B,S,C]; or packed [T,C] with cu_seqlens or a plan, whose mask then stands in place of the layer's.
+
+        positions   [B,S], [S] or [T]: default, those in each sequence's context. Give them in a compiled function.
+        """
+        if plan is None and cu_seqlens is not None:
+            offsets = host_numbers(cu_seqlens)
+            plan = packed_plan(offsets, offsets, x.shape[0], x.shape[0], self.window)
+        normed = self.input_layernorm(x)
+        q = self.q_norm(self.q_proj(normed).unflatten(-1, (self.heads, self.head_dim)))
+        k = self.k_norm(self.k_proj(normed).unflatten(-1, (self.kv_heads, self.head_dim)))
+        v = self.v_proj(normed).unflatten(-1, (self.kv_heads, self.head_dim))
+        if self.rope_theta is not None:
+            if positions is None and plan is not None:
+                positions = plan_positions(plan, x.device).view(x.shape[:-1])
+            if positions is None:
+                positions = torch.arange(x.shape[-2], device=x.device)
+            cos, sin = rope_table(positions, self.head_dim, self.rope_theta, x.dtype)
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        out = attention(
+            q,
+            k,
+            v,
+            window=self.window if plan is None else None,
+            lengths=lengths,
+            plan=plan,
+            scale=self.scale,
+            softcap=self.softcap,
+            sinks=self.sinks,
+            deterministic=self.deterministic,
+        )
+        return x + self.o_proj(out.flatten(-2))
+
+
+def rope_table(positions, head_dim, theta, dtype):
+    """cos and sin [..., 1, D/2] of positions [...]: pair i of a head is (i, i + D/2), its angle position theta^(-2i/D)."""
+    exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
+    angles = positions.to(torch.float32)[..., None] / theta**exponents
+    return angles.cos().to(dtype).unsqueeze(-2), angles.sin().to(dtype).unsqueeze(-2)
+
+
+def rotate(x, cos, sin):
+    a, b = x.chunk(2, -1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+
+
+def plan_positions(plan, device):
+    """plan.positions() as a tensor on the device, made once for each."""
+    by_device = _positions_of_plans.setdefault(plan, {})
+    if device not in by_device:
+        by_device[device] = torch.tensor(plan.positions(), device=device)
+    return by_device[device]
