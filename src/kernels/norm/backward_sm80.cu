@@ -2,9 +2,10 @@
 //   grid   a block of threads for each block of rows (RowPartition), at most 512
 //   regs   a row's x and dy are read once and stay in registers, as do the gains and the block's part of dweight
 // dweight: a thread adds up its columns over the rows of its group, the groups' sums are added in shared memory, and
-// the blocks' in a second launch; nothing of it depends on the order in which blocks run. Bound    bytes 3 * 2 * T*H*C,
-// and C/2 KiB or less of dweight's sums written and read (T*H/4 rows of them, up to 512):
-//          memory bound
+// the blocks' in a second launch; nothing of it depends on the order in which blocks run.
+//
+// Bound: bytes 3 * 2 * T*H*C; memory bound. Beside them dweight's sums are written and read, 2 * 4 * C bytes for every
+// fourth row at most and for 512 blocks at most, most of them in the L2 cache.
 #include <cuda_runtime.h>
 
 #include "kernels/common/launch.cuh"

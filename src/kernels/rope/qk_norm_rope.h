@@ -57,8 +57,8 @@ struct QkNormRopeBackwardCall {
   QkNormRope params;
   tensor::TensorView dy, dx, dweight;  // dx and dweight may be absent: not wanted
 };
-// Scratch, on 16 bytes, for the dweights of all calls.
-std::size_t qk_norm_rope_backward_cuda_scratch_bytes(std::span<const QkNormRopeBackwardCall> calls);
+// Scratch, on 16 bytes: the sum of this over the calls with a dweight. `half` is R/2.
+std::size_t qk_norm_rope_backward_cuda_scratch_bytes(std::int64_t T, std::int64_t H, std::int64_t D, std::int64_t half);
 [[nodiscard]] Status qk_norm_rope_backward_cuda(std::span<const QkNormRopeBackwardCall> calls, GradientMode mode,
                                                 std::span<std::byte> scratch, device::Stream& stream);
 

@@ -12,7 +12,9 @@ using tensor::TensorView;
 bool is_aligned(const TensorView& rows) { return HalfRows(rows).is_aligned(); }
 bool is_aligned(const void* data) { return reinterpret_cast<std::uintptr_t>(data) % 16 == 0; }
 // A table's rows.
-bool is_aligned_table(const TensorView& table) { return is_aligned(table.data()) && table.stride(0) % 4 == 0; }
+bool is_aligned_table(const TensorView& table) {
+  return table.extent(1) == 0 || (is_aligned(table.data()) && table.stride(0) % 4 == 0);
+}
 
 // Checks what forward and backward share, and adds to `shape`, which `is_first` fills.
 Status check_call(const char* op, const TensorView& x, const QkNormRope& params, bool is_first, HeadShape& shape,
@@ -71,16 +73,11 @@ Status qk_norm_rope_cuda(std::span<const QkNormRopeCall> calls, device::Stream& 
   return shape.D == 0 ? ok_status() : qk_norm_rope_forward_sm80(calls, shape, stream);
 }
 
-std::size_t qk_norm_rope_backward_cuda_scratch_bytes(std::span<const QkNormRopeBackwardCall> calls) {
-  std::size_t bytes = 0;
-  for (const QkNormRopeBackwardCall& call : calls) {
-    if (is_absent(call.dweight) || call.x.rank() != 3 || call.params.cos.rank() != 2) continue;
-    const std::int64_t D = call.x.extent(2), half = call.params.cos.extent(1);
-    if (D > kQkNormRopeWidthMax || 2 * half > D) continue;  // will be refused
-    const int at_once = qk_norm_rope_heads_at_once(static_cast<int>(D), static_cast<int>(half));
-    bytes += RowPartition(call.x.extent(0) * call.x.extent(1), at_once).sums_bytes(D);
-  }
-  return bytes;
+std::size_t qk_norm_rope_backward_cuda_scratch_bytes(std::int64_t T, std::int64_t H, std::int64_t D,
+                                                     std::int64_t half) {
+  if (D < 1 || D > kQkNormRopeWidthMax || 2 * half > D) return 0;  // nothing to add up, or refused
+  const int at_once = qk_norm_rope_heads_at_once(static_cast<int>(D), static_cast<int>(half));
+  return RowPartition(T * H, at_once).sums_bytes(D);
 }
 
 Status qk_norm_rope_backward_cuda(std::span<const QkNormRopeBackwardCall> calls, GradientMode mode,
@@ -88,6 +85,7 @@ Status qk_norm_rope_backward_cuda(std::span<const QkNormRopeBackwardCall> calls,
   constexpr const char* kOp = "qk_norm_rope backward";
   TD_TRY(check_count(kOp, calls.size(), stream));
   HeadShape shape;
+  std::size_t scratch_bytes = 0;
   for (const QkNormRopeBackwardCall& call : calls) {
     TD_TRY(check_call(kOp, call.x, call.params, &call == calls.data(), shape, stream));
     TD_TRY(expect_heads(kOp, "dy", call.dy, call.x, shape));
@@ -97,8 +95,9 @@ Status qk_norm_rope_backward_cuda(std::span<const QkNormRopeBackwardCall> calls,
       return invalid_argument("{}: dweight without a weight; leave it absent", kOp);
     }
     TD_TRY(expect_view(kOp, "dweight", call.dweight, DType::kF32, {call.x.extent(2)}, Layout::kDense, stream.device()));
+    scratch_bytes += qk_norm_rope_backward_cuda_scratch_bytes(call.x.extent(0), call.x.extent(1), shape.D, shape.half);
   }
-  TD_TRY(expect_sums_scratch(kOp, scratch, qk_norm_rope_backward_cuda_scratch_bytes(calls)));
+  TD_TRY(expect_sums_scratch(kOp, scratch, scratch_bytes));
   return shape.D == 0 ? ok_status() : qk_norm_rope_backward_sm80(calls, shape, mode, scratch, stream);
 }
 

@@ -2,9 +2,9 @@
 // shared).
 //   grid   (at most 2048 blocks of 256 threads, calls); D = 128: 8 threads to a head, 32 heads to a block at once
 //   regs   a head is read once and stays in registers; the gains offset + weight are kept for all heads
-// Bound    bytes 2 * 2 * T*(H+G)*D, and the tables' 2 * 4 * T*R/2, which heads after the first find in the cache:
-// memory
-//          bound
+//
+// Bound: bytes 2 * 2 * T*(H+G)*D, and the tables' 2 * 4 * T*R/2, which heads after the first find in the cache; memory
+// bound.
 #include <cuda_runtime.h>
 
 #include <algorithm>

@@ -78,6 +78,10 @@ struct Heads {
   }
 };
 
+std::size_t scratch_bytes(const Heads& heads) {
+  return heads.has_norm ? qk_norm_rope_backward_cuda_scratch_bytes(heads.T, heads.H, heads.D, heads.half) : 0;
+}
+
 // Heads on the device, in rows apart; `is_odd`: off 16 bytes.
 struct HeadsOnCuda {
   const Heads& heads;
@@ -149,8 +153,7 @@ std::pair<Gradients, Gradients> backward(const Pair& pair, bool is_odd, Gradient
     }
   }
   const QkNormRopeBackwardCall calls[] = {q.backward_call(), k.backward_call()};
-  const auto scratch =
-      std::move(device::Memory::create(kCuda, qk_norm_rope_backward_cuda_scratch_bytes(calls))).value();
+  const auto scratch = std::move(device::Memory::create(kCuda, scratch_bytes(pair.q) + scratch_bytes(pair.k))).value();
   EXPECT_TRUE(qk_norm_rope_backward_cuda(calls, mode, scratch.span(), stream).ok());
   EXPECT_TRUE(same_bits(q.dy.get(), pair.q.dy));
   return {{q.dx.get(), q.dweight.get()}, {k.dx.get(), k.dweight.get()}};
@@ -227,8 +230,7 @@ TEST(QkNormRopeCuda, WorksInPlaceAndOnOneTensor) {
     const Gradients expected = backward(pair, false, GradientMode::kWrite, stream).first;
     HeadsOnCuda q(pair.q, false, stream);
     QkNormRopeBackwardCall back = q.backward_call();
-    const auto scratch =
-        std::move(device::Memory::create(kCuda, qk_norm_rope_backward_cuda_scratch_bytes(std::span(&back, 1)))).value();
+    const auto scratch = std::move(device::Memory::create(kCuda, scratch_bytes(pair.q))).value();
     back.dx = back.dy;
     ASSERT_TRUE(qk_norm_rope_backward_cuda(std::span(&back, 1), GradientMode::kWrite, scratch.span(), stream).ok());
     EXPECT_TRUE(same_bits(q.dy.get(), expected.dx));
@@ -271,7 +273,7 @@ TEST(QkNormRopeCuda, RefusesWhatDoesNotFit) {
 
   const QkNormRopeBackwardCall back{good.x, good.params, good.x, good.y, on_cuda(DType::kF32, {16})};
   const auto backward_code = [&](const QkNormRopeBackwardCall& call, std::size_t missing) {
-    std::vector<std::byte> scratch(qk_norm_rope_backward_cuda_scratch_bytes(std::span(&call, 1)) - missing);
+    std::vector<std::byte> scratch(qk_norm_rope_backward_cuda_scratch_bytes(2, 3, 16, 8) - missing);
     return qk_norm_rope_backward_cuda(std::span(&call, 1), GradientMode::kWrite, scratch, *stream).code();
   };
   EXPECT_EQ(backward_code(back, 1), refused);
