@@ -19,7 +19,8 @@ struct SumBlocksArguments {
   bool adds = false;
 };
 
-__global__ void __launch_bounds__(kLanes* kWarps) sum_blocks_sm80_kernel(const SumBlocksArguments arguments) {
+__global__ void __launch_bounds__(kLanes* kWarps)
+    sum_blocks_sm80_kernel(const __grid_constant__ SumBlocksArguments arguments) {
   __shared__ float of_warps[kWarps][kLanes];
   const BlockSums& job = arguments.sums[blockIdx.y];
   const int lane = static_cast<int>(threadIdx.x) % kLanes, warp = static_cast<int>(threadIdx.x) / kLanes;
