@@ -44,13 +44,6 @@ Result<FusedAttentionPlan> make_plan(const std::vector<std::int32_t>& words, std
   return FusedAttentionPlan::create(segments, {left, right}, shape, path);
 }
 
-std::span<std::byte> scratch_of(const std::optional<OutputArray>& scratch) {
-  const tensor::TensorView view = checked_view("scratch", scratch);
-  if (!view || view.count() == 0) return {};
-  if (!view.is_dense()) raise(invalid_argument("scratch is not dense"));
-  return {static_cast<std::byte*>(view.data()), static_cast<std::size_t>(view.bytes())};
-}
-
 }  // namespace
 
 CoreStream::CoreStream(const std::string& device, std::uintptr_t handle, int threads_count) : process_id_(getpid()) {

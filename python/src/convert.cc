@@ -75,4 +75,11 @@ Result<tensor::TensorView> view_of(const char* name, const InputArray& array) {
                             std::span<const std::int64_t>(array.stride_ptr(), rank), device);
 }
 
+std::span<std::byte> scratch_of(const std::optional<OutputArray>& scratch) {
+  const tensor::TensorView view = checked_view("scratch", scratch);
+  if (!view || view.count() == 0) return {};
+  if (!view.is_dense()) raise(invalid_argument("scratch is not dense"));
+  return {static_cast<std::byte*>(view.data()), static_cast<std::size_t>(view.bytes())};
+}
+
 }  // namespace tandem::python

@@ -4,7 +4,9 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <cstddef>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "base/status.h"
@@ -45,5 +47,8 @@ template <class Array>
 tensor::TensorView checked_view(const char* name, const Array& array) {
   return check(view_of(name, InputArray(array)));
 }
+
+// The bytes of a dense array; none for None. Raises ValueError.
+std::span<std::byte> scratch_of(const std::optional<OutputArray>& scratch);
 
 }  // namespace tandem::python

@@ -6,6 +6,9 @@
 #include <nanobind/stl/vector.h>
 
 #include "attention.h"
+#include "kernels/norm/norm.h"
+#include "kernels/rope/qk_norm_rope.h"
+#include "layer.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -48,4 +51,17 @@ NB_MODULE(_core, module) {
   module.def("attention_backward", &tandem::python::attention_backward, "q"_a, "k"_a, "v"_a, "plan"_a, "scale"_a,
              "softcap"_a, "deterministic"_a, "sinks"_a.none(), "out"_a, "lse"_a, "dout"_a, "dlse"_a.none(), "dq"_a,
              "dk"_a, "dv"_a, "dsinks"_a.none(), "scratch"_a.none(), "stream"_a);
+
+  module.def("rms_norm", &tandem::python::rms_norm, "x"_a, "weight"_a, "eps"_a, "offset"_a, "y"_a, "stream"_a);
+  module.def("rms_norm_backward", &tandem::python::rms_norm_backward, "x"_a, "weight"_a, "eps"_a, "offset"_a, "dy"_a,
+             "dx"_a, "dweight"_a.none(), "scratch"_a.none(), "stream"_a);
+  module.def("rms_norm_backward_scratch_bytes", &tandem::kernels::rms_norm_backward_cuda_scratch_bytes, "rows"_a,
+             "width"_a);
+  module.def("qk_norm_rope", &tandem::python::qk_norm_rope, "q"_a, "k"_a, "q_weight"_a.none(), "k_weight"_a.none(),
+             "eps"_a, "cos"_a, "sin"_a, "q_out"_a, "k_out"_a, "stream"_a);
+  module.def("qk_norm_rope_backward", &tandem::python::qk_norm_rope_backward, "q"_a, "k"_a, "q_weight"_a.none(),
+             "k_weight"_a.none(), "eps"_a, "cos"_a, "sin"_a, "dq_out"_a, "dk_out"_a, "dq"_a, "dk"_a,
+             "dq_weight"_a.none(), "dk_weight"_a.none(), "scratch"_a.none(), "stream"_a);
+  module.def("qk_norm_rope_backward_scratch_bytes", &tandem::kernels::qk_norm_rope_backward_cuda_scratch_bytes, "T"_a,
+             "H"_a, "D"_a, "half"_a);
 }

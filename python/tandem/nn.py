@@ -4,6 +4,7 @@ import weakref
 
 import torch
 
+from . import layer_ops
 from ._attention import attention
 from .plans import host_numbers, normalized_window, packed_plan
 
@@ -18,6 +19,8 @@ class Attention(torch.nn.Module):
 
     rope_theta   None: positions are not rotated in
     scale        default: 1 / sqrt(head_dim)
+
+    On CUDA in bf16 and f16 the norms and the rotation are Tandem's kernels too, in f32 and rounded once.
     """
 
     def __init__(
@@ -63,17 +66,16 @@ class Attention(torch.nn.Module):
         if plan is None and cu_seqlens is not None:
             offsets = host_numbers(cu_seqlens)
             plan = packed_plan(offsets, offsets, x.shape[0], x.shape[0], self.window)
-        normed = self.input_layernorm(x)
-        q = self.q_norm(self.q_proj(normed).unflatten(-1, (self.heads, self.head_dim)))
-        k = self.k_norm(self.k_proj(normed).unflatten(-1, (self.kv_heads, self.head_dim)))
+        normed = rms_norm(x, self.input_layernorm)
+        q = self.q_proj(normed).unflatten(-1, (self.heads, self.head_dim))
+        k = self.k_proj(normed).unflatten(-1, (self.kv_heads, self.head_dim))
         v = self.v_proj(normed).unflatten(-1, (self.kv_heads, self.head_dim))
         if self.rope_theta is not None:
             if positions is None and plan is not None:
                 positions = plan_positions(plan, x.device).view(x.shape[:-1])
             if positions is None:
                 positions = torch.arange(x.shape[-2], device=x.device)
-            cos, sin = rope_table(positions, self.head_dim, self.rope_theta, x.dtype)
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        q, k = norm_and_rotate(q, k, self.q_norm, self.k_norm, positions, self.rope_theta)
         out = attention(
             q,
             k,
@@ -87,6 +89,35 @@ class Attention(torch.nn.Module):
             deterministic=self.deterministic,
         )
         return x + self.o_proj(out.flatten(-2))
+
+
+def rms_norm(x, norm):
+    """norm(x), of a torch.nn.RMSNorm."""
+    if layer_ops.takes_norm(x, norm.weight):
+        return torch.ops.tandem.rms_norm(x, norm.weight, norm.eps)
+    return norm(x)
+
+
+def norm_and_rotate(q, k, q_norm, k_norm, positions, theta):
+    """q [...,H,D] and k [...,G,D] through their norms (torch.nn.RMSNorm or Identity), and then, unless theta is None,
+    rotated by positions, which broadcast to [...]."""
+    q_weight, k_weight = getattr(q_norm, "weight", None), getattr(k_norm, "weight", None)
+    if theta is None and q_weight is None and k_weight is None:
+        return q, k
+    D = q.shape[-1]
+    if not layer_ops.takes_heads(q, k, q_weight, k_weight):
+        q, k = q_norm(q), k_norm(k)
+        if theta is None:
+            return q, k
+        cos, sin = rope_table(positions, D, theta, q.dtype)
+        return rotate(q, cos, sin), rotate(k, cos, sin)
+    rows = q.shape[:-2]
+    if theta is None:
+        cos = sin = torch.empty((rows.numel(), 0), dtype=torch.float32, device=q.device)
+    else:
+        tables = rope_table(positions, D, theta, torch.float32)
+        cos, sin = (table.squeeze(-2).expand(*rows, D // 2).reshape(-1, D // 2) for table in tables)
+    return torch.ops.tandem.qk_norm_rope(q, k, q_weight, k_weight, getattr(q_norm, "eps", 0.0), cos, sin)
 
 
 def rope_table(positions, head_dim, theta, dtype):

@@ -30,30 +30,42 @@ std::string extents_text(std::initializer_list<std::int64_t> extents) {
 }
 
 Status expect(const char* op, const char* argument, const tensor::TensorView& view, bool dtype_fits,
-              const char* dtype_text, std::initializer_list<std::int64_t> extents, Layout layout) {
-  const bool on_cpu = view.device().kind == device::DeviceKind::kCpu;
-  if (dtype_fits && on_cpu && extents_match(view, extents)) {
+              const char* dtype_text, std::initializer_list<std::int64_t> extents, Layout layout,
+              device::Device device) {
+  if (dtype_fits && view.device() == device && extents_match(view, extents)) {
     const bool has_data = view.data() != nullptr || view.count() == 0;
     if (has_data && layout_matches(view, layout)) return ok_status();
   }
-  return invalid_argument("{}: {} is {} {} on {}{}; expected {} {} on cpu, {}", op, argument, view.shape().to_string(),
+  return invalid_argument("{}: {} is {} {} on {}{}; expected {} {} on {}, {}", op, argument, view.shape().to_string(),
                           tensor::dtype_name(view.dtype()), device::to_string(view.device()),
                           view.data() == nullptr ? " without data" : "", extents_text(extents), dtype_text,
-                          layout == Layout::kDense ? "dense" : "last axis dense");
+                          device::to_string(device), layout == Layout::kDense ? "dense" : "last axis dense");
 }
 
 }  // namespace
 
 Status expect_view(const char* op, const char* argument, const tensor::TensorView& view, tensor::DType dtype,
-                   std::initializer_list<std::int64_t> extents, Layout layout) {
-  return expect(op, argument, view, view.dtype() == dtype, tensor::dtype_name(dtype), extents, layout);
+                   std::initializer_list<std::int64_t> extents, Layout layout, device::Device device) {
+  return expect(op, argument, view, view.dtype() == dtype, tensor::dtype_name(dtype), extents, layout, device);
 }
 
 Status expect_float_view(const char* op, const char* argument, const tensor::TensorView& view,
                          std::initializer_list<std::int64_t> extents, Layout layout) {
   const bool fits = view.dtype() == tensor::DType::kF32 || view.dtype() == tensor::DType::kBf16 ||
                     view.dtype() == tensor::DType::kF16;
-  return expect(op, argument, view, fits, "f32, bf16 or f16", extents, layout);
+  return expect(op, argument, view, fits, "f32, bf16 or f16", extents, layout, {});
+}
+
+Status expect_half_view(const char* op, const char* argument, const tensor::TensorView& view,
+                        std::initializer_list<std::int64_t> extents, Layout layout, device::Device device) {
+  const bool fits = view.dtype() == tensor::DType::kBf16 || view.dtype() == tensor::DType::kF16;
+  return expect(op, argument, view, fits, "bf16 or f16", extents, layout, device);
+}
+
+Status expect_cuda_stream(const char* op, const device::Stream& stream) {
+  if (stream.device().kind == device::DeviceKind::kCuda) return ok_status();
+  return invalid_argument("{}: the stream is on {}; its CUDA form wants a CUDA device's", op,
+                          device::to_string(stream.device()));
 }
 
 }  // namespace tandem::kernels

@@ -8,6 +8,7 @@
 #include <initializer_list>
 
 #include "base/status.h"
+#include "device/device.h"
 #include "tensor/tensor_view.h"
 
 namespace tandem::kernels {
@@ -20,14 +21,23 @@ enum class Layout : std::uint8_t {
   kLastAxisDense,  // the elements of a row lie together, rows anywhere
 };
 
-// kInvalidArgument unless `view` has this dtype, these extents and this layout, lies in CPU memory, and has data if it
-// has elements.
+// kInvalidArgument unless `view` has this dtype, these extents and this layout, lies in the device's memory (the CPU's,
+// unless another is named), and has data if it has elements.
 [[nodiscard]] Status expect_view(const char* op, const char* argument, const tensor::TensorView& view,
-                                 tensor::DType dtype, std::initializer_list<std::int64_t> extents, Layout layout);
+                                 tensor::DType dtype, std::initializer_list<std::int64_t> extents, Layout layout,
+                                 device::Device device = {});
 
 // The same, with the dtype one of f32, bf16 and f16.
 [[nodiscard]] Status expect_float_view(const char* op, const char* argument, const tensor::TensorView& view,
                                        std::initializer_list<std::int64_t> extents, Layout layout);
+
+// The same, with the dtype one of bf16 and f16.
+[[nodiscard]] Status expect_half_view(const char* op, const char* argument, const tensor::TensorView& view,
+                                      std::initializer_list<std::int64_t> extents, Layout layout,
+                                      device::Device device);
+
+// kInvalidArgument unless the stream is a CUDA device's.
+[[nodiscard]] Status expect_cuda_stream(const char* op, const device::Stream& stream);
 
 // An argument may be left out: a default TensorView, with neither axes nor data.
 inline bool is_absent(const tensor::TensorView& view) { return view.data() == nullptr && view.rank() == 0; }

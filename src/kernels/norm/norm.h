@@ -17,6 +17,7 @@
 
 #include "base/status.h"
 #include "device/device.h"
+#include "kernels/common/gradients.h"
 #include "tensor/tensor_view.h"
 
 namespace tandem::kernels {
@@ -29,5 +30,20 @@ std::size_t rms_norm_backward_scratch_bytes(std::int64_t rows, std::int64_t widt
 [[nodiscard]] Status rms_norm_backward_cpu(tensor::TensorView x, tensor::TensorView weight, float eps, float offset,
                                            tensor::TensorView dy, tensor::TensorView dx, tensor::TensorView dweight,
                                            std::span<std::byte> scratch, device::Stream& stream);
+
+// On CUDA:
+//   x, y, dy, dx  bf16 | f16, all of one dtype; y may be x, and dx may be x or dy      C <= 16384
+//   weight        f32 or of x's dtype     dweight f32
+// The sums and what leads to them are f32, in the order of norm/row_sm80.cuh: it depends on C only, dweight's on T*H
+// too. Rows on 16 bytes with C a multiple of 8 are read 8 elements at a time; others give the same bits, more slowly.
+// Errors: kInvalidArgument (also: a build without CUDA), before any write; kDeviceLost.
+[[nodiscard]] Status rms_norm_cuda(tensor::TensorView x, tensor::TensorView weight, float eps, float offset,
+                                   tensor::TensorView y, device::Stream& stream);
+
+// Scratch, on 16 bytes, for dweight. `mode` is for dx and dweight alike.
+std::size_t rms_norm_backward_cuda_scratch_bytes(std::int64_t rows, std::int64_t width);
+[[nodiscard]] Status rms_norm_backward_cuda(tensor::TensorView x, tensor::TensorView weight, float eps, float offset,
+                                            tensor::TensorView dy, tensor::TensorView dx, tensor::TensorView dweight,
+                                            GradientMode mode, std::span<std::byte> scratch, device::Stream& stream);
 
 }  // namespace tandem::kernels

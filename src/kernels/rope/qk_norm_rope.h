@@ -17,6 +17,7 @@
 
 #include "base/status.h"
 #include "device/device.h"
+#include "kernels/common/gradients.h"
 #include "tensor/tensor_view.h"
 
 namespace tandem::kernels {
@@ -35,5 +36,30 @@ std::size_t qk_norm_rope_backward_scratch_bytes(std::int64_t T, std::int64_t H, 
 [[nodiscard]] Status qk_norm_rope_backward_cpu(tensor::TensorView x, const QkNormRope& params, tensor::TensorView dy,
                                                tensor::TensorView dx, tensor::TensorView dweight,
                                                std::span<std::byte> scratch, device::Stream& stream);
+
+// On CUDA, queries and keys in one launch:
+//   x, y, dy, dx  bf16 | f16, all calls' of one dtype and with one D <= 256 and R; y may be x, and dx may be x or dy
+//   weight        [D] or absent: whole rows are not normalised here (but for H = 1); f32 or of x's dtype
+// What is between x and y, or dy and dx, is f32 in registers and rounded once. dy is left as it is. A head's sums have
+// an order that depends on D and R only, dweight's on T*H too.
+// Errors: kInvalidArgument (also: a build without CUDA), before any write; kDeviceLost.
+inline constexpr std::size_t kQkNormRopeCallsMax = 2;
+
+struct QkNormRopeCall {
+  tensor::TensorView x;
+  QkNormRope params;
+  tensor::TensorView y;
+};
+[[nodiscard]] Status qk_norm_rope_cuda(std::span<const QkNormRopeCall> calls, device::Stream& stream);
+
+struct QkNormRopeBackwardCall {
+  tensor::TensorView x;  // read only if there is a norm
+  QkNormRope params;
+  tensor::TensorView dy, dx, dweight;  // dx and dweight may be absent: not wanted
+};
+// Scratch, on 16 bytes: the sum of this over the calls with a dweight. `half` is R/2.
+std::size_t qk_norm_rope_backward_cuda_scratch_bytes(std::int64_t T, std::int64_t H, std::int64_t D, std::int64_t half);
+[[nodiscard]] Status qk_norm_rope_backward_cuda(std::span<const QkNormRopeBackwardCall> calls, GradientMode mode,
+                                                std::span<std::byte> scratch, device::Stream& stream);
 
 }  // namespace tandem::kernels
