@@ -187,12 +187,17 @@ __device__ __forceinline__ std::uint64_t operand_at(std::uint64_t base, std::uin
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
       "+f"(d[i + 7])
 #define TD_SUMS_32(d, i) TD_SUMS_8(d, i), TD_SUMS_8(d, i + 8), TD_SUMS_8(d, i + 16), TD_SUMS_8(d, i + 24)
+#define TD_SUMS_40(d, i) TD_SUMS_32(d, i), TD_SUMS_8(d, i + 32)
 #define TD_SUMS_64(d, i) TD_SUMS_32(d, i), TD_SUMS_32(d, i + 32)
 #define TD_SUMS_128(d, i) TD_SUMS_64(d, i), TD_SUMS_64(d, i + 64)
 #define TD_REGS_32                                                       \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15" \
   ", "                                                                   \
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define TD_REGS_40 \
+  TD_REGS_32       \
+      ", "         \
+      "%32, %33, %34, %35, %36, %37, %38, %39"
 #define TD_REGS_64                                                                 \
   TD_REGS_32                                                                       \
   ", "                                                                             \
@@ -233,6 +238,11 @@ __device__ __forceinline__ void multiply(float (&d)[kN / 2], std::uint64_t a, st
       TD_PRODUCT_SS(64, TD_REGS_32, 32, 32, 33, 34, 35, 36, "bf16");
     else
       TD_PRODUCT_SS(64, TD_REGS_32, 32, 32, 33, 34, 35, 36, "f16");
+  } else if constexpr (kN == 80) {
+    if constexpr (kBf16)
+      TD_PRODUCT_SS(80, TD_REGS_40, 40, 40, 41, 42, 43, 44, "bf16");
+    else
+      TD_PRODUCT_SS(80, TD_REGS_40, 40, 40, 41, 42, 43, 44, "f16");
   } else if constexpr (kN == 128) {
     if constexpr (kBf16)
       TD_PRODUCT_SS(128, TD_REGS_64, 64, 64, 65, 66, 67, 68, "bf16");
@@ -277,9 +287,11 @@ __device__ __forceinline__ void multiply(float (&d)[kN / 2], const std::uint32_t
 #undef TD_PRODUCT_RS
 #undef TD_SUMS_8
 #undef TD_SUMS_32
+#undef TD_SUMS_40
 #undef TD_SUMS_64
 #undef TD_SUMS_128
 #undef TD_REGS_32
+#undef TD_REGS_40
 #undef TD_REGS_64
 #undef TD_REGS_128
 

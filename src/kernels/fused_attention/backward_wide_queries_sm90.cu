@@ -1,9 +1,12 @@
 // dq on Hopper for head dims above 128: a part of backward_wide_sm90.cu.
 //
-//   grid: one block an SM, persistent; an item is 128 query rows of one head: Q and dO in shared memory, while blocks
-//   of 64 keys stream past in the forward's order warpgroup 0, one thread: takes items; copies Q, dO, and for each
-//   block K (a ring of two) and V warpgroups 1, 2: 64 rows each. A block:
+//   grid           one block an SM, persistent; an item is 128 query rows of one head, Q and dO in shared memory, while
+//                  blocks of 64 keys stream past, ascending
+//   warpgroup 0    one thread: takes items; copies Q, dO, and for each block K (a ring of two) and V
+//   warpgroup 1, 2 64 rows each. A block:
+//
 //       S = Q K^T;  dP = dO V^T;  P = 2^(S c - lse);  dS = P (dP - delta);  dQ += dS K
+//
 //     The next S is issued behind dQ, the next dP behind both; P is worked out while dP runs. Packed dS is the A
 //     operand of dQ.
 //
@@ -332,8 +335,8 @@ Status launch(const FusedBackwardCall& call, const BackwardRows& rows, int* take
 
 Status backward_wide_queries_sm90(const FusedBackwardCall& call, const BackwardRows& rows, int* taken) {
   const AttentionTiling& tiling = call.plan.tiling();
-  TD_CHECK(tiling.forward_rows == kRows && tiling.key_block == kKeys && tiling.backward_rows == kStepRows,
-           tiling.forward_rows, tiling.key_block, tiling.backward_rows);
+  TD_CHECK(tiling.forward_rows == kRows && tiling.backward_rows == kStepRows, tiling.forward_rows,
+           tiling.backward_rows);
   if (call.plan.forward_items.count == 0) return ok_status();
   return call.q.dtype() == tensor::DType::kBf16 ? launch<__nv_bfloat16>(call, rows, taken)
                                                 : launch<__half>(call, rows, taken);

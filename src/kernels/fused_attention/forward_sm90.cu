@@ -15,7 +15,7 @@
 //         64  192   128   Q 2 x 24 + K, V 2 x 4 x 16 = 176 KiB       32 + 64 + 32
 //         64  128   128   Q 2 x 16 + K, V 2 x 4 x 16 = 160 KiB       the same; where less of a tile is wasted (plan.cc)
 //         128 128   128   Q 2 x 32 + K, V 2 x 2 x 32 = 192 KiB       64 + 64 + 32
-//         256 128   64    Q 64     + K, V 2 x 2 x 32 = 192 KiB       128 + 32 + 16
+//         256 128   80    Q 64     + K, V 2 x 2 x 40 = 224 KiB       128 + 40 + 20
 // Bound   4 D flop a visible pair and head over the tensor cores' rate; one ex2 a pair over 16 a clock and SM.
 //         docs/kernels/attention.md has both, and what was measured.
 #include <cuda_runtime.h>
@@ -41,7 +41,7 @@ struct Config {
   static constexpr int kD = kHeadDim;
   static constexpr int kWarpgroups = kComputing;  // that compute
   static constexpr int kRows = 64 * kWarpgroups;
-  static constexpr int kKeys = kD == 256 ? 64 : 128;
+  static constexpr int kKeys = kD == 256 ? 80 : 128;
   static constexpr int kStages = kD == 64 ? 4 : 2;  // of K and V
   // Whether warpgroups issue their products in turns: measured, and at D = 128 they fall into step by themselves.
   static constexpr bool kTurns = kD != 128;

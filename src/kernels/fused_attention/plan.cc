@@ -167,7 +167,7 @@ AttentionTiling attention_tiling(AttentionPath path, std::int64_t D) {
   }
   if (D <= 64) return {.forward_rows = 192, .key_block = 128, .backward_rows = 128, .backward_keys = 128};
   if (D <= 128) return {.forward_rows = 128, .key_block = 128, .backward_rows = 64, .backward_keys = 128};
-  return {.forward_rows = 128, .key_block = 64, .backward_rows = 64, .backward_keys = 64};
+  return {.forward_rows = 128, .key_block = 80, .backward_rows = 64, .backward_keys = 64};
 }
 
 Result<FusedAttentionPlan> FusedAttentionPlan::create(std::span<const AttentionSegment> segments,

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# All GPU tests and the benchmarks' smoke sizes, in two halves, since the machine that compiles may have no GPU and the one
+# with the GPU none of the libraries:
+#   tools/gpu_check.sh pack [PYTHON]   here: builds, and gathers what runs into build/gpu_check (default: python3; give the
+#                                      interpreter whose version the other machine has)
+#   tools/gpu_check.sh run [OUT]       there, from the repository's root, with build/gpu_check carried along: runs it all,
+#                                      logs to OUT (default build/gpu_check/logs), prints a table, fails if anything did
+set -euo pipefail
+cd "$(dirname "$0")/.."
+folder=build/gpu_check
+
+pack() {
+  local python=${1:-python3}
+  cmake --preset release -DTANDEM_CUDA=on --log-level=WARNING >/dev/null
+  cmake --build build/release -j "$(nproc)" --target test_device test_kernels
+  rm -rf "$folder" && mkdir -p "$folder/lib"
+  for test in device kernels; do
+    install -s "build/release/tests/test_$test" "$folder/"
+    ldd "$folder/test_$test" | sed -n 's/.*=> \(.*\/lib\(hwy\|gtest\|gmock\|fmt\)[^ ]*\) .*/\1/p' | xargs -r cp -u -t "$folder/lib"
+  done
+  tools/build_python_for.sh "$python" "$folder/python" TANDEM_CUDA=on
+  git rev-parse --short HEAD >"$folder/commit"
+  du -sh "$folder"
+}
+
+run() {
+  local logs=${1:-$folder/logs} failed=0
+  mkdir -p "$logs"
+  export LD_LIBRARY_PATH=$PWD/$folder/lib PYTHONPATH=$PWD/$folder/python PYTHONUNBUFFERED=1
+  TANDEM_COMMIT=$(cat "$folder/commit")
+  export TANDEM_COMMIT
+  nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,power.limit --format=csv,noheader
+
+  step() {  # step NAME SECONDS COMMAND...: the command's output goes to a log, its last line to the table
+    local name=$1 limit=$2 log=$logs/$1.log start=$SECONDS verdict=ok
+    shift 2
+    timeout -s KILL "$limit" "$@" >"$log" 2>&1 || { verdict=FAILED failed=1; }
+    printf '%-18s %-7s %4d s  %s\n' "$name" "$verdict" $((SECONDS - start)) "$(grep -v '^$' "$log" | tail -1 | cut -c1-90)"
+  }
+  step device 30 "$folder/test_device" --gtest_brief=1
+  step kernels 240 "$folder/test_kernels" --gtest_brief=1 --gtest_filter='*Sm80*:*Sm90*:*Cuda*:*cuda*'
+  step python 150 python3 -m pytest -q -p no:cacheprovider python/tests/test_cuda.py python/tests/test_cuda_layer.py
+  step attention-bench 90 python3 bench/micro/attention.py --quick --json "$logs/attention.jsonl"
+  step attention-error 60 python3 bench/micro/attention.py --check
+  return "$failed"
+}
+
+case ${1:-} in
+  pack) shift && pack "$@" ;;
+  run) shift && run "$@" ;;
+  *) sed -n '2,9s/^# \{0,1\}//p' "$0" && exit 2 ;;
+esac
