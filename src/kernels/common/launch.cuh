@@ -8,6 +8,21 @@
 
 namespace tandem::kernels {
 
+// Makes a device the thread's current one, as launches and attributes need it, until the end of the scope.
+class OnDevice {
+ public:
+  explicit OnDevice(device::Device device) {
+    cudaGetDevice(&before_);
+    if (before_ != device.index) cudaSetDevice(device.index);
+  }
+  ~OnDevice() { cudaSetDevice(before_); }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+ private:
+  int before_ = 0;
+};
+
 struct LaunchShape {
   dim3 grid;
   int threads = 0;
@@ -20,10 +35,8 @@ template <class... Parameters, class... Arguments>
 Status launch(const char* op, void (*kernel)(Parameters...), const LaunchShape& shape, device::Stream& stream,
               const Arguments&... arguments) {
   if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return ok_status();
-  cudaError_t error = cudaSetDevice(stream.device().index);
-  if (error == cudaSuccess) {
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes);
-  }
+  const OnDevice on(stream.device());
+  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes);
   if (error == cudaSuccess) {
     kernel<<<shape.grid, shape.threads, static_cast<std::size_t>(shape.shared_bytes), stream.cuda()>>>(arguments...);
     error = cudaGetLastError();

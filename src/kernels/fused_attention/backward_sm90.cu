@@ -27,6 +27,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/common/launch.cuh"
 #include "kernels/common/sm90.cuh"
 #include "kernels/common/tensor_map.cuh"
 #include "kernels/fused_attention/backward_rows_sm90.cuh"
@@ -695,6 +696,7 @@ std::size_t backward_sm90_scratch_bytes(const FusedAttentionPlan& plan) {
 }
 
 Status backward_sm90(const FusedBackwardCall& call) {
+  const OnDevice on(call.stream.device());
   return call.q.dtype() == tensor::DType::kBf16 ? launch_for<__nv_bfloat16>(call) : launch_for<__half>(call);
 }
 

@@ -23,6 +23,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/common/launch.cuh"
 #include "kernels/common/sm90.cuh"
 #include "kernels/common/tensor_map.cuh"
 #include "kernels/fused_attention/blocks.cuh"
@@ -519,6 +520,7 @@ Status launch_for(const FusedForwardCall& call) {
 
 Status forward_sm90(const FusedForwardCall& call) {
   if (call.plan.forward_items.count == 0) return ok_status();
+  const OnDevice on(call.stream.device());
   return call.q.dtype() == tensor::DType::kBf16 ? launch_for<__nv_bfloat16>(call) : launch_for<__half>(call);
 }
 

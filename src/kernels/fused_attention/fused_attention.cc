@@ -73,9 +73,12 @@ Status check_inputs(const FusedAttentionInputs& inputs, const FusedAttentionPlan
     const auto count = static_cast<std::int64_t>(plan.words().size());
     TD_TRY(expect("words", words, {DType::kI32, device}, {count}, true));
   }
-  if (!std::isfinite(params.scale) || !(params.softcap >= 0.0f) || !std::isfinite(params.softcap)) {
-    return invalid_argument("{}: scale {}, softcap {}; expected a finite scale, and softcap 0 (none) or positive", kOp,
-                            params.scale, params.softcap);
+  if (!(params.scale > 0.0f) || !std::isfinite(params.scale) || !(params.softcap >= 0.0f) ||
+      !std::isfinite(params.softcap)) {
+    return invalid_argument(
+        "{}: scale {}, softcap {}; expected finite numbers, the scale positive, softcap 0 (none) or "
+        "positive",
+        kOp, params.scale, params.softcap);
   }
   return ok_status();
 }

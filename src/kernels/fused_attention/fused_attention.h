@@ -13,10 +13,11 @@
 //     last axis dense; CUDA: addresses and other strides multiples of 16 bytes
 //   lse_ln, dlse [H,T] f32 (f64 with f64)    sinks, dsinks [H] f32 (f64 with f64)
 // D <= 256, a multiple of 8; head dims between 64, 128 and 256 cost what the next larger does. Any H/G.
-// Rows that no segment names are neither read nor written: padding may hold NaN. (In CUDA's backward the same; within a
-// segment, a NaN in a later token may reach the earlier ones of its key block.)
+// Rows that no segment names are neither read nor written: padding may hold NaN. Within a segment a NaN in a later
+// token stays away from earlier ones on the CPU; on CUDA it may reach those of its key block.
 //
-// Numbers: products of bf16 | f16, sums in f32; p and ds are rounded to the dtype before their products. Softmax online
+// Numbers: products of bf16 | f16, sums in f32; p and ds are rounded to the dtype before their products (f16 on the CPU
+// is widened instead). Softmax online
 // in base 2 over key blocks in the plan's order (arXiv:2205.14135, 2307.08691, 2407.08608); a row's result depends on
 // its own segment only. Backward recomputes p from lse. dk and dv are sums in one register accumulator, over segments,
 // heads of the group and query blocks in the plan's order. dq is added up key tile by key tile: with `deterministic`
@@ -39,7 +40,7 @@
 namespace tandem::kernels {
 
 struct FusedAttentionParams {
-  float scale = 1.0f;
+  float scale = 1.0f;         // positive
   float softcap = 0.0f;       // 0: none
   bool deterministic = true;  // backward
 };

@@ -103,8 +103,8 @@ struct WorkItem {
 class FusedAttentionPlan {
  public:
   // Errors: kInvalidArgument: negative or outside T or S; query ranges that overlap; key ranges that overlap without
-  // beginning at the same row; prefixes of prefixes; H not a multiple of G; D not a multiple of 8 or above 256; left or
-  // right negative.
+  // beginning at the same row; prefixes of prefixes, or a prefix that begins with its own segment's keys; H not a
+  // multiple of G; D not a multiple of 8 or above 256; left or right negative.
   [[nodiscard]] static Result<FusedAttentionPlan> create(std::span<const AttentionSegment> segments,
                                                          const AttentionWindow& window, const AttentionShape& shape,
                                                          AttentionPath path);

@@ -96,6 +96,8 @@ const std::vector<Spoil>& spoiled_inputs() {
       [](Arguments& a) { a.inputs.sinks = as(a.inputs.sinks, DType::kF64); },
       [](Arguments& a) { a.params.scale = std::nanf(""); },
       [](Arguments& a) { a.params.scale = INFINITY; },
+      [](Arguments& a) { a.params.scale = 0.0f; },
+      [](Arguments& a) { a.params.scale = -1.0f; },
       [](Arguments& a) { a.params.softcap = -1.0f; },
       [](Arguments& a) { a.params.softcap = INFINITY; },
       [](Arguments& a) { a.out_view = as(a.out_view, DType::kF16); },
