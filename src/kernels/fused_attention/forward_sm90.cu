@@ -223,8 +223,10 @@ class Rows {
       for (int i = 0; i < kScores / 2; ++i) m = fmaxf(m, scores[4 * (i / 2) + 2 * row + i % 2]);
       m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 1));
       m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 2));
-      const float shift = m == -INFINITY ? 0.0f : m * scale_log2;
-      fade[row] = exp2_approx(__fmaf_rn(max[row], scale_log2, -shift));
+      // Exactly 1 while the maximum stays: a block that the row sees nothing of, because the tile visits it for others,
+      // must leave no trace. (As one fused operation the difference would be the product's rounding error.)
+      const float shift = m == -INFINITY ? 0.0f : __fmul_rn(m, scale_log2);
+      fade[row] = exp2_approx(__fsub_rn(__fmul_rn(max[row], scale_log2), shift));
       max[row] = m;
       float sum = total[row] * fade[row];
 #pragma unroll
