@@ -36,6 +36,7 @@ PEAK_TFLOPS = 989.4  # dense bf16 of an H100 or H200 SXM
 BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
 FORWARD = ("tandem", "flash", "cudnn")
 BACKWARD = ("tandem", "tandem-unordered", "flash", "cudnn")
+COLOURS = {"tandem": "tab:blue", "tandem-unordered": "lightskyblue", "flash": "tab:orange", "cudnn": "tab:green"}
 
 Case = collections.namedtuple("Case", "kind B S H G D causal prompts answers lengths", defaults=(None, None, None))
 
@@ -322,7 +323,7 @@ def describe_machine():
 
     fields = "driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit"
     smi = ask("nvidia-smi", "--id=0", f"--query-gpu={fields}", "--format=csv,noheader,nounits").split(", ")
-    commit = ask("git", "rev-parse", "--short", "HEAD") or os.environ.get("TANDEM_COMMIT", "unknown")
+    commit = os.environ.get("TANDEM_COMMIT") or ask("git", "rev-parse", "--short", "HEAD") or "unknown"
     names = ("driver", "clock_mhz", "clock_mhz_max", "memory_mhz", "power_limit_w")
     return {
         "gpu": torch.cuda.get_device_name(0), **dict(zip(names, smi)), "torch": torch.__version__,
@@ -391,14 +392,16 @@ def plot(results, facts, path):
             for i, name in enumerate(names):
                 heights = [results[case].get((which, name), 0) for case in chosen]
                 width = 0.8 / len(names)
-                axis.bar([x + (i - (len(names) - 1) / 2) * width for x in range(len(chosen))], heights, width, label=name)
+                axis.bar([x + (i - (len(names) - 1) / 2) * width for x in range(len(chosen))], heights, width, label=name,
+                         color=COLOURS[name])
             axis.set_title(f"{'forward' if which == 'fwd' else 'backward'}, D={D}, {'causal' if causal else 'full'}")
             axis.set_xticks(range(len(chosen)), [f"{case.S // 1024}k" if case.S >= 1024 else case.S for case in chosen])
     for axis, which in zip(axes[:, 0], ("forward", "backward")):
         axis.set_ylabel(f"{which}, TFLOP/s")
-        axis.legend(fontsize="small")
     figure.suptitle(f"{facts['gpu']}, bf16, 16384 tokens, H D = 2048; torch {facts['torch']}, cuDNN {facts['cudnn']}")
-    figure.tight_layout()
+    bars, names = axes[1, 0].get_legend_handles_labels()
+    figure.legend(bars, names, loc="lower center", ncols=len(names))
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
     figure.savefig(path)
 
 
