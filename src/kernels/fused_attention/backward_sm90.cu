@@ -66,7 +66,7 @@ struct BackwardArguments {
   const KeyVisit* visits;
   const WorkItem* items;
   int items_count;
-  int* taken;  // items taken so far, beyond the first one of each block
+  int* taken;  // items taken so far
   int* turns;  // [H,steps]: key tiles that have added to the accumulator
   int steps_count;
   int left, right;
@@ -112,7 +112,7 @@ constexpr int kMeet = 1, kDqFull = 2, kDqEmpty = 6;
 
 // The two threads that copy have 24 registers: what they count lies in shared memory, and is volatile to stay there.
 struct CopyState {
-  int item, visit, head, step;
+  int item, visit, head, step;  // where it is; warp 3: items with steps so far, and steps left
   int stage, parity, steps_done, items_done;
 
   template <int kStages>
@@ -130,9 +130,9 @@ __device__ __forceinline__ void copy_queries(const CUtensorMap* q_map, const Bac
                                              std::uint32_t shared, Barriers<kD>& barriers, volatile CopyState& state) {
   using C = Config<kD>;
   // The next item is taken when this one's last load is under way. Earlier, a block with much to do would hold what
-  // others could begin, or what they wait for.
-  for (state.item = static_cast<int>(blockIdx.x);;
-       state.item = static_cast<int>(gridDim.x) + atomicAdd(args.taken, 1)) {
+  // others could begin, or what they wait for. The first, too, is taken and not assigned: a block that has no
+  // multiprocessor yet must not hold what running blocks wait for.
+  for (state.item = atomicAdd(args.taken, 1);; state.item = atomicAdd(args.taken, 1)) {
     const int slot = state.items_done & 1;
     barrier_wait(&barriers.item_empty[slot], state.items_done / 2 & 1 ^ 1);
     volatile ItemNote& note = barriers.item[slot];
