@@ -342,162 +342,158 @@ __device__ __forceinline__ void consume(const BackwardArguments& args, std::byte
       continue;
     }
     float dk[kD / 2], dv[kD / 2];
-    {
-      barrier_wait(&barriers.kv_full, kv_parity);
-      kv_parity ^= 1;
-      if (item.keys < C::kKeys) {
-        zero_rows<C::kKeys, kD / 64>(shared + C::kK, item.keys);
-        zero_rows<C::kKeys, kD / 64>(shared + C::kV, item.keys);
+    barrier_wait(&barriers.kv_full, kv_parity);
+    kv_parity ^= 1;
+    if (item.keys < C::kKeys) {
+      zero_rows<C::kKeys, kD / 64>(shared + C::kK, item.keys);
+      zero_rows<C::kKeys, kD / 64>(shared + C::kV, item.keys);
+      fence_async_shared();
+      named_sync(kMeet, C::kConsumers);
+    }
+    int accumulate = 0;
+    for (int steps = item.steps; steps > 0; --steps) {
+      float s[C::kRows / 2], dp[C::kRows / 2];
+      std::uint32_t p[C::kRows / 16][4];
+      const int stage = place.index();
+      barrier_wait(&barriers.q_full[stage], place.parity());
+      const StepNote note = barriers.step[note_place.index()];
+      const int parity = note_place.index() & 1;  // of the step: which buffer of dS, who adds dQ up
+      note_place.advance();
+      if (note.rows < C::kRows) {
+        barrier_wait(&barriers.do_full[stage], place.parity());
+        zero_rows<C::kRows, kD / 64>(shared + C::kQ + stage * C::kStepBytes, note.rows);
+        zero_rows<C::kRows, kD / 64>(shared + C::kDo + stage * C::kStepBytes, note.rows);
         fence_async_shared();
         named_sync(kMeet, C::kConsumers);
       }
-      int accumulate = 0;
-      for (int steps = item.steps; steps > 0; --steps) {
-        float s[C::kRows / 2], dp[C::kRows / 2];
-        std::uint32_t p[C::kRows / 16][4];
-        const int stage = place.index();
-        barrier_wait(&barriers.q_full[stage], place.parity());
-        const StepNote note = barriers.step[note_place.index()];
-        const int parity = note_place.index() & 1;  // of the step: which buffer of dS, who adds dQ up
-        note_place.advance();
-        if (note.rows < C::kRows) {
-          barrier_wait(&barriers.do_full[stage], place.parity());
-          zero_rows<C::kRows, kD / 64>(shared + C::kQ + stage * C::kStepBytes, note.rows);
-          zero_rows<C::kRows, kD / 64>(shared + C::kDo + stage * C::kStepBytes, note.rows);
-          fence_async_shared();
-          named_sync(kMeet, C::kConsumers);
-        }
-        product_fence();
+      product_fence();
 #pragma unroll
-        for (int i = 0; i < kD / 16; ++i) {
-          multiply<Half, C::kRows, false, false>(
-              s, operand_at(k_rows, (i / 4) * C::kKeys * 128 + (i % 4) * 32),
-              operand_at(q, stage * C::kStepBytes + (i / 4) * C::kRows * 128 + (i % 4) * 32), i > 0);
-        }
-        product_commit();
-        barrier_wait(&barriers.do_full[stage], place.parity());
-        product_fence();
+      for (int i = 0; i < kD / 16; ++i) {
+        multiply<Half, C::kRows, false, false>(
+            s, operand_at(k_rows, (i / 4) * C::kKeys * 128 + (i % 4) * 32),
+            operand_at(q, stage * C::kStepBytes + (i / 4) * C::kRows * 128 + (i % 4) * 32), i > 0);
+      }
+      product_commit();
+      barrier_wait(&barriers.do_full[stage], place.parity());
+      product_fence();
 #pragma unroll
-        for (int i = 0; i < kD / 16; ++i) {
-          multiply<Half, C::kRows, false, false>(
-              dp, operand_at(v_rows, (i / 4) * C::kKeys * 128 + (i % 4) * 32),
-              operand_at(dout, stage * C::kStepBytes + (i / 4) * C::kRows * 128 + (i % 4) * 32), i > 0);
-        }
-        product_commit();
-        product_wait<1>();  // S, and before it the last step's dK
-        product_touch(s);
-        if (C::kDkRunsOn && accumulate != 0 && is_elected) barrier_arrive(&barriers.q_empty[place.before()]);
+      for (int i = 0; i < kD / 16; ++i) {
+        multiply<Half, C::kRows, false, false>(
+            dp, operand_at(v_rows, (i / 4) * C::kKeys * 128 + (i % 4) * 32),
+            operand_at(dout, stage * C::kStepBytes + (i / 4) * C::kRows * 128 + (i % 4) * 32), i > 0);
+      }
+      product_commit();
+      product_wait<1>();  // S, and before it the last step's dK
+      product_touch(s);
+      if (C::kDkRunsOn && accumulate != 0 && is_elected) barrier_arrive(&barriers.q_empty[place.before()]);
 
-        const float* const lse = reinterpret_cast<const float*>(shared + C::kLse) + stage * C::kRows + column;
-        if (args.softcap > 0.0f) {
-          const float inner = args.scale / args.softcap;
+      const float* const lse = reinterpret_cast<const float*>(shared + C::kLse) + stage * C::kRows + column;
+      if (args.softcap > 0.0f) {
+        const float inner = args.scale / args.softcap;
 #pragma unroll
-          for (int i = 0; i < C::kRows / 2; ++i) s[i] = args.softcap * tanh_approx(s[i] * inner);
-        }
+        for (int i = 0; i < C::kRows / 2; ++i) s[i] = args.softcap * tanh_approx(s[i] * inner);
+      }
 #pragma unroll
-        for (int j = 0; j < C::kRows / 8; ++j) {
-          const float2 shift = *reinterpret_cast<const float2*>(lse + 8 * j);
-          s[4 * j] = exp2_approx(__fmaf_rn(s[4 * j], scale_log2, -shift.x));
-          s[4 * j + 1] = exp2_approx(__fmaf_rn(s[4 * j + 1], scale_log2, -shift.y));
-          s[4 * j + 2] = exp2_approx(__fmaf_rn(s[4 * j + 2], scale_log2, -shift.x));
-          s[4 * j + 3] = exp2_approx(__fmaf_rn(s[4 * j + 3], scale_log2, -shift.y));
-        }
-        if (!note.is_whole) {
+      for (int j = 0; j < C::kRows / 8; ++j) {
+        const float2 shift = *reinterpret_cast<const float2*>(lse + 8 * j);
+        s[4 * j] = exp2_approx(__fmaf_rn(s[4 * j], scale_log2, -shift.x));
+        s[4 * j + 1] = exp2_approx(__fmaf_rn(s[4 * j + 1], scale_log2, -shift.y));
+        s[4 * j + 2] = exp2_approx(__fmaf_rn(s[4 * j + 2], scale_log2, -shift.x));
+        s[4 * j + 3] = exp2_approx(__fmaf_rn(s[4 * j + 3], scale_log2, -shift.y));
+      }
+      if (!note.is_whole) {
 #pragma unroll
-          for (int r = 0; r < 2; ++r) {
-            const int offset = note.key_position + key + 8 * r - note.position;  // the key's own query's column
-            const int begin = offset - args.right;
-            const int end = key + 8 * r < note.keys ? min(offset + args.left + 1, note.rows) : 0;
+        for (int r = 0; r < 2; ++r) {
+          const int offset = note.key_position + key + 8 * r - note.position;  // the key's own query's column
+          const int begin = offset - args.right;
+          const int end = key + 8 * r < note.keys ? min(offset + args.left + 1, note.rows) : 0;
 #pragma unroll
-            for (int i = 0; i < C::kRows / 4; ++i) {
-              const int c = column + 8 * (i / 2) + i % 2;
-              if (c < begin || c >= end) s[4 * (i / 2) + 2 * r + i % 2] = 0.0f;
-            }
+          for (int i = 0; i < C::kRows / 4; ++i) {
+            const int c = column + 8 * (i / 2) + i % 2;
+            if (c < begin || c >= end) s[4 * (i / 2) + 2 * r + i % 2] = 0.0f;
           }
         }
-        product_wait<0>();  // dP
-        product_touch(dp);
+      }
+      product_wait<0>();  // dP
+      product_touch(dp);
 
-        const float* const delta = reinterpret_cast<const float*>(shared + C::kDelta) + stage * C::kRows + column;
-        std::uint32_t ds[C::kRows / 16][4];
-        // 16 queries at a time, so that few registers hold both a value and its rounding.
+      const float* const delta = reinterpret_cast<const float*>(shared + C::kDelta) + stage * C::kRows + column;
+      std::uint32_t ds[C::kRows / 16][4];
+      // 16 queries at a time, so that few registers hold both a value and its rounding.
 #pragma unroll
-        for (int i = 0; i < C::kRows / 16; ++i) {
+      for (int i = 0; i < C::kRows / 16; ++i) {
 #pragma unroll
-          for (int j = 0; j < 4; ++j) p[i][j] = pack<Half>(s[8 * i + 2 * j], s[8 * i + 2 * j + 1]);
-          const float2 low = *reinterpret_cast<const float2*>(delta + 16 * i);
-          const float2 high = *reinterpret_cast<const float2*>(delta + 16 * i + 8);
+        for (int j = 0; j < 4; ++j) p[i][j] = pack<Half>(s[8 * i + 2 * j], s[8 * i + 2 * j + 1]);
+        const float2 low = *reinterpret_cast<const float2*>(delta + 16 * i);
+        const float2 high = *reinterpret_cast<const float2*>(delta + 16 * i + 8);
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+          const float shift = j < 4 ? (j % 2 == 0 ? low.x : low.y) : (j % 2 == 0 ? high.x : high.y);
+          dp[8 * i + j] = s[8 * i + j] * (dp[8 * i + j] - shift);
+        }
+        if (args.softcap > 0.0f) {  // times 1 - tanh^2, from p = 2^(cap tanh log2e - lse)
+          const float inverse = 1.0f / (args.softcap * kLog2E);
 #pragma unroll
           for (int j = 0; j < 8; ++j) {
-            const float shift = j < 4 ? (j % 2 == 0 ? low.x : low.y) : (j % 2 == 0 ? high.x : high.y);
-            dp[8 * i + j] = s[8 * i + j] * (dp[8 * i + j] - shift);
+            const float t = (log2_approx(s[8 * i + j]) + lse[16 * i + 8 * (j / 4) + j % 2]) * inverse;
+            dp[8 * i + j] = s[8 * i + j] > 0.0f ? dp[8 * i + j] * (1.0f - t * t) : 0.0f;
           }
-          if (args.softcap > 0.0f) {  // times 1 - tanh^2, from p = 2^(cap tanh log2e - lse)
-            const float inverse = 1.0f / (args.softcap * kLog2E);
-#pragma unroll
-            for (int j = 0; j < 8; ++j) {
-              const float t = (log2_approx(s[8 * i + j]) + lse[16 * i + 8 * (j / 4) + j % 2]) * inverse;
-              dp[8 * i + j] = s[8 * i + j] > 0.0f ? dp[8 * i + j] * (1.0f - t * t) : 0.0f;
-            }
-          }
-#pragma unroll
-          for (int j = 0; j < 4; ++j) ds[i][j] = pack<Half>(dp[8 * i + 2 * j], dp[8 * i + 2 * j + 1]);
-          const int chunk = 2 * i + lane / 16;
-          store_matrices(
-              ds_store + parity * C::kDsBytes + (chunk / 8) * C::kKeys * 128 + ((chunk % 8) ^ (lane % 8)) * 16,
-              ds[i][0], ds[i][1], ds[i][2], ds[i][3]);
         }
-        product_fence();
 #pragma unroll
-        for (int i = 0; i < C::kRows / 16; ++i) {
-          multiply<Half, kD, true>(dv, p[i], operand_at(dout, stage * C::kStepBytes + i * 16 * 128),
-                                   i > 0 ? 1 : accumulate);
-        }
-        product_commit();
-        fence_async_shared();
-        named_sync(kMeet, C::kConsumers);  // all of dS is there; and all of the last step's was read
-
-        float dq[32];
-        product_fence();
-#pragma unroll
-        for (int i = 0; i < C::kKeys / 16; ++i) {
-          multiply<Half, 64, true, true>(dq, operand_at(ds_half, parity * C::kDsBytes + i * 16 * 128),
-                                         operand_at(k_half, i * 16 * 128), i > 0);
-        }
-        product_commit();
-        product_fence();
-#pragma unroll
-        for (int i = 0; i < C::kRows / 16; ++i) {
-          multiply<Half, kD, true>(dk, ds[i], operand_at(q, stage * C::kStepBytes + i * 16 * 128),
-                                   i > 0 ? 1 : accumulate);
-        }
-        product_commit();
-        product_wait<1>();  // dQ, and before it dV
-        product_touch(dq);
-        product_touch(dv);
-        if (is_elected) barrier_arrive(&barriers.do_empty[stage]);
-        named_sync(kDqEmpty + 2 * (parity ^ 1) + warpgroup, 160);
-        float4* const slice = reinterpret_cast<float4*>(shared + C::kDq + warpgroup * C::kDqSliceBytes) + thread;
-#pragma unroll
-        for (int i = 0; i < 8; ++i)
-          slice[i * 128] = make_float4(dq[4 * i], dq[4 * i + 1], dq[4 * i + 2], dq[4 * i + 3]);
-        fence_async_shared();
-        named_arrive(kDqFull + 2 * parity + warpgroup, 160);
-        accumulate = 1;
-        place.advance();
-        if constexpr (!C::kDkRunsOn) {
-          product_wait<0>();
-          product_touch(dk);
-          if (is_elected) barrier_arrive(&barriers.q_empty[stage]);
-        }
+        for (int j = 0; j < 4; ++j) ds[i][j] = pack<Half>(dp[8 * i + 2 * j], dp[8 * i + 2 * j + 1]);
+        const int chunk = 2 * i + lane / 16;
+        store_matrices(ds_store + parity * C::kDsBytes + (chunk / 8) * C::kKeys * 128 + ((chunk % 8) ^ (lane % 8)) * 16,
+                       ds[i][0], ds[i][1], ds[i][2], ds[i][3]);
       }
-      if constexpr (C::kDkRunsOn) {
+      product_fence();
+#pragma unroll
+      for (int i = 0; i < C::kRows / 16; ++i) {
+        multiply<Half, kD, true>(dv, p[i], operand_at(dout, stage * C::kStepBytes + i * 16 * 128),
+                                 i > 0 ? 1 : accumulate);
+      }
+      product_commit();
+      fence_async_shared();
+      named_sync(kMeet, C::kConsumers);  // all of dS is there; and all of the last step's was read
+
+      float dq[32];
+      product_fence();
+#pragma unroll
+      for (int i = 0; i < C::kKeys / 16; ++i) {
+        multiply<Half, 64, true, true>(dq, operand_at(ds_half, parity * C::kDsBytes + i * 16 * 128),
+                                       operand_at(k_half, i * 16 * 128), i > 0);
+      }
+      product_commit();
+      product_fence();
+#pragma unroll
+      for (int i = 0; i < C::kRows / 16; ++i) {
+        multiply<Half, kD, true>(dk, ds[i], operand_at(q, stage * C::kStepBytes + i * 16 * 128),
+                                 i > 0 ? 1 : accumulate);
+      }
+      product_commit();
+      product_wait<1>();  // dQ, and before it dV
+      product_touch(dq);
+      product_touch(dv);
+      if (is_elected) barrier_arrive(&barriers.do_empty[stage]);
+      named_sync(kDqEmpty + 2 * (parity ^ 1) + warpgroup, 160);
+      float4* const slice = reinterpret_cast<float4*>(shared + C::kDq + warpgroup * C::kDqSliceBytes) + thread;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) slice[i * 128] = make_float4(dq[4 * i], dq[4 * i + 1], dq[4 * i + 2], dq[4 * i + 3]);
+      fence_async_shared();
+      named_arrive(kDqFull + 2 * parity + warpgroup, 160);
+      accumulate = 1;
+      place.advance();
+      if constexpr (!C::kDkRunsOn) {
         product_wait<0>();
         product_touch(dk);
-        if (is_elected) barrier_arrive(&barriers.q_empty[place.before()]);
+        if (is_elected) barrier_arrive(&barriers.q_empty[stage]);
       }
-      named_sync(kMeet, C::kConsumers);  // K is read by nobody any more
     }
+    if constexpr (C::kDkRunsOn) {
+      product_wait<0>();
+      product_touch(dk);
+      if (is_elected) barrier_arrive(&barriers.q_empty[place.before()]);
+    }
+    named_sync(kMeet, C::kConsumers);  // K is read by nobody any more
     const int rows = item.keys - warpgroup * 64;
     const std::int64_t first = item.key_row + warpgroup * 64;
     write_rows<kD>(dv, 1.0f, shared + C::kV + warpgroup * 64 * 128,

@@ -312,68 +312,66 @@ __device__ __forceinline__ void consume(const ForwardArguments& args, std::byte*
     Rows<C, Half> rows;
     rows.begin();
     std::byte* const q_tile = shared + q_place.index() * C::kQBytes + warpgroup * 64 * 128;
-    {
-      const auto softmax = [&](const BlockNote& b, float(&fade)[2]) {
-        if (args.softcap > 0.0f) rows.cap(args.scale / args.softcap, args.softcap);
-        if (!b.is_whole) {
-          const RowInterval interval{args.left, args.right, item.context};
-          int begin[2], end[2];
+    const auto softmax = [&](const BlockNote& b, float(&fade)[2]) {
+      if (args.softcap > 0.0f) rows.cap(args.scale / args.softcap, args.softcap);
+      if (!b.is_whole) {
+        const RowInterval interval{args.left, args.right, item.context};
+        int begin[2], end[2];
 #pragma unroll
-          for (int r = 0; r < 2; ++r) {
-            const int position = item.position + row + 8 * r;
-            begin[r] = interval.begin(position) - b.position;
-            end[r] = min(interval.end(position) - b.position, b.keys);
-          }
-          rows.mask(begin, end);
+        for (int r = 0; r < 2; ++r) {
+          const int position = item.position + row + 8 * r;
+          begin[r] = interval.begin(position) - b.position;
+          end[r] = min(interval.end(position) - b.position, b.keys);
         }
-        rows.exponentiate(scale_log2, fade);
-      };
-      const std::uint64_t q = operand(q_tile, 16);
-      const std::uint64_t k = operand(ks, 16), v = operand(vs, C::kKeys * 128);
-      float fade[2];
-      barrier_wait(&barriers.q_full[q_place.index()], q_place.parity());
+        rows.mask(begin, end);
+      }
+      rows.exponentiate(scale_log2, fade);
+    };
+    const std::uint64_t q = operand(q_tile, 16);
+    const std::uint64_t k = operand(ks, 16), v = operand(vs, C::kKeys * 128);
+    float fade[2];
+    barrier_wait(&barriers.q_full[q_place.index()], q_place.parity());
+    barrier_wait(&barriers.k_full[place.index()], place.parity());
+    BlockNote b = barriers.block[note_place.index()];
+    note_place.advance();
+    rows.issue_scores(q, operand_at(k, place.index() * C::kKvBytes));
+    product_wait<0>();
+    product_touch(rows.scores);
+    if (is_elected) barrier_arrive(&barriers.k_empty[place.index()]);
+    softmax(b, fade);
+    rows.pack_p();
+    int accumulate = 0;
+    while (!b.is_last) {
+      const RingPlace<C::kStages> last = place;
+      const int last_keys = b.keys;
+      place.advance();
       barrier_wait(&barriers.k_full[place.index()], place.parity());
-      BlockNote b = barriers.block[note_place.index()];
+      b = barriers.block[note_place.index()];
       note_place.advance();
+      if constexpr (C::kTurns) named_sync(turn, 256);
       rows.issue_scores(q, operand_at(k, place.index() * C::kKvBytes));
-      product_wait<0>();
+      barrier_wait(&barriers.v_full[last.index()], last.parity());
+      if (last_keys < C::kKeys) zero_values<C>(vs + last.index() * C::kKvBytes, last_keys, own);
+      rows.issue_sums(operand_at(v, last.index() * C::kKvBytes), accumulate);
+      accumulate = 1;
+      if constexpr (C::kTurns) named_arrive(next_turn, 256);
+      product_wait<1>();
       product_touch(rows.scores);
       if (is_elected) barrier_arrive(&barriers.k_empty[place.index()]);
       softmax(b, fade);
-      rows.pack_p();
-      int accumulate = 0;
-      while (!b.is_last) {
-        const RingPlace<C::kStages> last = place;
-        const int last_keys = b.keys;
-        place.advance();
-        barrier_wait(&barriers.k_full[place.index()], place.parity());
-        b = barriers.block[note_place.index()];
-        note_place.advance();
-        if constexpr (C::kTurns) named_sync(turn, 256);
-        rows.issue_scores(q, operand_at(k, place.index() * C::kKvBytes));
-        barrier_wait(&barriers.v_full[last.index()], last.parity());
-        if (last_keys < C::kKeys) zero_values<C>(vs + last.index() * C::kKvBytes, last_keys, own);
-        rows.issue_sums(operand_at(v, last.index() * C::kKvBytes), accumulate);
-        accumulate = 1;
-        if constexpr (C::kTurns) named_arrive(next_turn, 256);
-        product_wait<1>();
-        product_touch(rows.scores);
-        if (is_elected) barrier_arrive(&barriers.k_empty[place.index()]);
-        softmax(b, fade);
-        product_wait<0>();
-        product_touch(rows.sums);
-        if (is_elected) barrier_arrive(&barriers.v_empty[last.index()]);
-        rows.fade_sums(fade);
-        rows.pack_p();
-      }
-      barrier_wait(&barriers.v_full[place.index()], place.parity());
-      if (b.keys < C::kKeys) zero_values<C>(vs + place.index() * C::kKvBytes, b.keys, own);
-      rows.issue_sums(operand_at(v, place.index() * C::kKvBytes), accumulate);
       product_wait<0>();
       product_touch(rows.sums);
-      if (is_elected) barrier_arrive(&barriers.v_empty[place.index()]);
-      place.advance();
+      if (is_elected) barrier_arrive(&barriers.v_empty[last.index()]);
+      rows.fade_sums(fade);
+      rows.pack_p();
     }
+    barrier_wait(&barriers.v_full[place.index()], place.parity());
+    if (b.keys < C::kKeys) zero_values<C>(vs + place.index() * C::kKvBytes, b.keys, own);
+    rows.issue_sums(operand_at(v, place.index() * C::kKvBytes), accumulate);
+    product_wait<0>();
+    product_touch(rows.sums);
+    if (is_elected) barrier_arrive(&barriers.v_empty[place.index()]);
+    place.advance();
 
     // o = sums / total, the sink joining the total last; a row that sees nothing is zero.
     float inverse[2];
