@@ -273,8 +273,8 @@ def test_raw_responses_carry_request_ids(client):
 
 def test_an_error_in_a_stream_is_raised(client):
     stream = client.with_options(timeout=60).chat.completions.create(
-        model=MODEL, messages=messages("Once"), stream=True, max_tokens=1900, extra_body={"ignore_eos": True},
-        extra_headers={"x-request-timeout-ms": "700"})
+        model=MODEL, messages=messages("Once"), stream=True, max_tokens=1900, n=8, extra_body={"ignore_eos": True},
+        extra_headers={"x-request-timeout-ms": "400"})  # 15,200 tokens: more than any machine makes in that time
     with pytest.raises(openai.APIError) as caught:
         for _ in stream:
             pass
