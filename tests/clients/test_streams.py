@@ -80,7 +80,7 @@ def test_an_error_before_the_stream_is_a_plain_answer(server):
     (CHAT, long_request(stream=True)), (CHAT, long_request(stream=True, n=3)),
     (COMPLETIONS, {"prompt": "Once", "ignore_eos": True, "max_tokens": 1900, "stream": True})])
 def test_an_error_in_the_middle_ends_the_stream(server, path, body):
-    answer = server.post(path, body, {"x-request-timeout-ms": "600"})
+    answer = server.post(path, body, {"x-request-timeout-ms": "200"})
     if answer.status == 200:
         error, before = sse.error_at_the_end(answer.body.decode())
         assert before and all(choice["finish_reason"] is None for chunk in before for choice in chunk["choices"])
@@ -93,7 +93,7 @@ def test_an_error_in_the_middle_ends_the_stream(server, path, body):
 
 def test_an_error_in_the_middle_of_a_response(server):
     answer = server.post(RESPONSES, {"input": "Once", "max_output_tokens": 1900, "ignore_eos": True, "stream": True},
-                         {"x-request-timeout-ms": "600"})
+                         {"x-request-timeout-ms": "200"})
     if answer.status == 200:
         last = json.loads(sse.parse(answer.body.decode())[-1][1])
         assert last["type"] in ("response.failed", "error"), last
@@ -101,7 +101,7 @@ def test_an_error_in_the_middle_of_a_response(server):
 
 
 def test_timeouts_of_whole_answers(server):
-    answer = server.post(CHAT, long_request(), {"x-request-timeout-ms": "300"})
+    answer = server.post(CHAT, long_request(), {"x-request-timeout-ms": "150"})
     assert answer.status == 408 and answer.error["code"] == "timeout"
     for bad in ("0", "-1", "1e3", "", "9" * 30):
         answer = server.post(CHAT, {"messages": messages()}, {"x-request-timeout-ms": bad})
