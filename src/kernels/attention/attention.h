@@ -60,4 +60,37 @@ std::size_t attention_scratch_bytes(std::int64_t T, std::int64_t H, std::int64_t
 [[nodiscard]] Status kv_append_cpu(tensor::TensorView k, tensor::TensorView v, tensor::TensorView slots,
                                    const PagedKv& kv, device::Stream& stream);
 
+// ---- On CUDA ----
+// What a step does to one layer's packed projection before attending: norm of each head if there are weights, rotation,
+// and the append; one launch.
+//   packed        [T,(H+2G)*D] f32, row stride free: q, then k, then v
+//   q_norm_weight, k_norm_weight  [D] f32, or both absent;     cos, sin [T,R/2] f32
+//   q             [T,H,D], dense, of the cache's dtype: the queries, turned and rounded
+// kv and slots as for kv_append_cpu(). All on the stream's device.
+struct NormRopeAppend {
+  tensor::TensorView q_norm_weight, k_norm_weight;
+  float eps = 0.0f, offset = 0.0f;
+  tensor::TensorView cos, sin;
+};
+[[nodiscard]] Status norm_rope_append_cuda(tensor::TensorView packed, const NormRopeAppend& params,
+                                           tensor::TensorView slots, const PagedKv& kv, tensor::TensorView q,
+                                           device::Stream& stream);
+
+// attention_cpu() with q of the cache's dtype, f32 or bf16, and out f32 or bf16 (rounded once, for what only a product
+// reads). D <= 256; bf16 caches with D of 64, 128 or 256 and P of 16 or more in powers of two are fast, others plain.
+// Order: as above in blocks of fused_attention's width (docs/kernels/attention.md) with a bf16 cache, so that serving
+// has the bits of training; of kAttentionKeyBlock with an f32 one.
+// Nothing of query_start, context_len and block_table is read on the host, so that a captured launch serves steps of
+// other contents: T and B are bounds; rows past query_start[B] are left alone.
+// Scratch, on 256 bytes, from attention_cuda_scratch_bytes(); `context_max` bounds context_len.
+struct PagedShape {
+  std::int64_t T = 0, B = 0, H = 0, G = 0, D = 0, context_max = 0;
+};
+std::size_t attention_cuda_scratch_bytes(const PagedShape& shape);
+
+[[nodiscard]] Status attention_cuda(tensor::TensorView q, const PagedKv& kv, tensor::TensorView query_start,
+                                    tensor::TensorView context_len, tensor::TensorView sinks,
+                                    const AttentionParams& params, std::int64_t context_max, tensor::TensorView out,
+                                    std::span<std::byte> scratch, device::Stream& stream);
+
 }  // namespace tandem::kernels

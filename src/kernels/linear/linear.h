@@ -55,4 +55,31 @@ std::size_t linear_scratch_bytes(std::int64_t T, std::int64_t K);
                                       std::span<std::byte> scratch, device::Stream& stream,
                                       std::optional<LinearPath> path = std::nullopt);
 
+// ---- On CUDA ----
+// What a layer does to its input first: y = linear(rms_norm(x)). Absent weight: nothing.
+struct InputNorm {
+  tensor::TensorView weight;  // [K] f32
+  float eps = 0.0f, offset = 0.0f;
+};
+
+//   x, y      f32 | bf16, row stride free. bf16 under Compute::kBf16 only: of x, what the product would have rounded it
+//             to; of y, its rounding, for what is read by products alone
+//   weight    bf16 under kBf16, f32 under kF32 (other dtypes of a checkpoint are converted when it is loaded)
+//   bias      f32     residual  f32; may be y itself
+//   norm      as kernels/norm has it for f32 rows; its output is rounded to bf16 under kBf16
+// Order: one f32 accumulator for each output, k ascending: in steps of 16 on the tensor cores under kBf16, one fma each
+// under kF32. The same bits for any T, on every path (docs/kernels/numerics.md).
+// Errors: kInvalidArgument (also: a build without CUDA), before any write; kDeviceLost.
+// Memory: none allocated; scratch, on 256 bytes, from linear_cuda_scratch_bytes().
+std::size_t linear_cuda_scratch_bytes(std::int64_t T, std::int64_t K);
+
+[[nodiscard]] Status linear_cuda(tensor::TensorView x, const InputNorm& norm, tensor::TensorView weight,
+                                 const LinearEpilogue& epilogue, Compute compute, tensor::TensorView y,
+                                 std::span<std::byte> scratch, device::Stream& stream);
+
+// y[t,f] = act(<x[t], gate[f]>) * <x[t], up[f]>, the two products in f32.
+[[nodiscard]] Status linear_gated_cuda(tensor::TensorView x, const InputNorm& norm, tensor::TensorView gate,
+                                       tensor::TensorView up, Activation activation, Compute compute,
+                                       tensor::TensorView y, std::span<std::byte> scratch, device::Stream& stream);
+
 }  // namespace tandem::kernels

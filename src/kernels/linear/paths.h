@@ -1,0 +1,47 @@
+// What CUDA implements of linear.h: arguments already checked (cuda.cc).
+#pragma once
+
+#include <cstdint>
+
+#include "base/status.h"
+#include "device/device.h"
+#include "kernels/linear/linear.h"
+
+namespace tandem::kernels {
+
+// One layer, or a gated pair of layers (up not null). Strides are in elements.
+struct LinearCall {
+  std::int64_t T = 0, K = 0, N = 0;
+  const void* x = nullptr;  // bf16 or f32
+  bool x_is_bf16 = false;
+  std::int64_t x_stride = 0;
+  const float* norm_weight = nullptr;  // or none
+  float norm_eps = 0.0f, norm_offset = 0.0f;
+  const void* weight = nullptr;  // bf16 or f32, by path; the gate of a pair
+  const void* up = nullptr;      // of a pair
+  std::int64_t weight_stride = 0, up_stride = 0;
+  const float* bias = nullptr;  // or none; and none of a pair
+  float alpha = 1.0f;
+  const float* residual = nullptr;  // or none; and none of a pair
+  std::int64_t residual_stride = 0;
+  Activation activation = Activation::kSilu;  // of a pair
+  void* y = nullptr;                          // bf16 or f32
+  bool y_is_bf16 = false;
+  std::int64_t y_stride = 0;
+};
+
+// Any K, N, T, strides and alignment; `x` has no norm left to do. Slow: for odd shapes, and what the others are tested
+// against.
+[[nodiscard]] Status linear_plain_bf16(const LinearCall& call, device::Stream& stream);
+[[nodiscard]] Status linear_plain_f32(const LinearCall& call, device::Stream& stream);
+
+// Up to kFewRows rows: streams the weights at the speed of memory. Does the norm itself.
+inline constexpr std::int64_t kFewRows = 64;
+bool few_rows_sm90_takes(const LinearCall& call);
+[[nodiscard]] Status linear_few_rows_sm90(const LinearCall& call, device::Stream& stream);
+
+// Any number of rows on warpgroup products; x is bf16, its norm done.
+bool many_rows_sm90_takes(const LinearCall& call);
+[[nodiscard]] Status linear_many_rows_sm90(const LinearCall& call, device::Stream& stream);
+
+}  // namespace tandem::kernels
