@@ -26,9 +26,16 @@ struct Ceilings {
   double flops_per_s = 0;
 };
 
-Ceilings measure_ceilings(kernels::LinearPath path, kernels::Compute compute, device::Stream& stream) {
-  return {kernels::measure_read_bandwidth(std::int64_t{1} << 30, stream),
-          kernels::measure_matrix_peak(path, compute, stream)};
+// On CUDA the peak is the data sheet's.
+Result<Ceilings> measure_ceilings(ModelHost& host) {
+  constexpr std::int64_t kBytes = std::int64_t{1} << 30;
+  device::Stream& stream = host.stream();
+  if (host.on_cuda()) {
+    return Ceilings{TD_TRY(kernels::measure_read_bandwidth_cuda(kBytes, stream)), kernels::kHopperBf16Peak};
+  }
+  const kernels::Compute compute = host.plan().compute;
+  return Ceilings{kernels::measure_read_bandwidth(kBytes, stream),
+                  kernels::measure_matrix_peak(kernels::linear_paths(compute).front(), compute, stream)};
 }
 
 struct Measurement {
@@ -167,13 +174,9 @@ Status bench(const BenchFlags& flags) {
   }
   model_flags.sequences = batch_max;
   const auto host = TD_TRY(ModelHost::open(directory, model_flags, /*needs_tokenizer=*/false));
-  const kernels::Compute compute = host->plan().compute;
-  const kernels::LinearPath path = kernels::linear_paths(compute).front();
   const Cost cost = model_cost(*host);
   if (!flags.json) {
-    fmt::print("{}, {} threads; {}, {} products on {}\n", cpu_name(), host->stream().pool().threads_count(),
-               flags.shape.empty() ? directory.string() : flags.shape,
-               compute == kernels::Compute::kBf16 ? "bf16" : "f32", kernels::linear_path_name(path));
+    fmt::print("{}; {}, {}\n", cpu_name(), flags.shape.empty() ? directory.string() : flags.shape, host->path_text());
     fmt::print("a decode step reads {:.3f} GB of weights; peak and read are measured beside each repeat\n",
                cost.weight_bytes * 1e-9);
     fmt::print("{:>5} {:>6} {:>6} | {:>11} {:>8} {:>8} {:>7} | {:>10} {:>8} {:>8} {:>7}\n", "batch", "prompt", "output",
@@ -191,9 +194,9 @@ Status bench(const BenchFlags& flags) {
     const double step_bytes = cost.weight_bytes + B * context * cost.kv_bytes_per_token;
     std::vector<double> prefill_s, step_s, peaks, reads, of_peak, of_read;
     for (int repeat = 0; repeat < flags.repeats; ++repeat) {
-      const Ceilings before = measure_ceilings(path, compute, host->stream());
+      const Ceilings before = TD_TRY(measure_ceilings(*host));
       const Measurement once = TD_TRY(measure(flags, engine, host->config().V, batch, ++key));
-      const Ceilings after = measure_ceilings(path, compute, host->stream());
+      const Ceilings after = TD_TRY(measure_ceilings(*host));
       prefill_s.push_back(once.prefill_s);
       step_s.push_back(once.decode_step_s);
       peaks.push_back((before.flops_per_s + after.flops_per_s) / 2);
@@ -208,8 +211,7 @@ Status bench(const BenchFlags& flags) {
                              {"op", "engine"},
                              {"model", flags.shape.empty() ? directory.string() : flags.shape},
                              {"cpu", cpu_name()},
-                             {"threads", host->stream().pool().threads_count()},
-                             {"path", kernels::linear_path_name(path)},
+                             {"path", host->path_text()},
                              {"batch", batch},
                              {"prompt_tokens", flags.prompt_tokens},
                              {"output_tokens", flags.output_tokens},

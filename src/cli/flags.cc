@@ -35,6 +35,10 @@ enum class SizeFlags { kShown, kHidden };
 // `sizes` kHidden: the flags that size the engine work, but stay out of a help text that is long already.
 void add_model_flags(CLI::App* app, ModelFlags& flags, SizeFlags sizes) {
   app->add_option("-m,--model", flags.model, "Hugging Face model directory (default: the built-in model)");
+  app->add_option("--device", flags.device, "cpu, cuda or cuda:N (default: cpu)")->check([](const std::string& text) {
+    const Result<device::Device> device = device::parse_device(text);
+    return device.ok() ? std::string() : std::string(device.status().message());
+  });
   app->add_option("--compute", flags.compute, "f32 or bf16 (default: as the checkpoint is stored)")
       ->check(CLI::IsMember({"f32", "bf16"}));
   app->add_option("--threads", flags.threads, "compute threads (default: one per core)")->check(CLI::Range(0, 1024));

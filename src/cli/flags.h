@@ -25,6 +25,7 @@ inline constexpr int kExitInterrupted = 130;   // Ctrl-C
 // Which model, and the resources it gets.
 struct ModelFlags {
   std::string model;           // directory; empty: the model in the repository
+  std::string device = "cpu";  // "cpu", "cuda", "cuda:1"
   std::string compute;         // "f32", "bf16"; empty: what the checkpoint is stored in
   int threads = 0;             // 0: one per core
   std::int64_t kv_blocks = 0;  // 0: as many as the default budget holds

@@ -1,5 +1,9 @@
 #include "cli/model_host.h"
 
+#include <unistd.h>
+
+#include <algorithm>
+
 #include "cli/console.h"
 #include "kernels/linear/linear.h"
 
@@ -18,7 +22,10 @@ Result<std::unique_ptr<ModelHost>> ModelHost::open(const std::filesystem::path& 
   }
   const std::int64_t context = flags.context > 0 ? flags.context : config.context;
   host->transformer_ = TD_TRY(model::Transformer::create(std::move(config), std::move(weights), context));
-  host->stream_ = device::Stream::create_cpu(flags.threads);
+  const device::Device device = TD_TRY(device::parse_device(flags.device));
+  const bool on_cuda = device.kind == device::DeviceKind::kCuda;
+  host->stream_ =
+      on_cuda ? TD_TRY(device::Stream::create_cuda(device.index)) : device::Stream::create_cpu(flags.threads);
 
   engine::RunnerOptions options;
   if (flags.compute == "f32") options.compute = kernels::Compute::kF32;
@@ -31,16 +38,43 @@ Result<std::unique_ptr<ModelHost>> ModelHost::open(const std::filesystem::path& 
   host->plan_ =
       TD_TRY(engine::TransformerRunner::plan(*host->transformer_, host->checkpoint_->bytes(), options, *host->stream_));
   if (flags.verbose) {
-    const kernels::LinearPath path = kernels::linear_paths(host->plan_.compute).front();
-    fmt::print(stderr, "{}: {}, {} threads, {} products on {}\nmemory plan\n{}", directory.string(),
-               host->config().architecture, host->stream_->pool().threads_count(),
-               host->plan_.compute == kernels::Compute::kBf16 ? "bf16" : "f32", kernels::linear_path_name(path),
-               host->plan_.ledger.to_string());
+    fmt::print(stderr, "{}: {}, {}\nmemory plan\n{}", directory.string(), host->config().architecture,
+               host->path_text(), host->plan_.ledger.to_string());
   }
   return host;
 }
 
+std::string ModelHost::path_text() const {
+  const char* const products = plan_.compute == kernels::Compute::kBf16 ? "bf16" : "f32";
+  if (on_cuda()) {
+    const auto devices = device::cuda_devices();
+    const auto index = static_cast<std::size_t>(stream_->device().index);
+    return fmt::format("{} ({}), {} products", device::to_string(stream_->device()),
+                       index < devices.size() ? devices[index].name : "?", products);
+  }
+  return fmt::format("{} threads, {} products on {}", stream_->pool().threads_count(), products,
+                     kernels::linear_path_name(kernels::linear_paths(plan_.compute).front()));
+}
+
+Status ModelHost::load_on_device() {
+  ThreadPool threads(flags_.threads);
+  const TimePoint begin = clock_.now();
+  const std::uint64_t all = model::DeviceWeights::bytes(transformer_->weights(), plan_.compute);
+  const bool shows = ::isatty(STDERR_FILENO) != 0;
+  TD_TRY(transformer_->load_on_device(plan_.compute, *stream_, threads, [&](std::uint64_t done) {
+    if (shows) fmt::print(stderr, "\rloading {:3} %", done * 100 / std::max<std::uint64_t>(1, all));
+  }));
+  if (shows) fmt::print(stderr, "\r\033[K");
+  if (flags_.verbose) {
+    const double seconds = static_cast<double>(clock_.now().ns - begin.ns) * 1e-9;
+    fmt::print(stderr, "weights on {} in {:.2f} s, {:.1f} GB/s\n", device::to_string(stream_->device()), seconds,
+               static_cast<double>(all) * 1e-9 / seconds);
+  }
+  return ok_status();
+}
+
 Result<engine::TransformerRunner*> ModelHost::start_runner() {
+  if (on_cuda()) TD_TRY(load_on_device());
   runner_ = TD_TRY(engine::TransformerRunner::create(*transformer_, plan_, *stream_));
   return runner_.get();
 }

@@ -32,14 +32,17 @@ class ModelHost {
   const model::Tokenizer* tokenizer() const { return tokenizer_ ? &*tokenizer_ : nullptr; }
   const engine::RunnerPlan& plan() const { return plan_; }
   device::Stream& stream() { return *stream_; }
+  bool on_cuda() const { return stream_->device().kind == device::DeviceKind::kCuda; }
+  std::string path_text() const;  // where and how products are taken, for people
 
-  // Reserves the planned memory. Once.
+  // Loads the weights where the device is not the CPU, and reserves the planned memory. Once.
   [[nodiscard]] Result<engine::TransformerRunner*> start_runner();
   // start_runner(), and an engine on it, with a queue of at least so many requests. Once.
   [[nodiscard]] Result<engine::Engine*> start_engine(std::int64_t waiting_requests = 0);
 
  private:
   ModelHost() = default;
+  [[nodiscard]] Status load_on_device();
 
   std::filesystem::path directory_;
   ModelFlags flags_;

@@ -10,9 +10,14 @@
 namespace tandem::device {
 
 Result<Arena> Arena::create(Device device, std::size_t capacity_bytes) {
-  if (device.kind != DeviceKind::kCpu) return invalid_argument("an arena on {} needs a CUDA build", to_string(device));
   Arena arena;
   if (capacity_bytes == 0) return arena;
+  if (device.kind == DeviceKind::kCuda) {
+    arena.of_device_ = TD_TRY(Memory::create(device, capacity_bytes));
+    arena.data_ = static_cast<std::byte*>(arena.of_device_.data());
+    arena.capacity_ = capacity_bytes;
+    return arena;
+  }
   void* data = ::mmap(nullptr, capacity_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) {
     return resource_exhausted("cannot reserve {} bytes of memory; lower the KV cache or the token budget",
@@ -34,6 +39,7 @@ Arena Arena::create_planning() {
 
 Arena::Arena(Arena&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)),
+      of_device_(std::move(other.of_device_)),
       capacity_(std::exchange(other.capacity_, 0)),
       used_(std::exchange(other.used_, 0)),
       peak_(std::exchange(other.peak_, 0)),
@@ -41,6 +47,7 @@ Arena::Arena(Arena&& other) noexcept
 
 Arena& Arena::operator=(Arena&& other) noexcept {
   std::swap(data_, other.data_);
+  std::swap(of_device_, other.of_device_);
   std::swap(capacity_, other.capacity_);
   std::swap(used_, other.used_);
   std::swap(peak_, other.peak_);
@@ -49,7 +56,7 @@ Arena& Arena::operator=(Arena&& other) noexcept {
 }
 
 Arena::~Arena() {
-  if (data_ != nullptr && !planning_) ::munmap(data_, capacity_);
+  if (data_ != nullptr && !planning_ && of_device_.data() == nullptr) ::munmap(data_, capacity_);
 }
 
 void* Arena::take(std::size_t bytes) {

@@ -3,7 +3,7 @@
 // A step takes its buffers from an arena sized before "ready", so that it allocates nothing. The size comes from
 // running the same code once over a planning arena, which has no memory behind it and only counts. Invariants: used <=
 // capacity; every pointer is aligned to kArenaAlignment. Threads: one at a time.   Memory: all of it reserved in
-// create(); pages come in when first touched.
+// create(); on the CPU pages come in when first touched.
 #pragma once
 
 #include <cstddef>
@@ -11,14 +11,15 @@
 
 #include "base/status.h"
 #include "device/device.h"
+#include "device/memory.h"
 
 namespace tandem::device {
 
-inline constexpr std::size_t kArenaAlignment = 64;
+inline constexpr std::size_t kArenaAlignment = 256;  // what bulk copies and vector loads on CUDA want, and more
 
 class Arena {
  public:
-  // Errors: kResourceExhausted (the system refuses).
+  // Errors: kResourceExhausted (the system or the device refuses), kInvalidArgument (no such device).
   [[nodiscard]] static Result<Arena> create(Device device, std::size_t capacity_bytes);
 
   // Counts without memory: the pointers it gives must not be followed.
@@ -52,6 +53,7 @@ class Arena {
 
  private:
   std::byte* data_ = nullptr;
+  Memory of_device_;  // behind data_ on CUDA
   std::size_t capacity_ = 0;
   std::size_t used_ = 0;
   std::size_t peak_ = 0;

@@ -20,7 +20,22 @@ void destroy_stream(CudaStreamHandle) {}
 Status synchronize(CudaStreamHandle) { return no_cuda(); }
 Result<void*> allocate(int, std::size_t) { return no_cuda(); }
 void release(void*) {}
+Result<void*> allocate_pinned(std::size_t) { return no_cuda(); }
+void release_pinned(void*) {}
+Result<std::uint64_t> free_memory(int) { return no_cuda(); }
 Status copy(void*, const void*, std::size_t, CudaStreamHandle) { return no_cuda(); }
+Status copy_rows(void*, std::size_t, const void*, std::size_t, std::size_t, std::size_t, CudaStreamHandle) {
+  return no_cuda();
+}
+Status fill_zeros(void*, std::size_t, CudaStreamHandle) { return no_cuda(); }
+Result<CudaEventHandle> create_event(int) { return no_cuda(); }
+void destroy_event(CudaEventHandle) {}
+Status record(CudaEventHandle, CudaStreamHandle) { return no_cuda(); }
+Status wait(CudaEventHandle) { return no_cuda(); }
+Status begin_capture(CudaStreamHandle) { return no_cuda(); }
+Result<CudaGraphHandle> end_capture(CudaStreamHandle, bool) { return no_cuda(); }
+void destroy_graph(CudaGraphHandle) {}
+Status launch_graph(CudaGraphHandle, CudaStreamHandle) { return no_cuda(); }
 
 }  // namespace cuda
 }  // namespace tandem::device

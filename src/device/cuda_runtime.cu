@@ -10,6 +10,10 @@ Status device_lost(const char* what, cudaError_t error) {
   return make_status(StatusCode::kDeviceLost, "{}: {}: restart the process", what, cudaGetErrorString(error));
 }
 
+Status done(const char* what, cudaError_t error) {
+  return error == cudaSuccess ? ok_status() : device_lost(what, error);
+}
+
 Result<int> attribute(int index, cudaDeviceAttr name) {
   int value = 0;
   const cudaError_t error = cudaDeviceGetAttribute(&value, name, index);
@@ -56,10 +60,7 @@ Result<CudaStreamHandle> create_stream(int index) {
 
 void destroy_stream(CudaStreamHandle handle) { cudaStreamDestroy(handle); }
 
-Status synchronize(CudaStreamHandle handle) {
-  const cudaError_t error = cudaStreamSynchronize(handle);
-  return error == cudaSuccess ? ok_status() : device_lost("work on the device failed", error);
-}
+Status synchronize(CudaStreamHandle handle) { return done("work on the device failed", cudaStreamSynchronize(handle)); }
 
 Result<void*> allocate(int index, std::size_t bytes) {
   cudaError_t error = cudaSetDevice(index);
@@ -75,9 +76,77 @@ Result<void*> allocate(int index, std::size_t bytes) {
 
 void release(void* data) { cudaFree(data); }
 
+Result<void*> allocate_pinned(std::size_t bytes) {
+  void* data = nullptr;
+  const cudaError_t error = cudaMallocHost(&data, bytes);
+  if (error == cudaSuccess) return data;
+  cudaGetLastError();
+  return resource_exhausted("the system has no {} bytes of page-locked memory: {}", bytes, cudaGetErrorString(error));
+}
+
+void release_pinned(void* data) { cudaFreeHost(data); }
+
+Result<std::uint64_t> free_memory(int index) {
+  cudaError_t error = cudaSetDevice(index);
+  std::size_t free = 0, total = 0;
+  if (error == cudaSuccess) error = cudaMemGetInfo(&free, &total);
+  if (error == cudaSuccess) return free;
+  cudaGetLastError();
+  return invalid_argument("no CUDA device {}: {}", index, cudaGetErrorString(error));
+}
+
 Status copy(void* to, const void* from, std::size_t bytes, CudaStreamHandle handle) {
-  const cudaError_t error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, handle);
-  return error == cudaSuccess ? ok_status() : device_lost("a copy failed", error);
+  return done("a copy failed", cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, handle));
+}
+
+Status copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t row_bytes,
+                 std::size_t rows, CudaStreamHandle handle) {
+  return done("a copy failed",
+              cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, row_bytes, rows, cudaMemcpyDefault, handle));
+}
+
+Status fill_zeros(void* data, std::size_t bytes, CudaStreamHandle handle) {
+  return done("clearing memory failed", cudaMemsetAsync(data, 0, bytes, handle));
+}
+
+Result<CudaEventHandle> create_event(int index) {
+  cudaError_t error = cudaSetDevice(index);
+  cudaEvent_t event = nullptr;
+  if (error == cudaSuccess) error = cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+  if (error == cudaSuccess) return event;
+  return device_lost("no event", error);
+}
+
+void destroy_event(CudaEventHandle event) { cudaEventDestroy(event); }
+
+Status record(CudaEventHandle event, CudaStreamHandle handle) {
+  return done("recording an event failed", cudaEventRecord(event, handle));
+}
+
+Status wait(CudaEventHandle event) { return done("work on the device failed", cudaEventSynchronize(event)); }
+
+Status begin_capture(CudaStreamHandle handle) {
+  return done("capturing failed", cudaStreamBeginCapture(handle, cudaStreamCaptureModeThreadLocal));
+}
+
+Result<CudaGraphHandle> end_capture(CudaStreamHandle handle, bool keep) {
+  cudaGraph_t graph = nullptr;
+  cudaError_t error = cudaStreamEndCapture(handle, &graph);
+  cudaGraphExec_t ready = nullptr;
+  if (error == cudaSuccess && keep) error = cudaGraphInstantiate(&ready, graph, 0);
+  if (graph != nullptr) cudaGraphDestroy(graph);
+  if (!keep) {
+    cudaGetLastError();
+    return nullptr;
+  }
+  if (error == cudaSuccess) return ready;
+  return device_lost("capturing failed", error);
+}
+
+void destroy_graph(CudaGraphHandle graph) { cudaGraphExecDestroy(graph); }
+
+Status launch_graph(CudaGraphHandle graph, CudaStreamHandle handle) {
+  return done("launching a graph failed", cudaGraphLaunch(graph, handle));
 }
 
 }  // namespace cuda

@@ -14,6 +14,23 @@ void destroy_stream(CudaStreamHandle handle);
 [[nodiscard]] Status synchronize(CudaStreamHandle handle);
 [[nodiscard]] Result<void*> allocate(int index, std::size_t bytes);
 void release(void* data);
+[[nodiscard]] Result<void*> allocate_pinned(std::size_t bytes);
+void release_pinned(void* data);
+[[nodiscard]] Result<std::uint64_t> free_memory(int index);
 [[nodiscard]] Status copy(void* to, const void* from, std::size_t bytes, CudaStreamHandle handle);
+[[nodiscard]] Status copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
+                               std::size_t row_bytes, std::size_t rows, CudaStreamHandle handle);
+[[nodiscard]] Status fill_zeros(void* data, std::size_t bytes, CudaStreamHandle handle);
+
+[[nodiscard]] Result<CudaEventHandle> create_event(int index);
+void destroy_event(CudaEventHandle event);
+[[nodiscard]] Status record(CudaEventHandle event, CudaStreamHandle handle);
+[[nodiscard]] Status wait(CudaEventHandle event);
+
+[[nodiscard]] Status begin_capture(CudaStreamHandle handle);
+// The graph ready to launch; null if `keep` is false: what was captured is thrown away.
+[[nodiscard]] Result<CudaGraphHandle> end_capture(CudaStreamHandle handle, bool keep);
+void destroy_graph(CudaGraphHandle graph);
+[[nodiscard]] Status launch_graph(CudaGraphHandle graph, CudaStreamHandle handle);
 
 }  // namespace tandem::device::cuda

@@ -5,14 +5,18 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/status.h"
 #include "base/thread_pool.h"
 
 struct CUstream_st;
+struct CUevent_st;
+struct CUgraphExec_st;
 
 namespace tandem::device {
 
@@ -25,9 +29,13 @@ struct Device {
 };
 
 std::string to_string(Device device);  // "cpu", "cuda:0"
+// Errors: kInvalidArgument naming what is understood.
+[[nodiscard]] Result<Device> parse_device(std::string_view text);  // "cpu", "cuda" (the first), "cuda:1"
 
-// The runtime's stream, named without its headers: a cudaStream_t is a CUstream_st*.
+// The runtime's types, named without its headers: a cudaStream_t is a CUstream_st*.
 using CudaStreamHandle = ::CUstream_st*;
+using CudaEventHandle = ::CUevent_st*;
+using CudaGraphHandle = ::CUgraphExec_st*;
 
 // Work in order, on one device. Kernels take it as a required last argument.
 // Threads: one at a time.
@@ -58,6 +66,46 @@ class Stream {
   bool owned_ = false;
 };
 
+// A point in a stream's work that the host can wait for. On the CPU all work is done when it is recorded.
+// Threads: one at a time. Move-only.
+class Event {
+ public:
+  // Errors: kDeviceLost.
+  [[nodiscard]] static Result<Event> create(Device device);
+  Event() = default;
+  Event(Event&& other) noexcept;
+  Event& operator=(Event&& other) noexcept;
+  ~Event();
+
+  // After what was queued so far. Errors: kDeviceLost.
+  [[nodiscard]] Status record(Stream& stream);
+  // Until the work before the last record() is done; at once if there was none. Errors: kDeviceLost, as synchronize().
+  [[nodiscard]] Status wait();
+
+ private:
+  CudaEventHandle event_ = nullptr;
+};
+
+// Work of a CUDA stream, captured once and launched again and again: the same kernels with the same arguments.
+// Threads: one at a time. Move-only.
+class Graph {
+ public:
+  // Runs `queue_work`, whose work is captured instead of run. What it does beside queueing on `stream` (allocating,
+  // waiting) fails the capture. Errors: those of `queue_work`; kDeviceLost.
+  [[nodiscard]] static Result<Graph> capture(Stream& stream, const std::function<Status()>& queue_work);
+  Graph() = default;
+  Graph(Graph&& other) noexcept;
+  Graph& operator=(Graph&& other) noexcept;
+  ~Graph();
+
+  explicit operator bool() const { return graph_ != nullptr; }
+  // Errors: kDeviceLost.
+  [[nodiscard]] Status launch(Stream& stream) const;
+
+ private:
+  CudaGraphHandle graph_ = nullptr;
+};
+
 // A CUDA device as the driver describes it.
 struct CudaDeviceInfo {
   std::string name;
@@ -73,5 +121,7 @@ std::vector<CudaDeviceInfo> cuda_devices();
 [[nodiscard]] Result<int> cuda_compute_capability(int index);
 // How many multiprocessors it has. Errors: as above.
 [[nodiscard]] Result<int> cuda_multiprocessors(int index);
+// Bytes of its memory that nobody has taken. Errors: as above.
+[[nodiscard]] Result<std::uint64_t> cuda_free_memory_bytes(int index);
 
 }  // namespace tandem::device

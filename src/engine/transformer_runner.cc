@@ -1,6 +1,7 @@
 #include "engine/transformer_runner.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace tandem::engine {
 
@@ -22,16 +23,23 @@ Result<RunnerPlan> TransformerRunner::plan(const model::Transformer& transformer
   limits.sequences_max = options.sequences_max;
   limits.step_tokens_max = std::max(options.step_tokens_max, options.sequences_max);
   limits.logit_rows_max = std::max(options.logit_rows_max, options.sequences_max);
-  plan.workspace_bytes = TD_TRY(transformer.workspace_bytes(limits.step_tokens_max, limits.sequences_max,
-                                                            limits.logit_rows_max, stream, plan.compute));
-
-  const std::uint64_t available = device::available_memory_bytes();
-  const std::uint64_t block_bytes = model::kv_block_bytes(config, model::kv_dtype(plan.compute), kBlockTokens);
   const std::int64_t context_blocks = (limits.context_tokens + kBlockTokens - 1) / kBlockTokens;
+  plan.workspace_bytes =
+      TD_TRY(transformer.workspace_bytes(limits.step_tokens_max, limits.sequences_max, context_blocks * kBlockTokens,
+                                         limits.logit_rows_max, stream, plan.compute));
+
+  const bool on_cuda = stream.device().kind == device::DeviceKind::kCuda;
+  const std::uint64_t available =
+      on_cuda ? TD_TRY(device::cuda_free_memory_bytes(stream.device().index)) : device::available_memory_bytes();
+  if (on_cuda) weights_bytes = model::DeviceWeights::bytes(transformer.weights(), plan.compute);
+  // Of a machine's memory a third; of a device's, which has nothing else to do, nine tenths of what the rest leaves.
+  const std::uint64_t taken = weights_bytes + plan.workspace_bytes;
+  const std::uint64_t for_cache = !on_cuda ? available / 3 : available > taken ? (available - taken) / 10 * 9 : 0;
+  const std::uint64_t block_bytes = model::kv_block_bytes(config, model::kv_dtype(plan.compute), kBlockTokens);
   if (options.kv_blocks > 0) {
     limits.blocks_count = options.kv_blocks;
   } else {
-    const auto affordable = static_cast<std::int64_t>(available / 3 / block_bytes);
+    const auto affordable = static_cast<std::int64_t>(for_cache / block_bytes);
     limits.blocks_count = std::max<std::int64_t>(1, std::min(context_blocks * limits.sequences_max, affordable));
   }
   std::uint64_t cache_bytes = 0;
@@ -40,7 +48,11 @@ Result<RunnerPlan> TransformerRunner::plan(const model::Transformer& transformer
                               bytes_text(block_bytes));
   }
 
-  plan.ledger.add({"weights", weights_bytes, "mapped from the checkpoint", true});
+  if (on_cuda) {
+    plan.ledger.add({"weights", weights_bytes, fmt::format("copied to {}", device::to_string(stream.device()))});
+  } else {
+    plan.ledger.add({"weights", weights_bytes, "mapped from the checkpoint", true});
+  }
   plan.ledger.add({"KV cache", cache_bytes,
                    fmt::format("{} blocks of {} tokens, {} each (--kv-blocks)", limits.blocks_count, kBlockTokens,
                                bytes_text(block_bytes))});
@@ -59,10 +71,90 @@ Result<std::unique_ptr<TransformerRunner>> TransformerRunner::create(const model
   runner->cache_ = TD_TRY(model::KvCache::create(transformer.config(), model::kv_dtype(plan.compute),
                                                  plan.limits.blocks_count, plan.limits.block_tokens, stream.device()));
   runner->workspace_ = TD_TRY(device::Arena::create(stream.device(), plan.workspace_bytes));
+  if (stream.device().kind == device::DeviceKind::kCuda) TD_TRY(runner->create_step_memory());
   return runner;
 }
 
+struct TransformerRunner::StepLayout {
+  StepLayout(std::int64_t T, std::int64_t B, std::int64_t N) {
+    const auto place = [this](std::int64_t count, std::size_t bytes) {
+      constexpr std::size_t kAlignment = 256;
+      const std::size_t at = end;
+      end += (static_cast<std::size_t>(count) * bytes + kAlignment - 1) / kAlignment * kAlignment;
+      return at;
+    };
+    tokens = place(T, 4);
+    positions = place(T, 4);
+    slots = place(T, 8);
+    query_start = place(B + 1, 4);
+    context_len = place(B, 4);
+    logit_rows = place(N, 4);
+  }
+  std::size_t tokens, positions, slots, query_start, context_len, logit_rows, end = 0;
+};
+
+Status TransformerRunner::create_step_memory() {
+  table_width_ =
+      std::min((limits_.context_tokens + limits_.block_tokens - 1) / limits_.block_tokens, limits_.blocks_count);
+  const StepLayout layout(limits_.step_tokens_max, limits_.sequences_max, limits_.logit_rows_max);
+  const std::size_t bytes = layout.end + static_cast<std::size_t>(limits_.sequences_max * table_width_) * 4;
+  step_on_host_ = TD_TRY(device::Memory::create_pinned(bytes));
+  step_on_device_ = TD_TRY(device::Memory::create(stream_.device(), bytes));
+  logits_on_host_ =
+      TD_TRY(device::Memory::create_pinned(static_cast<std::size_t>(limits_.logit_rows_max * limits_.vocab_size) * 4));
+  return ok_status();
+}
+
 Result<tensor::TensorView> TransformerRunner::forward(const model::ForwardBatch& batch) {
+  return stream_.device().kind == device::DeviceKind::kCuda ? forward_on_cuda(batch) : run(batch);
+}
+
+Result<tensor::TensorView> TransformerRunner::forward_on_cuda(const model::ForwardBatch& batch) {
+  using tensor::TensorView;
+  const std::int64_t T = batch.tokens.extent(0), B = batch.context_len.extent(0), N = batch.logit_rows.extent(0);
+  const StepLayout layout(T, B, N);
+  std::byte* const host = step_on_host_.span().data();
+  std::byte* const device = step_on_device_.span().data();
+  const auto stage = [&](const TensorView& view, std::size_t at) {
+    std::memcpy(host + at, view.data(), static_cast<std::size_t>(view.bytes()));
+    return TensorView(device + at, view.dtype(), view.shape(), stream_.device());
+  };
+  model::ForwardBatch staged{
+      stage(batch.tokens, layout.tokens),
+      stage(batch.positions, layout.positions),
+      stage(batch.slots, layout.slots),
+      stage(batch.query_start, layout.query_start),
+      stage(batch.context_len, layout.context_len),
+      TensorView(device + layout.end, tensor::DType::kI32, tensor::Shape{B, table_width_}, stream_.device()),
+      stage(batch.logit_rows, layout.logit_rows)};
+  const auto width_bytes = static_cast<std::size_t>(batch.block_table.extent(1)) * 4;
+  const std::size_t table_bytes = static_cast<std::size_t>(B) * width_bytes;
+  std::memcpy(host + layout.end, batch.block_table.data(), table_bytes);
+  TD_TRY(device::copy(device, host, layout.end, stream_));
+  TD_TRY(device::copy_rows(device + layout.end, static_cast<std::size_t>(table_width_) * 4, host + layout.end,
+                           width_bytes, width_bytes, static_cast<std::size_t>(B), stream_));
+
+  TensorView logits;
+  constexpr std::int64_t kCapturedRowsMax = 64;
+  if (T == B && T <= kCapturedRowsMax) {
+    CapturedStep& step = captured_[{B, N}];
+    if (!step.graph) {
+      step.graph = TD_TRY(device::Graph::capture(stream_, [&]() -> Status {
+        step.logits = TD_TRY(run(staged));
+        return ok_status();
+      }));
+    }
+    TD_TRY(step.graph.launch(stream_));
+    logits = step.logits;
+  } else {
+    logits = TD_TRY(run(staged));
+  }
+  TD_TRY(device::copy(logits_on_host_.data(), logits.data(), static_cast<std::size_t>(logits.bytes()), stream_));
+  TD_TRY(stream_.synchronize());
+  return TensorView(logits_on_host_.data(), logits.dtype(), logits.shape());
+}
+
+Result<tensor::TensorView> TransformerRunner::run(const model::ForwardBatch& batch) {
   const device::Arena::Scope scope(workspace_);  // the logits stay readable until the next step takes their place
   ops::Context context{stream_, workspace_, compute_};
   return transformer_.forward(context, batch, cache_, nullptr);

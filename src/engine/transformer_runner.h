@@ -1,11 +1,16 @@
 // The transformer behind the engine: owns the KV cache and the step's workspace, both planned before anything is
-// loaded. Threads: one at a time (the engine's own, once it runs).
+// loaded. On CUDA it also owns the way there and back: a step's arrays go over in one copy, its logits come back in
+// another, and steps in which every sequence brings one token are captured as graphs and launched again.
+// Threads: one at a time (the engine's own, once it runs).
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "device/ledger.h"
+#include "device/memory.h"
 #include "engine/model_runner.h"
 #include "model/checkpoint/checkpoint.h"
 #include "model/transformer.h"
@@ -40,7 +45,8 @@ class TransformerRunner final : public ModelRunner {
   [[nodiscard]] static Result<RunnerPlan> plan(const model::Transformer& transformer, std::uint64_t weights_bytes,
                                                const RunnerOptions& options, device::Stream& stream);
 
-  // `transformer` and `stream` are borrowed and outlive the runner. Errors: kResourceExhausted.
+  // `transformer` and `stream` are borrowed and outlive the runner; on CUDA the transformer is loaded there.
+  // Errors: kResourceExhausted.
   [[nodiscard]] static Result<std::unique_ptr<TransformerRunner>> create(const model::Transformer& transformer,
                                                                          const RunnerPlan& plan,
                                                                          device::Stream& stream);
@@ -49,8 +55,15 @@ class TransformerRunner final : public ModelRunner {
   [[nodiscard]] Result<tensor::TensorView> forward(const model::ForwardBatch& batch) override;
 
  private:
+  // How a step's arrays lie one after another, in host and device memory alike. The block table comes last, its rows
+  // `table_width` entries apart.
+  struct StepLayout;
+
   TransformerRunner(const model::Transformer& transformer, device::Stream& stream)
       : transformer_(transformer), stream_(stream) {}
+  [[nodiscard]] Status create_step_memory();
+  [[nodiscard]] Result<tensor::TensorView> run(const model::ForwardBatch& batch);
+  [[nodiscard]] Result<tensor::TensorView> forward_on_cuda(const model::ForwardBatch& batch);
 
   const model::Transformer& transformer_;
   device::Stream& stream_;
@@ -58,6 +71,15 @@ class TransformerRunner final : public ModelRunner {
   kernels::Compute compute_ = kernels::Compute::kF32;
   model::KvCache cache_;
   device::Arena workspace_;
+
+  // On CUDA.
+  struct CapturedStep {
+    device::Graph graph;
+    tensor::TensorView logits;
+  };
+  std::int64_t table_width_ = 0;
+  device::Memory step_on_host_, step_on_device_, logits_on_host_;
+  std::map<std::pair<std::int64_t, std::int64_t>, CapturedStep> captured_;  // by sequences and logit rows
 };
 
 }  // namespace tandem::engine

@@ -20,6 +20,7 @@ Result<KvCache> KvCache::create(const ModelConfig& config, tensor::DType dtype, 
   cache.memory_ = std::move(memory).value();
   cache.data_ = static_cast<std::byte*>(cache.memory_.take(bytes));
   cache.dtype_ = dtype;
+  cache.device_ = device;
   cache.layer_shape_ = tensor::Shape{blocks_count, config.G, block_tokens, config.D};
   cache.blocks_count_ = blocks_count;
   cache.block_tokens_ = block_tokens;
@@ -28,7 +29,7 @@ Result<KvCache> KvCache::create(const ModelConfig& config, tensor::DType dtype, 
 
 tensor::TensorView KvCache::layer_view(std::int64_t index) const {
   const std::int64_t bytes = layer_shape_.count() * tensor::dtype_bytes(dtype_);
-  return tensor::TensorView(static_cast<void*>(data_ + index * bytes), dtype_, layer_shape_);
+  return tensor::TensorView(static_cast<void*>(data_ + index * bytes), dtype_, layer_shape_, device_);
 }
 
 }  // namespace tandem::model

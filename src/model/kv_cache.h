@@ -34,6 +34,7 @@ class KvCache {
   device::Arena memory_;
   std::byte* data_ = nullptr;
   tensor::DType dtype_ = tensor::DType::kF32;
+  device::Device device_;
   tensor::Shape layer_shape_;
   std::int64_t blocks_count_ = 0;
   int block_tokens_ = 0;

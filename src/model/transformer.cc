@@ -22,8 +22,9 @@ Result<Transformer> Transformer::create(ModelConfig config, ModelWeights weights
   for (const RopeConfig& rope : config.ropes) {
     const RopeFrequencyTable table = rope_frequencies(rope, context_tokens);
     RopeFrequencies frequencies{tensor::Tensor(DType::kF32, Shape{static_cast<std::int64_t>(table.inv_freq.size())}),
-                                table.attention_factor};
-    std::copy(table.inv_freq.begin(), table.inv_freq.end(), frequencies.inv_freq.span<float>().begin());
+                                TensorView(), table.attention_factor};
+    std::copy(table.inv_freq.begin(), table.inv_freq.end(), frequencies.on_host.span<float>().begin());
+    frequencies.inv_freq = frequencies.on_host;
     transformer.frequencies_.push_back(std::move(frequencies));
   }
   transformer.config_ = std::move(config);
@@ -31,57 +32,69 @@ Result<Transformer> Transformer::create(ModelConfig config, ModelWeights weights
   return transformer;
 }
 
+Status Transformer::load_on_device(Compute compute, device::Stream& stream, ThreadPool& threads,
+                                   const std::function<void(std::uint64_t)>& on_progress) {
+  constexpr std::size_t kAlignment = 256;
+  const auto padded = [](const RopeFrequencies& frequencies) {
+    return (static_cast<std::size_t>(frequencies.on_host.view().bytes()) + kAlignment - 1) / kAlignment * kAlignment;
+  };
+  std::size_t bytes = 0;
+  for (const RopeFrequencies& frequencies : frequencies_) bytes += padded(frequencies);
+  device::Memory memory = TD_TRY(device::Memory::create(stream.device(), bytes));
+  std::size_t offset = 0;
+  for (const RopeFrequencies& frequencies : frequencies_) {
+    const TensorView host = frequencies.on_host;
+    TD_TRY(device::copy(memory.span().data() + offset, host.data(), static_cast<std::size_t>(host.bytes()), stream));
+    offset += padded(frequencies);
+  }
+  on_device_ = TD_TRY(DeviceWeights::load(weights_, compute, stream, threads, on_progress));  // and waits
+  weights_ = on_device_.weights();
+  frequencies_on_device_ = std::move(memory);
+  offset = 0;
+  for (RopeFrequencies& frequencies : frequencies_) {
+    frequencies.inv_freq = TensorView(frequencies_on_device_.span().data() + offset, DType::kF32,
+                                      frequencies.on_host.shape(), stream.device());
+    offset += padded(frequencies);
+  }
+  return ok_status();
+}
+
 Result<TensorView> Transformer::norm(ops::Context& context, TensorView x, TensorView weight, ops::Tape* tape) const {
   return ops::rms_norm(context, x, weight, config_.norm_eps, config_.norm_offset, tape);
 }
 
-// The attention heads' output [T,H*D] for the (normalised) input x [T,C], before the output projection.
+// The attention heads' output [T,H*D] for the residual stream x [T,C], before the output projection.
 Result<TensorView> Transformer::run_attention(ops::Context& context, std::int64_t layer, TensorView x,
                                               const ForwardBatch& batch, const KvCache& cache,
                                               const std::vector<ops::RopeTable>& tables, ops::Tape* tape) const {
   const LayerWeights& weights = weights_.layers[static_cast<std::size_t>(layer)];
   const LayerConfig& layer_config = config_.layers[static_cast<std::size_t>(layer)];
-  const std::int64_t T = x.extent(0), H = config_.H, G = config_.G, D = config_.D;
-  ops::Projected projected = TD_TRY(ops::qkv_projection(context, x, weights.qkv, H, G, D, tape));
-
-  if (config_.qk_norm == QkNorm::kPerHead) {
-    projected.q = TD_TRY(norm(context, projected.q, weights.q_norm, tape));
-    projected.k = TD_TRY(norm(context, projected.k, weights.k_norm, tape));
-  } else if (config_.qk_norm == QkNorm::kWholeRow) {
-    const auto norm_row = [&](TensorView heads, TensorView weight) -> Result<TensorView> {
-      const std::int64_t width = heads.extent(1) * D, strides[] = {heads.stride(0), 1};
-      const TensorView row(heads.data(), DType::kF32, Shape{T, width}, strides, heads.device());
-      const TensorView normalised = TD_TRY(norm(context, row, weight, tape));
-      return normalised.reshape(heads.shape());
-    };
-    projected.q = TD_TRY(norm_row(projected.q, weights.q_norm));
-    projected.k = TD_TRY(norm_row(projected.k, weights.k_norm));
-  }
-
-  const ops::RopeTable& table = tables[static_cast<std::size_t>(layer_config.rope)];
-  projected.q = TD_TRY(ops::rope(context, projected.q, table, tape));
-  projected.k = TD_TRY(ops::rope(context, projected.k, table, tape));
+  const ops::NormParams norm{config_.norm_eps, config_.norm_offset};
+  const ops::Projected projected = TD_TRY(ops::norm_qkv_projection(context, x, weights.attention_input_norm, norm,
+                                                                   weights.qkv, config_.H, config_.G, config_.D, tape));
   const kernels::PagedKv kv{cache.keys(layer), cache.values(layer), batch.block_table};
   const kernels::AttentionParams params{config_.attention_scale, config_.attention_softcap, layer_config.window};
-  return ops::attention(context, projected, kv, {batch.slots, batch.query_start, batch.context_len}, TensorView(),
-                        params, tape);
+  return ops::attention(context, projected, {weights.q_norm, weights.k_norm, norm},
+                        tables[static_cast<std::size_t>(layer_config.rope)], kv,
+                        {batch.slots, batch.query_start, batch.context_len}, TensorView(), params, tape);
 }
 
-// The dense MLP's hidden activations [T,F], before the down projection.
+// The dense MLP's hidden activations [T,F] for the residual stream x [T,C], before the down projection.
 Result<TensorView> Transformer::run_mlp(ops::Context& context, std::int64_t layer, TensorView x,
                                         ops::Tape* tape) const {
   const LayerWeights& weights = weights_.layers[static_cast<std::size_t>(layer)];
   if (!weights.gate_bias) {
-    return ops::linear_gated(context, x, weights.gate, weights.up, config_.activation, tape);
+    return ops::norm_linear_gated(context, x, weights.mlp_input_norm, {config_.norm_eps, config_.norm_offset},
+                                  weights.gate, weights.up, config_.activation, tape);
   }
-  const TensorView gate = TD_TRY(ops::linear(context, x, weights.gate, {.bias = weights.gate_bias}, tape));
-  const TensorView up = TD_TRY(ops::linear(context, x, weights.up, {.bias = weights.up_bias}, tape));
+  const TensorView h = weights.mlp_input_norm ? TD_TRY(norm(context, x, weights.mlp_input_norm, tape)) : x;
+  const TensorView gate = TD_TRY(ops::linear(context, h, weights.gate, {.bias = weights.gate_bias}, tape));
+  const TensorView up = TD_TRY(ops::linear(context, h, weights.up, {.bias = weights.up_bias}, tape));
   return ops::gate(context, gate, up, config_.activation, tape);
 }
 
 Result<TensorView> Transformer::forward(ops::Context& context, const ForwardBatch& batch, const KvCache& cache,
                                         ops::Tape* tape) const {
-  const bool pre_norm = config_.norm_placement != NormPlacement::kPost;
   const bool post_norm = config_.norm_placement != NormPlacement::kPre;
   const float scale = config_.residual_scale;
   const std::int64_t L = config_.L, N = batch.logit_rows.extent(0);
@@ -115,20 +128,19 @@ Result<TensorView> Transformer::forward(ops::Context& context, const ForwardBatc
     std::optional<device::Arena::Scope> scope;
     if (tape == nullptr) scope.emplace(context.arena);
 
-    const TensorView attention_in = pre_norm ? TD_TRY(norm(context, x, weights.attention_input_norm, tape)) : x;
-    TensorView heads = TD_TRY(run_attention(context, layer, attention_in, batch, cache, tables, tape));
+    TensorView heads = TD_TRY(run_attention(context, layer, x, batch, cache, tables, tape));
     if (layer == L - 1) {  // from here on, only the rows whose logits are wanted
       heads = TD_TRY(ops::gather_rows(context, heads, batch.logit_rows, tape));
       x = TD_TRY(ops::gather_rows_into(context, x, batch.logit_rows, last, tape));
     }
     TD_TRY(add_projection(heads, weights.o, weights.o_bias, weights.attention_output_norm));
 
-    const TensorView mlp_in = pre_norm ? TD_TRY(norm(context, x, weights.mlp_input_norm, tape)) : x;
     if (config_.layers[static_cast<std::size_t>(layer)].sparse) {
+      const TensorView mlp_in = weights.mlp_input_norm ? TD_TRY(norm(context, x, weights.mlp_input_norm, tape)) : x;
       const ops::MoeParams params{config_.moe.top_k, config_.moe.router_norm, config_.activation, scale};
       x = TD_TRY(ops::mixture_of_experts(context, mlp_in, weights.router, weights.experts, params, x, tape));
     } else {
-      const TensorView hidden = TD_TRY(run_mlp(context, layer, mlp_in, tape));
+      const TensorView hidden = TD_TRY(run_mlp(context, layer, x, tape));
       TD_TRY(add_projection(hidden, weights.down, weights.down_bias, weights.mlp_output_norm));
     }
   }
@@ -139,8 +151,8 @@ Result<TensorView> Transformer::forward(ops::Context& context, const ForwardBatc
   return logits;
 }
 
-Result<std::size_t> Transformer::workspace_bytes(std::int64_t T, std::int64_t B, std::int64_t N, device::Stream& stream,
-                                                 Compute compute) const {
+Result<std::size_t> Transformer::workspace_bytes(std::int64_t T, std::int64_t B, std::int64_t context_tokens,
+                                                 std::int64_t N, device::Stream& stream, Compute compute) const {
   device::Arena plan = device::Arena::create_planning();
   ops::Context context{stream, plan, compute};
   const auto shape_only = [](DType dtype, const Shape& shape) {
@@ -148,8 +160,9 @@ Result<std::size_t> Transformer::workspace_bytes(std::int64_t T, std::int64_t B,
   };
   const ForwardBatch batch{shape_only(DType::kI32, {T}), shape_only(DType::kI32, {T}),
                            shape_only(DType::kI64, {T}), shape_only(DType::kI32, {B + 1}),
-                           shape_only(DType::kI32, {B}), shape_only(DType::kI32, {B, 1}),
+                           shape_only(DType::kI32, {B}), shape_only(DType::kI32, {B, context_tokens}),
                            shape_only(DType::kI32, {N})};
+  // Blocks of one token: a table of as many columns as a context has tokens.
   const KvCache no_cache = TD_TRY(KvCache::create(config_, kv_dtype(compute), 0, 1, stream.device()));
   TD_TRY(forward(context, batch, no_cache, nullptr));
   return plan.peak_bytes();

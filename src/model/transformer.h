@@ -2,13 +2,16 @@
 //
 // Serving runs it without a tape, training with one; precision, device and parallelism are properties of what it is
 // given, never another definition. Each row's logits depend on its own sequence only (ARCHITECTURE.md, rule 2).
-// Threads: one forward at a time. Weights are borrowed: the checkpoint outlives the transformer.
+// Threads: one forward at a time. Weights are borrowed: the checkpoint outlives the transformer, or load_on_device().
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "base/status.h"
+#include "device/memory.h"
+#include "model/checkpoint/device_weights.h"
 #include "model/checkpoint/weights.h"
 #include "model/config/model_config.h"
 #include "model/forward_batch.h"
@@ -31,6 +34,11 @@ class Transformer {
   [[nodiscard]] static Result<Transformer> create(ModelConfig config, ModelWeights weights,
                                                   std::int64_t context_tokens);
 
+  // Copies the weights to the stream's device, a CUDA device, and runs there from now on. Once.
+  // Errors: kResourceExhausted, kDeviceLost; the transformer is as before.
+  [[nodiscard]] Status load_on_device(kernels::Compute compute, device::Stream& stream, ThreadPool& threads,
+                                      const std::function<void(std::uint64_t)>& on_progress = {});
+
   const ModelConfig& config() const { return config_; }
   const ModelWeights& weights() const { return weights_; }
 
@@ -39,13 +47,15 @@ class Transformer {
   [[nodiscard]] Result<tensor::TensorView> forward(ops::Context& context, const ForwardBatch& batch,
                                                    const KvCache& cache, ops::Tape* tape) const;
 
-  // Arena bytes that a forward of at most T tokens in B sequences with N logit rows takes.
-  [[nodiscard]] Result<std::size_t> workspace_bytes(std::int64_t T, std::int64_t B, std::int64_t N,
-                                                    device::Stream& stream, kernels::Compute compute) const;
+  // Arena bytes that a forward of at most T tokens in B sequences of at most `context` tokens with N logit rows takes.
+  [[nodiscard]] Result<std::size_t> workspace_bytes(std::int64_t T, std::int64_t B, std::int64_t context,
+                                                    std::int64_t N, device::Stream& stream,
+                                                    kernels::Compute compute) const;
 
  private:
   struct RopeFrequencies {
-    tensor::Tensor inv_freq;  // [R/2] f32
+    tensor::Tensor on_host;       // [R/2] f32
+    tensor::TensorView inv_freq;  // the same, where the forward runs
     float attention_factor;
   };
 
@@ -63,6 +73,8 @@ class Transformer {
   ModelConfig config_;
   ModelWeights weights_;
   std::vector<RopeFrequencies> frequencies_;  // one per ModelConfig::ropes
+  DeviceWeights on_device_;                   // after load_on_device()
+  device::Memory frequencies_on_device_;
 };
 
 }  // namespace tandem::model

@@ -24,11 +24,6 @@ Status run_rms_norm_backward(Context& context, Tape& tape, TensorView x, TensorV
   return kernels::rms_norm_backward_cpu(x, weight, params.eps, params.offset, dy, dx, dweight, scratch, context.stream);
 }
 
-Status run_rms_norm(Context& context, TensorView x, TensorView weight, const NormParams& params, TensorView y) {
-  if (context.arena.is_planning()) return ok_status();
-  return kernels::rms_norm_cpu(x, weight, params.eps, params.offset, y, context.stream);
-}
-
 // What a linear layer adds to the gradients, given its output y.
 Status backward_of_linear(Context& context, Tape& tape, TensorView x, TensorView weight,
                           const kernels::LinearEpilogue& epilogue, TensorView y) {
@@ -48,6 +43,33 @@ struct Slice {
 std::array<Slice, 3> slices_of(const ProjectionWeights& weights, std::int64_t H, std::int64_t G, std::int64_t D) {
   return {Slice{weights.q, weights.q_bias, 0, H * D}, Slice{weights.k, weights.k_bias, H * D, (H + G) * D},
           Slice{weights.v, weights.v_bias, (H + G) * D, (H + 2 * G) * D}};
+}
+
+// The packed projection of x, normalised first if there is a norm. Weights that lie one after another are one layer.
+Status project_on_cuda(Context& context, TensorView x, const kernels::InputNorm& norm, const ProjectionWeights& weights,
+                       std::span<const Slice> slices, TensorView packed) {
+  const device::Arena::Scope scope(context.arena);
+  const auto scratch = take_scratch(context, kernels::linear_cuda_scratch_bytes(x.extent(0), x.extent(1)));
+  if (context.arena.is_planning()) return ok_status();
+  const auto follows = [](const TensorView& a, const TensorView& b) {
+    if (!a && !b) return true;
+    return a && b && a.dtype() == b.dtype() && a.is_dense() && b.is_dense() &&
+           b.data() == static_cast<const std::byte*>(a.data()) + a.bytes();
+  };
+  if (follows(weights.q, weights.k) && follows(weights.k, weights.v) && follows(weights.q_bias, weights.k_bias) &&
+      follows(weights.k_bias, weights.v_bias)) {
+    const std::int64_t N = packed.extent(1);
+    const TensorView weight(weights.q.data(), weights.q.dtype(), Shape{N, x.extent(1)}, weights.q.device());
+    const TensorView bias =
+        weights.q_bias ? TensorView(weights.q_bias.data(), weights.q_bias.dtype(), Shape{N}, weights.q_bias.device())
+                       : TensorView();
+    return kernels::linear_cuda(x, norm, weight, {.bias = bias}, context.compute, packed, scratch, context.stream);
+  }
+  for (const Slice& slice : slices) {
+    TD_TRY(kernels::linear_cuda(x, norm, slice.weight, {.bias = slice.bias}, context.compute,
+                                packed.columns(slice.begin, slice.end), scratch, context.stream));
+  }
+  return ok_status();
 }
 
 Status expect_projection(const Context& context, const Tape* tape, const char* op, TensorView x,
@@ -109,6 +131,11 @@ Result<Projected> norm_qkv_projection(Context& context, TensorView x, TensorView
   TD_TRY(expect_on_tape(context, tape, "qkv_projection", {{"norm_weight", norm_weight}}));
   const std::int64_t T = x.extent(0);
   const TensorView packed = take(context, DType::kF32, Shape{T, (H + 2 * G) * D});
+  const auto slices = slices_of(weights, H, G, D);
+  if (on_cuda(context)) {
+    TD_TRY(project_on_cuda(context, x, {norm_weight, norm.eps, norm.offset}, weights, slices, packed));
+    return split_heads(packed, H, G, D);
+  }
   const device::Arena::Scope scope(context.arena);
   // The normalised x, of which nothing is kept: backward makes it again.
   const auto normalised = [norm_weight, norm, x](Context& in) -> Result<TensorView> {
@@ -118,7 +145,7 @@ Result<Projected> norm_qkv_projection(Context& context, TensorView x, TensorView
     return h;
   };
   const TensorView h = TD_TRY(normalised(context));
-  for (const Slice& slice : slices_of(weights, H, G, D)) {
+  for (const Slice& slice : slices) {
     TD_TRY(run_linear(context, h, slice.weight, {.bias = slice.bias}, packed.columns(slice.begin, slice.end)));
   }
   const Projected projected = split_heads(packed, H, G, D);
@@ -133,7 +160,7 @@ Result<Projected> norm_qkv_projection(Context& context, TensorView x, TensorView
       dh = take(context, DType::kF32, x.shape());
       if (!context.arena.is_planning()) fill_zeros(context.stream, dh.as<float>(), dh.count());
     }
-    for (const Slice& slice : slices_of(weights, H, G, D)) {
+    for (const Slice& slice : slices) {
       TD_TRY(run_linear_backward(context, *tape, h_again, slice.weight, slice.bias, 1.0f,
                                  dpacked.columns(slice.begin, slice.end), dh));
     }
@@ -146,7 +173,10 @@ Result<Projected> norm_qkv_projection(Context& context, TensorView x, TensorView
 Result<TensorView> add_scaled(Context& context, TensorView a, TensorView b, float alpha, Tape* tape) {
   TD_TRY(expect_on_tape(context, tape, "add_scaled", {{"a", a}, {"b", b}}));
   const TensorView y = tape == nullptr ? a : take(context, DType::kF32, a.shape());
-  if (!context.arena.is_planning()) TD_TRY(kernels::add_scaled_cpu(a, b, alpha, y, context.stream));
+  if (!context.arena.is_planning()) {
+    const auto run = on_cuda(context) ? kernels::add_scaled_cuda : kernels::add_scaled_cpu;
+    TD_TRY(run(a, b, alpha, y, context.stream));
+  }
   if (tape != nullptr) {
     TD_TRY(tape->record("add_scaled", {y}, [context, tape, a, b, alpha, y]() mutable -> Status {
       const TensorView dy = TD_TRY(tape->grad(y));

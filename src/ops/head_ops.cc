@@ -11,6 +11,7 @@ using tensor::Shape;
 
 Status run_norm_rope(Context& context, TensorView x, const kernels::QkNormRope& params, TensorView y) {
   if (context.arena.is_planning()) return ok_status();
+  if (on_cuda(context)) return invalid_argument("norm_rope: no f32 heads on CUDA; attention() turns them itself");
   if (!params.weight && y.data() == x.data()) return kernels::rope_cpu(x, params.cos, params.sin, context.stream);
   return kernels::qk_norm_rope_cpu(x, params, y, context.stream);
 }
@@ -93,7 +94,8 @@ Result<RopeTable> rope_table(Context& context, TensorView positions, TensorView 
   const Shape shape{positions.extent(0), inv_freq.extent(0)};
   const RopeTable table{take(context, DType::kF32, shape), take(context, DType::kF32, shape)};
   if (!context.arena.is_planning()) {
-    TD_TRY(kernels::rope_table_cpu(positions, inv_freq, attention_factor, table.cos, table.sin, context.stream));
+    const auto run = on_cuda(context) ? kernels::rope_table_cuda : kernels::rope_table_cpu;
+    TD_TRY(run(positions, inv_freq, attention_factor, table.cos, table.sin, context.stream));
   }
   return table;
 }
@@ -143,6 +145,7 @@ Result<TensorView> fused_attention(Context& context, const Projected& inputs, Te
                                    Tape* tape) {
   TD_TRY(expect_on_tape(context, tape, "fused_attention",
                         {{"q", inputs.q}, {"k", inputs.k}, {"v", inputs.v}, {"sinks", sinks}}));
+  if (on_cuda(context)) return invalid_argument("fused_attention: the op has no f32 heads on CUDA yet");
   const std::int64_t T = inputs.q.extent(0), H = inputs.q.extent(1), D = inputs.q.extent(2);
   const TensorView out = take(context, DType::kF32, Shape{T, H, D});
   const TensorView lse_ln = tape == nullptr ? TensorView() : take(context, DType::kF32, Shape{H, T});

@@ -11,12 +11,47 @@ namespace {
 using tensor::DType;
 using tensor::Shape;
 
-Status run_linear_gated(Context& context, TensorView x, TensorView gate, TensorView up, kernels::Activation activation,
-                        TensorView y) {
+Status run_linear_gated(Context& context, TensorView x, const kernels::InputNorm& norm, TensorView gate, TensorView up,
+                        kernels::Activation activation, TensorView y) {
   const device::Arena::Scope scope(context.arena);
+  if (on_cuda(context)) {
+    const auto scratch = take_scratch(context, kernels::linear_cuda_scratch_bytes(x.extent(0), x.extent(1)));
+    if (context.arena.is_planning()) return ok_status();
+    return kernels::linear_gated_cuda(x, norm, gate, up, activation, context.compute, y, scratch, context.stream);
+  }
+  if (norm.weight) {
+    const TensorView h = take(context, DType::kF32, x.shape());
+    TD_TRY(run_rms_norm(context, x, norm.weight, {norm.eps, norm.offset}, h));
+    x = h;
+  }
   const auto scratch = take_scratch(context, kernels::linear_scratch_bytes(x.extent(0), x.extent(1)));
   if (context.arena.is_planning()) return ok_status();
   return kernels::linear_gated_cpu(x, gate, up, activation, context.compute, y, scratch, context.stream);
+}
+
+// attention() on CUDA, into a given `out`. Norms of whole rows go first; the rest is one launch and attention itself.
+Status attend_on_cuda(Context& context, const Projected& projected, HeadNorm norm, const RopeTable& table,
+                      const kernels::PagedKv& kv, const AttentionBatch& batch, TensorView sinks,
+                      const kernels::AttentionParams& params, TensorView out) {
+  const auto& [q, k, v] = projected;
+  const std::int64_t T = q.extent(0), H = q.extent(1), D = q.extent(2), G = k.extent(1);
+  const std::int64_t context_max = kv.block_table.extent(1) * kv.k.extent(2);
+  const TensorView queries = take(context, kv.k.dtype(), Shape{T, H, D});
+  const auto scratch = take_scratch(
+      context, kernels::attention_cuda_scratch_bytes({T, batch.context_len.extent(0), H, G, D, context_max}));
+  if (context.arena.is_planning()) return ok_status();
+  if (norm.q_weight && norm.q_weight.extent(0) != D) {
+    TD_TRY(run_rms_norm(context, as_rows(q), norm.q_weight, norm.params, as_rows(q)));
+    TD_TRY(run_rms_norm(context, as_rows(k), norm.k_weight, norm.params, as_rows(k)));
+    norm.q_weight = norm.k_weight = TensorView();
+  }
+  const std::int64_t strides[] = {q.stride(0), 1};
+  const TensorView packed(q.data(), DType::kF32, Shape{T, (H + 2 * G) * D}, strides, q.device());
+  TD_TRY(kernels::norm_rope_append_cuda(
+      packed, {norm.q_weight, norm.k_weight, norm.params.eps, norm.params.offset, table.cos, table.sin}, batch.slots,
+      kv, queries, context.stream));
+  return kernels::attention_cuda(queries, kv, batch.query_start, batch.context_len, sinks, params, context_max, out,
+                                 scratch, context.stream);
 }
 
 }  // namespace
@@ -24,26 +59,34 @@ Status run_linear_gated(Context& context, TensorView x, TensorView gate, TensorV
 Result<TensorView> embedding(Context& context, TensorView ids, TensorView table, float scale, Tape* tape) {
   TD_TRY(require_no_tape(tape, "embedding"));
   const TensorView y = take(context, DType::kF32, Shape{ids.extent(0), table.extent(1)});
-  if (!context.arena.is_planning()) TD_TRY(kernels::embedding_cpu(ids, table, scale, y, context.stream));
+  if (!context.arena.is_planning()) {
+    const auto run = on_cuda(context) ? kernels::embedding_cuda : kernels::embedding_cpu;
+    TD_TRY(run(ids, table, scale, y, context.stream));
+  }
   return y;
 }
 
-Result<TensorView> linear_gated(Context& context, TensorView x, TensorView gate, TensorView up,
-                                kernels::Activation activation, Tape* tape) {
-  TD_TRY(require_no_tape(tape, "linear_gated"));
-  const TensorView y = take(context, DType::kF32, Shape{x.extent(0), gate.extent(0)});
-  TD_TRY(run_linear_gated(context, x, gate, up, activation, y));
+Result<TensorView> norm_linear_gated(Context& context, TensorView x, TensorView norm_weight, const NormParams& norm,
+                                     TensorView gate, TensorView up, kernels::Activation activation, Tape* tape) {
+  TD_TRY(require_no_tape(tape, "norm_linear_gated"));
+  const TensorView y = take(context, product_dtype(context), Shape{x.extent(0), gate.extent(0)});
+  TD_TRY(run_linear_gated(context, x, {norm_weight, norm.eps, norm.offset}, gate, up, activation, y));
   return y;
 }
 
-Result<TensorView> attention(Context& context, const Projected& projected, const kernels::PagedKv& kv,
-                             const AttentionBatch& batch, TensorView sinks, const kernels::AttentionParams& params,
-                             Tape* tape) {
+Result<TensorView> attention(Context& context, const Projected& projected, const HeadNorm& norm, const RopeTable& table,
+                             const kernels::PagedKv& kv, const AttentionBatch& batch, TensorView sinks,
+                             const kernels::AttentionParams& params, Tape* tape) {
   TD_TRY(require_no_tape(tape, "attention"));
-  const TensorView& q = projected.q;
-  const std::int64_t T = q.extent(0), H = q.extent(1), D = q.extent(2), G = projected.k.extent(1);
-  const TensorView out = take(context, DType::kF32, Shape{T, H, D});
+  const std::int64_t T = projected.q.extent(0), H = projected.q.extent(1), D = projected.q.extent(2);
+  const std::int64_t G = projected.k.extent(1);
+  const TensorView out = take(context, product_dtype(context), Shape{T, H, D});
   const device::Arena::Scope scope(context.arena);
+  if (on_cuda(context)) {
+    TD_TRY(attend_on_cuda(context, projected, norm, table, kv, batch, sinks, params, out));
+    return out.reshape(Shape{T, H * D});
+  }
+  const TensorView q = TD_TRY(norm_rope_heads(context, projected, norm, table, nullptr)).q;
   const auto scratch =
       take_scratch(context, kernels::attention_scratch_bytes(T, H, G, D, context.stream.pool().threads_count()));
   if (!context.arena.is_planning()) {
@@ -56,24 +99,35 @@ Result<TensorView> attention(Context& context, const Projected& projected, const
 
 Result<TensorView> gate(Context& context, TensorView gate, TensorView up, kernels::Activation activation, Tape* tape) {
   TD_TRY(require_no_tape(tape, "gate"));
-  const TensorView y = take(context, DType::kF32, gate.shape());
-  if (!context.arena.is_planning()) TD_TRY(kernels::gate_cpu(gate, up, activation, y, context.stream));
+  const TensorView y = take(context, product_dtype(context), gate.shape());
+  if (!context.arena.is_planning()) {
+    const auto run = on_cuda(context) ? kernels::gate_cuda : kernels::gate_cpu;
+    TD_TRY(run(gate, up, activation, y, context.stream));
+  }
   return y;
 }
 
 Result<TensorView> gather_rows(Context& context, TensorView x, TensorView rows, Tape* tape) {
-  return gather_rows_into(context, x, rows, take(context, DType::kF32, Shape{rows.extent(0), x.extent(1)}), tape);
+  return gather_rows_into(context, x, rows, take(context, x.dtype(), Shape{rows.extent(0), x.extent(1)}), tape);
 }
 
 Result<TensorView> gather_rows_into(Context& context, TensorView x, TensorView rows, TensorView y, Tape* tape) {
   TD_TRY(require_no_tape(tape, "gather_rows"));
-  if (!context.arena.is_planning()) TD_TRY(kernels::moe_gather_cpu(x, rows, y, context.stream));
+  if (context.arena.is_planning()) return y;
+  if (on_cuda(context)) {
+    TD_TRY(kernels::embedding_cuda(rows, x, 1.0f, y, context.stream));
+  } else {
+    TD_TRY(kernels::moe_gather_cpu(x, rows, y, context.stream));
+  }
   return y;
 }
 
 Result<TensorView> softcap(Context& context, TensorView x, float cap, Tape* tape) {
   TD_TRY(require_no_tape(tape, "softcap"));
-  if (!context.arena.is_planning()) TD_TRY(kernels::softcap_cpu(x, cap, x, context.stream));
+  if (!context.arena.is_planning()) {
+    const auto run = on_cuda(context) ? kernels::softcap_cuda : kernels::softcap_cpu;
+    TD_TRY(run(x, cap, x, context.stream));
+  }
   return x;
 }
 
@@ -81,6 +135,7 @@ Result<TensorView> mixture_of_experts(Context& context, TensorView x, TensorView
                                       std::span<const ExpertWeights> experts, const MoeParams& params,
                                       TensorView residual, Tape* tape) {
   TD_TRY(require_no_tape(tape, "mixture_of_experts"));
+  if (on_cuda(context)) return invalid_argument("mixture_of_experts: not on CUDA yet; use --device cpu");
   const std::int64_t T = x.extent(0), C = x.extent(1), X = router.extent(0), top_k = params.top_k;
   const TensorView y = residual ? residual : take(context, DType::kF32, Shape{T, C});
   const device::Arena::Scope scope(context.arena);
@@ -97,7 +152,7 @@ Result<TensorView> mixture_of_experts(Context& context, TensorView x, TensorView
   const auto run_expert = [&](const ExpertWeights& expert, std::int64_t begin, std::int64_t end) -> Status {
     const device::Arena::Scope expert_scope(context.arena);
     const TensorView hidden = take(context, DType::kF32, Shape{end - begin, expert.gate.extent(0)});
-    TD_TRY(run_linear_gated(context, gathered.rows(begin, end), expert.gate, expert.up, params.activation, hidden));
+    TD_TRY(run_linear_gated(context, gathered.rows(begin, end), {}, expert.gate, expert.up, params.activation, hidden));
     return run_linear(context, hidden, expert.down, {}, expert_out.rows(begin, end));
   };
   if (context.arena.is_planning()) {  // the most one expert can be given: every token

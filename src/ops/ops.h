@@ -2,15 +2,14 @@
 // records its backward if there is a tape.
 //
 // Shapes use the letters of the house: T tokens, C width, H query heads, G kv heads, D head dim, F ffn width, V vocab,
-// X experts. Activations are f32; Context::compute says how the products are taken (kernels/linear/linear.h).
-// Outputs live until the arena scope they were made in ends; with a tape that must not be before Tape::backward().
-// With a planning arena (device/arena.h) no kernel runs: the ops only count memory, and so do their backwards.
-// With a tape (tape.h) an op never changes its inputs unless it says so; it keeps views of its inputs and outputs, and
-// no memory beyond its outputs that is not named here. What is cheap to make again is made again in backward.
-// Those with a backward: rms_norm, linear, qkv_projection, norm_qkv_projection, rope, norm_rope, norm_rope_heads,
-// fused_attention, add_scaled.
-// Errors: what the kernels say; kInvalidArgument if `tape` is set and the op has no backward yet, if an input is not on
-// the tape, or if the tape's gradients lie in the context's arena.
+// X experts. Activations are f32 unless said otherwise; Context::compute says how the products are taken
+// (kernels/linear/linear.h). Outputs live until the arena scope they were made in ends; with a tape that must not be
+// before Tape::backward(). With a planning arena (device/arena.h) no kernel runs: the ops only count memory, and so do
+// their backwards. With a tape (tape.h) an op never changes its inputs unless it says so; it keeps views of its inputs
+// and outputs, and no memory beyond its outputs that is not named here. What is cheap to make again is made again in
+// backward. Those with a backward: rms_norm, linear, qkv_projection, norm_qkv_projection, rope, norm_rope,
+// norm_rope_heads, fused_attention, add_scaled. Errors: what the kernels say; kInvalidArgument if `tape` is set and the
+// op has no backward yet, if an input is not on the tape, or if the tape's gradients lie in the context's arena.
 // Threads: the stream's.
 #pragma once
 
@@ -36,6 +35,9 @@ struct Context {
   kernels::Compute compute;
 };
 
+// The dtype of what only products read: bf16 on CUDA under Compute::kBf16 (they would round it to that), else f32.
+tensor::DType product_dtype(const Context& context);
+
 // An uninitialised tensor from the context's arena.
 TensorView take(Context& context, tensor::DType dtype, const tensor::Shape& shape);
 
@@ -59,9 +61,11 @@ struct NormParams {
 [[nodiscard]] Status linear_into(Context& context, TensorView x, TensorView weight,
                                  const kernels::LinearEpilogue& epilogue, TensorView y, Tape* tape);
 
-// x [T,C], gate, up [F,C] -> act(x gate^T) * (x up^T) [T,F]
-[[nodiscard]] Result<TensorView> linear_gated(Context& context, TensorView x, TensorView gate, TensorView up,
-                                              kernels::Activation activation, Tape* tape);
+// act(h gate^T) * (h up^T) [T,F] of product_dtype(), with h = rms_norm(x), or x if the norm's weight is absent;
+// x [T,C], gate, up [F,C].
+[[nodiscard]] Result<TensorView> norm_linear_gated(Context& context, TensorView x, TensorView norm_weight,
+                                                   const NormParams& norm, TensorView gate, TensorView up,
+                                                   kernels::Activation activation, Tape* tape);
 
 // One projection of x to q [T,H,D], k [T,G,D] and v [T,G,D], views of one packed [T,(H+2G)*D] buffer.
 struct Projected {
@@ -110,12 +114,13 @@ struct HeadNorm {
                                                  const kernels::FusedAttentionPlan& plan,
                                                  const kernels::FusedAttentionParams& params, Tape* tape);
 
-// Appends k and v to the cache at `slots`, then attends: q [T,H,D] -> [T,H*D]. Shapes as in
-// kernels/attention/attention.h.
+// norm_rope_heads(), then k and v are appended to the cache at `slots`, then q attends: [T,H,D] -> [T,H*D] of
+// product_dtype(). `projected` is one packed buffer and is overwritten. Shapes as in kernels/attention/attention.h.
 struct AttentionBatch {
   TensorView slots, query_start, context_len;
 };
-[[nodiscard]] Result<TensorView> attention(Context& context, const Projected& projected, const kernels::PagedKv& kv,
+[[nodiscard]] Result<TensorView> attention(Context& context, const Projected& projected, const HeadNorm& norm,
+                                           const RopeTable& table, const kernels::PagedKv& kv,
                                            const AttentionBatch& batch, TensorView sinks,
                                            const kernels::AttentionParams& params, Tape* tape);
 
@@ -126,7 +131,7 @@ struct AttentionBatch {
 [[nodiscard]] Result<TensorView> gate(Context& context, TensorView gate, TensorView up, kernels::Activation activation,
                                       Tape* tape);
 
-// x [T,C], rows [N] i32 -> [N,C]; the second form into a given y.
+// x [T,C], rows [N] i32 -> [N,C] of x's dtype; the second form into a given y.
 [[nodiscard]] Result<TensorView> gather_rows(Context& context, TensorView x, TensorView rows, Tape* tape);
 [[nodiscard]] Result<TensorView> gather_rows_into(Context& context, TensorView x, TensorView rows, TensorView y,
                                                   Tape* tape);

@@ -4,6 +4,7 @@
 
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/linear/linear_backward.h"
+#include "kernels/norm/norm.h"
 
 namespace tandem::ops {
 
@@ -15,9 +16,14 @@ TensorView take(Context& context, DType dtype, const Shape& shape) {
   return TensorView(context.arena.take(bytes), dtype, shape, context.stream.device());
 }
 
+tensor::DType product_dtype(const Context& context) {
+  return on_cuda(context) && context.compute == kernels::Compute::kBf16 ? DType::kBf16 : DType::kF32;
+}
+
 Status expect_on_tape(const Context& context, const Tape* tape, const char* op,
                       std::initializer_list<NamedInput> inputs) {
   if (tape == nullptr) return ok_status();
+  if (on_cuda(context)) return invalid_argument("{} has no backward on CUDA yet; run it without a tape", op);
   if (&tape->arena() == &context.arena || tape->arena().is_planning() != context.arena.is_planning()) {
     return invalid_argument("{}: give the tape an arena of its own, planning if and only if the context's is", op);
   }
@@ -32,9 +38,21 @@ std::span<std::byte> take_scratch(Context& context, std::size_t bytes) {
 Status run_linear(Context& context, TensorView x, TensorView weight, const kernels::LinearEpilogue& epilogue,
                   TensorView y) {
   const device::Arena::Scope scope(context.arena);
-  const auto scratch = take_scratch(context, kernels::linear_scratch_bytes(x.extent(0), x.extent(1)));
+  const std::int64_t T = x.extent(0), K = x.extent(1);
+  if (on_cuda(context)) {
+    const auto scratch = take_scratch(context, kernels::linear_cuda_scratch_bytes(T, K));
+    if (context.arena.is_planning()) return ok_status();
+    return kernels::linear_cuda(x, {}, weight, epilogue, context.compute, y, scratch, context.stream);
+  }
+  const auto scratch = take_scratch(context, kernels::linear_scratch_bytes(T, K));
   if (context.arena.is_planning()) return ok_status();
   return kernels::linear_cpu(x, weight, epilogue, context.compute, y, scratch, context.stream);
+}
+
+Status run_rms_norm(Context& context, TensorView x, TensorView weight, const NormParams& params, TensorView y) {
+  if (context.arena.is_planning()) return ok_status();
+  const auto run = on_cuda(context) ? kernels::rms_norm_cuda : kernels::rms_norm_cpu;
+  return run(x, weight, params.eps, params.offset, y, context.stream);
 }
 
 Status run_linear_backward(Context& context, Tape& tape, TensorView x, TensorView weight, TensorView bias, float alpha,

@@ -15,6 +15,8 @@ inline Status require_no_tape(const Tape* tape, const char* op) {
   return invalid_argument("{} has no backward pass yet; run it without a tape", op);
 }
 
+inline bool on_cuda(const Context& context) { return context.stream.device().kind == device::DeviceKind::kCuda; }
+
 // What every op with a backward asks before it runs: that the arenas plan together and are two, and that its inputs are
 // on the tape.
 struct NamedInput {
@@ -29,6 +31,10 @@ std::span<std::byte> take_scratch(Context& context, std::size_t bytes);
 // A linear layer into a given output, with scratch that is free again on return.
 [[nodiscard]] Status run_linear(Context& context, TensorView x, TensorView weight,
                                 const kernels::LinearEpilogue& epilogue, TensorView y);
+
+// rms_norm of rows, into a given y.
+[[nodiscard]] Status run_rms_norm(Context& context, TensorView x, TensorView weight, const NormParams& params,
+                                  TensorView y);
 
 // Adds to the gradients of a linear layer's inputs that the tape wants, given its output's. `x_grad` may be absent.
 [[nodiscard]] Status run_linear_backward(Context& context, Tape& tape, TensorView x, TensorView weight, TensorView bias,

@@ -67,11 +67,15 @@ std::vector<int> all_requests() {
   return order;
 }
 
-class Determinism : public ::testing::TestWithParam<std::tuple<std::string, std::string>> {
+class Determinism : public ::testing::TestWithParam<std::tuple<std::string, std::string, std::string>> {
  protected:
+  void SetUp() override {
+    if (is_missing(std::get<2>(GetParam()))) GTEST_SKIP() << "no such device: " << std::get<2>(GetParam());
+  }
   cli::ModelFlags flags() const {
     cli::ModelFlags flags;
     flags.compute = std::get<1>(GetParam());
+    flags.device = std::get<2>(GetParam());
     flags.threads = 2;
     flags.no_prefix_cache = true;
     return flags;
@@ -180,9 +184,10 @@ TEST_P(Determinism, LogitRows) {
 
 INSTANTIATE_TEST_SUITE_P(Models, Determinism,
                          ::testing::Combine(::testing::Values("tinyworld-5m", "gemma3", "mixtral", "mistral-swa"),
-                                            ::testing::Values("f32", "bf16")),
+                                            ::testing::Values("f32", "bf16"), ::testing::ValuesIn(kDevices)),
                          [](const auto& info) {
-                           std::string name = std::get<0>(info.param) + "_" + std::get<1>(info.param);
+                           std::string name =
+                               std::get<0>(info.param) + "_" + std::get<1>(info.param) + "_" + std::get<2>(info.param);
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -17,7 +18,9 @@
 
 namespace tandem::golden {
 
-inline const std::filesystem::path kSource = TANDEM_SOURCE_DIR;
+// Where the tree is: where it was built, unless the environment says that it was carried elsewhere.
+inline const std::filesystem::path kSource =
+    std::getenv("TANDEM_SOURCE_DIR") != nullptr ? std::getenv("TANDEM_SOURCE_DIR") : TANDEM_SOURCE_DIR;
 
 // Where a fixture's checkpoint is, and where its goldens are.
 inline std::filesystem::path model_dir(const std::string& name) {
@@ -28,6 +31,9 @@ inline std::filesystem::path golden_dir(const std::string& name) {
 }
 inline const std::vector<std::string> kFixtures = {"tinyworld-5m", "llama-rope3", "mistral-swa", "qwen2",
                                                    "qwen3",        "gemma3",      "mixtral"};
+
+inline const std::vector<std::string> kDevices = {"cpu", "cuda"};
+inline bool is_missing(const std::string& device) { return device != "cpu" && device::cuda_devices().empty(); }
 
 inline std::unique_ptr<cli::ModelHost> open_model(const std::string& name, const cli::ModelFlags& flags,
                                                   std::int64_t logit_rows_max = 0) {

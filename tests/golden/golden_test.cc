@@ -14,21 +14,30 @@ using tensor::DType;
 using tensor::Shape;
 using tensor::TensorView;
 
-class Golden : public ::testing::TestWithParam<std::string> {};
+class Golden : public ::testing::TestWithParam<std::tuple<std::string, std::string>> {
+ protected:
+  void SetUp() override {
+    if (is_missing(device())) GTEST_SKIP() << "no such device: " << device();
+  }
+  static std::string fixture() { return std::get<0>(GetParam()); }
+  static std::string device() { return std::get<1>(GetParam()); }
+};
 
-cli::ModelFlags f32_flags() {
+cli::ModelFlags f32_flags(const std::string& device = "cpu") {
   cli::ModelFlags flags;
+  flags.device = device;
   flags.compute = "f32";
   flags.sequences = 8;
   return flags;
 }
 
 TEST_P(Golden, LogitsAtEveryPosition) {
-  const auto file = model::SafetensorsFile::open(golden_dir(GetParam()) / "golden.safetensors").value();
-  const auto host = open_model(GetParam(), f32_flags(), 128);
+  const auto file = model::SafetensorsFile::open(golden_dir(fixture()) / "golden.safetensors").value();
+  const auto host = open_model(fixture(), f32_flags(device()), 128);
+  const double tolerance = device() == "cpu" ? 2e-4 : 1e-3;
   engine::TransformerRunner& runner = *host->start_runner().value();
   const engine::RunnerLimits& limits = runner.limits();
-  const json::array goldens = read_goldens(GetParam());
+  const json::array goldens = read_goldens(fixture());
   ASSERT_FALSE(goldens.empty());
   for (std::size_t n = 0; n < goldens.size(); ++n) {
     const TensorView wanted = file.view(std::to_string(n) + ".logits").value();
@@ -53,7 +62,7 @@ TEST_P(Golden, LogitsAtEveryPosition) {
     double worst = 0;
     for (std::int64_t i = 0; i < wanted.count(); ++i) {
       const double error = std::abs(double{logits->as<float>()[i]} - double{wanted.as<float>()[i]});
-      ASSERT_LE(error, 2e-4) << "prompt " << n << ", position " << i / limits.vocab_size;  // NaN fails too
+      ASSERT_LE(error, tolerance) << "prompt " << n << ", position " << i / limits.vocab_size;  // NaN fails too
       worst = std::max(worst, error);
     }
     RecordProperty("worst_" + std::to_string(n), std::to_string(worst));
@@ -61,9 +70,9 @@ TEST_P(Golden, LogitsAtEveryPosition) {
 }
 
 TEST_P(Golden, GreedyContinuations) {
-  const auto host = open_model(GetParam(), f32_flags());
+  const auto host = open_model(fixture(), f32_flags(device()));
   engine::Engine& engine = *host->start_engine().value();
-  const json::array goldens = read_goldens(GetParam());
+  const json::array goldens = read_goldens(fixture());
   const auto queue = std::make_shared<cli::EventQueue>();
   std::map<std::uint64_t, std::vector<TokenId>> wanted;
   for (const json::value& golden : goldens) {
@@ -72,7 +81,7 @@ TEST_P(Golden, GreedyContinuations) {
     const std::vector<TokenId> greedy = to_ids(golden.at("greedy"));
     request.sampling.temperature = 0;
     request.max_tokens = static_cast<std::int64_t>(greedy.size());
-    request.ignore_eos = GetParam() != "tinyworld-5m";  // the small random models' goldens run on past it
+    request.ignore_eos = fixture() != "tinyworld-5m";  // the small random models' goldens run on past it
     wanted[engine.submit(std::move(request), queue)->value()] = greedy;
   }
   for (const auto& [key, output] : collect(*queue, static_cast<int>(goldens.size()))) {
@@ -80,11 +89,13 @@ TEST_P(Golden, GreedyContinuations) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Fixtures, Golden, ::testing::ValuesIn(kFixtures), [](const auto& info) {
-  std::string name = info.param;
-  std::replace(name.begin(), name.end(), '-', '_');
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Fixtures, Golden,
+                         ::testing::Combine(::testing::ValuesIn(kFixtures), ::testing::ValuesIn(kDevices)),
+                         [](const auto& info) {
+                           std::string name = std::get<0>(info.param) + "_" + std::get<1>(info.param);
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
 
 TEST(GoldenChat, PromptIdsAndText) {
   const auto host = open_model("tinyworld-5m", f32_flags());

@@ -21,4 +21,12 @@ namespace tandem::kernels {
 [[nodiscard]] Status gate_cpu(tensor::TensorView gate, tensor::TensorView up, Activation activation,
                               tensor::TensorView y, device::Stream& stream);
 
+// The same on CUDA; y of gate may be bf16 too. Errors: also kInvalidArgument in a build without CUDA; kDeviceLost.
+[[nodiscard]] Status add_scaled_cuda(tensor::TensorView a, tensor::TensorView b, float alpha, tensor::TensorView y,
+                                     device::Stream& stream);
+[[nodiscard]] Status gate_cuda(tensor::TensorView gate, tensor::TensorView up, Activation activation,
+                               tensor::TensorView y, device::Stream& stream);
+// y = cap * tanh(a / cap); cap > 0. (On the CPU: softmax/softmax.h.)
+[[nodiscard]] Status softcap_cuda(tensor::TensorView a, float cap, tensor::TensorView y, device::Stream& stream);
+
 }  // namespace tandem::kernels

@@ -12,4 +12,10 @@ namespace tandem::kernels {
 [[nodiscard]] Status embedding_cpu(tensor::TensorView ids, tensor::TensorView table, float scale, tensor::TensorView y,
                                    device::Stream& stream);
 
+// On CUDA y may also be bf16, of a bf16 table with scale 1: rows copied as they are. An id outside 0..V-1 gives a row
+// of NaN: the device's memory is not looked at before the launch. Errors: kInvalidArgument (also: a build without
+// CUDA); kDeviceLost.
+[[nodiscard]] Status embedding_cuda(tensor::TensorView ids, tensor::TensorView table, float scale, tensor::TensorView y,
+                                    device::Stream& stream);
+
 }  // namespace tandem::kernels

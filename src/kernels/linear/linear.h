@@ -82,4 +82,14 @@ std::size_t linear_cuda_scratch_bytes(std::int64_t T, std::int64_t K);
                                        tensor::TensorView up, Activation activation, Compute compute,
                                        tensor::TensorView y, std::span<std::byte> scratch, device::Stream& stream);
 
+// A layer for each of X groups of rows: rows offsets[g] .. offsets[g+1]-1 of x take weight g. offsets [X+1] i32, on the
+// device, ascending from 0; rows from offsets[X] on are left alone. weight, gate, up [X,N,K], dense.
+[[nodiscard]] Status linear_grouped_cuda(tensor::TensorView x, tensor::TensorView offsets, tensor::TensorView weight,
+                                         Compute compute, tensor::TensorView y, std::span<std::byte> scratch,
+                                         device::Stream& stream);
+[[nodiscard]] Status linear_gated_grouped_cuda(tensor::TensorView x, tensor::TensorView offsets,
+                                               tensor::TensorView gate, tensor::TensorView up, Activation activation,
+                                               Compute compute, tensor::TensorView y, std::span<std::byte> scratch,
+                                               device::Stream& stream);
+
 }  // namespace tandem::kernels

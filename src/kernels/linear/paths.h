@@ -28,7 +28,15 @@ struct LinearCall {
   void* y = nullptr;                          // bf16 or f32
   bool y_is_bf16 = false;
   std::int64_t y_stride = 0;
+
+  // Of grouped layers (plain paths only): [groups+1]; a group's weight lies group_stride elements after the one before.
+  const std::int32_t* offsets = nullptr;
+  std::int64_t groups = 1, group_stride = 0;
 };
+
+// The rows of x, rounded to bf16, into `packed` [T,K].
+[[nodiscard]] Status linear_round_rows(const LinearCall& call, const tensor::TensorView& packed,
+                                       device::Stream& stream);
 
 // Any K, N, T, strides and alignment; `x` has no norm left to do. Slow: for odd shapes, and what the others are tested
 // against.

@@ -1,4 +1,6 @@
 // Root-mean-square normalisation on CUDA: arguments are checked here, in builds without CUDA too.
+#include <tuple>
+
 #include "kernels/common/validate.h"
 #include "kernels/norm/norm.h"
 #include "kernels/norm/paths.h"
@@ -40,10 +42,43 @@ Result<RmsNormShape> shape_of(const char* op, const TensorView& x, const TensorV
   return RmsNormShape{rows, heads, width, x.dtype(), is_aligned && HalfRows(x).is_aligned()};
 }
 
+Status rms_norm_f32(const TensorView& x, const TensorView& weight, float eps, float offset, const TensorView& y,
+                    device::Stream& stream) {
+  constexpr const char* kOp = "rms_norm";
+  TD_TRY(expect_cuda_stream(kOp, stream));
+  if (x.rank() != 2 && x.rank() != 3) {
+    return invalid_argument("{}: x is {}; expected [T,C] or [T,H,C]", kOp, x.shape().to_string());
+  }
+  const bool has_heads = x.rank() == 3;
+  const std::int64_t width = x.extent(x.rank() - 1), heads = has_heads ? x.extent(1) : 1;
+  const DType y_dtype = y.dtype() == DType::kBf16 ? DType::kBf16 : DType::kF32;
+  for (const auto& [name, view, dtype] : {std::tuple{"x", x, DType::kF32}, std::tuple{"y", y, y_dtype}}) {
+    TD_TRY(
+        has_heads
+            ? expect_view(kOp, name, view, dtype, {x.extent(0), heads, width}, Layout::kLastAxisDense, stream.device())
+            : expect_view(kOp, name, view, dtype, {x.extent(0), width}, Layout::kLastAxisDense, stream.device()));
+  }
+  TD_TRY(expect_view(kOp, "weight", weight, DType::kF32, {width}, Layout::kDense, stream.device()));
+  if (x.count() == 0) return ok_status();
+  RmsNormF32 call{x.extent(0) * heads, heads, width, x.as<const float>(), x.stride(0)};
+  call.weight = weight.as<const float>();
+  call.eps = eps;
+  call.offset = offset;
+  call.y = y.data();
+  call.y_is_bf16 = y_dtype == DType::kBf16;
+  call.y_stride = y.stride(0);
+  if (has_heads) {
+    call.x_head_stride = x.stride(1);
+    call.y_head_stride = y.stride(1);
+  }
+  return rms_norm_forward_f32_sm80(call, stream);
+}
+
 }  // namespace
 
 Status rms_norm_cuda(TensorView x, TensorView weight, float eps, float offset, TensorView y, device::Stream& stream) {
   constexpr const char* kOp = "rms_norm";
+  if (x.dtype() == DType::kF32) return rms_norm_f32(x, weight, eps, offset, y, stream);
   RmsNormShape shape = TD_TRY(shape_of(kOp, x, weight, stream));
   TD_TRY(expect_rows(kOp, "y", y, x));
   if (x.count() == 0) return ok_status();
@@ -79,6 +114,7 @@ Status rms_norm_backward_cuda(TensorView x, TensorView weight, float eps, float 
 
 #ifndef TANDEM_WITH_CUDA
 
+Status rms_norm_forward_f32_sm80(const RmsNormF32&, device::Stream&) { return no_cuda_code("rms_norm"); }
 Status rms_norm_forward_sm80(const RmsNormShape&, const HalfRows&, const RmsNormWeight&, const HalfRows&,
                              device::Stream&) {
   return no_cuda_code("rms_norm");

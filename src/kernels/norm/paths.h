@@ -40,6 +40,19 @@ constexpr int rms_norm_rows_at_once(std::int64_t width) {
 [[nodiscard]] Status rms_norm_forward_sm80(const RmsNormShape& shape, const HalfRows& x, const RmsNormWeight& weight,
                                            const HalfRows& y, device::Stream& stream);
 
+// x f32, y f32 or bf16; strides in elements.
+struct RmsNormF32 {
+  std::int64_t rows = 0, heads = 1, width = 0;
+  const float* x = nullptr;
+  std::int64_t x_stride = 0, x_head_stride = 0;
+  const float* weight = nullptr;
+  float eps = 0.0f, offset = 0.0f;
+  void* y = nullptr;
+  bool y_is_bf16 = false;
+  std::int64_t y_stride = 0, y_head_stride = 0;
+};
+[[nodiscard]] Status rms_norm_forward_f32_sm80(const RmsNormF32& call, device::Stream& stream);
+
 struct RmsNormGradients {
   HalfRows dy, dx;           // dx.data null: not wanted
   float* dweight = nullptr;  // or not wanted

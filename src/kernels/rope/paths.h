@@ -1,4 +1,4 @@
-// What CUDA implements of qk_norm_rope.h: arguments already checked (qk_norm_rope_cuda.cc).
+// What CUDA implements of qk_norm_rope.h and of rope.h: arguments already checked (*_cuda.cc).
 #pragma once
 
 #include <cstdint>
@@ -35,6 +35,10 @@ inline constexpr int kQkNormRopeThreads = 256, kQkNormRopeWidthMax = 256;
 inline int qk_norm_rope_heads_at_once(int D, int half) {
   return kQkNormRopeThreads / threads_per_row(HeadPieces(D, half).all, 1);
 }
+
+[[nodiscard]] Status rope_table_sm80(const tensor::TensorView& positions, const tensor::TensorView& inv_freq,
+                                     float attention_factor, const tensor::TensorView& cos,
+                                     const tensor::TensorView& sin, device::Stream& stream);
 
 [[nodiscard]] Status qk_norm_rope_forward_sm80(std::span<const QkNormRopeCall> calls, const HeadShape& shape,
                                                device::Stream& stream);

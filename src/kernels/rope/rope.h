@@ -17,6 +17,9 @@ namespace tandem::kernels {
 [[nodiscard]] Status rope_table_cpu(tensor::TensorView positions, tensor::TensorView inv_freq, float attention_factor,
                                     tensor::TensorView cos, tensor::TensorView sin, device::Stream& stream);
 
+[[nodiscard]] Status rope_table_cuda(tensor::TensorView positions, tensor::TensorView inv_freq, float attention_factor,
+                                     tensor::TensorView cos, tensor::TensorView sin, device::Stream& stream);
+
 [[nodiscard]] Status rope_cpu(tensor::TensorView x, tensor::TensorView cos, tensor::TensorView sin,
                               device::Stream& stream);
 

@@ -1,0 +1,13 @@
+// What CUDA implements of embedding.h: arguments already checked (cuda.cc).
+#pragma once
+
+#include "base/status.h"
+#include "device/device.h"
+#include "tensor/tensor_view.h"
+
+namespace tandem::kernels {
+
+[[nodiscard]] Status embedding_sm80(const tensor::TensorView& ids, const tensor::TensorView& table, float scale,
+                                    const tensor::TensorView& y, device::Stream& stream);
+
+}  // namespace tandem::kernels

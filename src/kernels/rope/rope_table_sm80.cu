@@ -1,0 +1,28 @@
+// Cosines and sines of all positions, one thread an angle.
+#include "kernels/common/launch.cuh"
+#include "kernels/rope/paths.h"
+
+namespace tandem::kernels {
+namespace {
+
+__global__ void __launch_bounds__(256) angles(const std::int32_t* positions, const float* inv_freq, int half,
+                                              std::int64_t count, float factor, float* cos_out, float* sin_out) {
+  const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i >= count) return;
+  float sine, cosine;
+  sincosf(__fmul_rn(static_cast<float>(positions[i / half]), inv_freq[i % half]), &sine, &cosine);
+  cos_out[i] = __fmul_rn(factor, cosine);
+  sin_out[i] = __fmul_rn(factor, sine);
+}
+
+}  // namespace
+
+Status rope_table_sm80(const tensor::TensorView& positions, const tensor::TensorView& inv_freq, float factor,
+                       const tensor::TensorView& cos, const tensor::TensorView& sin, device::Stream& stream) {
+  const std::int64_t count = cos.count();
+  return launch("rope_table", angles, {dim3(static_cast<unsigned>((count + 255) / 256)), 256, 0}, stream,
+                positions.as<const std::int32_t>(), inv_freq.as<const float>(), static_cast<int>(inv_freq.extent(0)),
+                count, factor, cos.as<float>(), sin.as<float>());
+}
+
+}  // namespace tandem::kernels
