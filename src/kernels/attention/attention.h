@@ -66,7 +66,8 @@ std::size_t attention_scratch_bytes(std::int64_t T, std::int64_t H, std::int64_t
 //   packed        [T,(H+2G)*D] f32, row stride free: q, then k, then v
 //   q_norm_weight, k_norm_weight  [D] f32, or both absent;     cos, sin [T,R/2] f32
 //   q             [T,H,D], dense, of the cache's dtype: the queries, turned and rounded
-// kv and slots as for kv_append_cpu(). All on the stream's device.
+// kv and slots as for kv_append_cpu(), but a token whose slot is negative is not appended. All on the stream's device;
+// slots of two tokens differ. A head's sums have an order that depends on D and R only.
 struct NormRopeAppend {
   tensor::TensorView q_norm_weight, k_norm_weight;
   float eps = 0.0f, offset = 0.0f;
@@ -77,12 +78,14 @@ struct NormRopeAppend {
                                            device::Stream& stream);
 
 // attention_cpu() with q of the cache's dtype, f32 or bf16, and out f32 or bf16 (rounded once, for what only a product
-// reads). D <= 256; bf16 caches with D of 64, 128 or 256 and P of 16 or more in powers of two are fast, others plain.
-// Order: as above in blocks of fused_attention's width (docs/kernels/attention.md) with a bf16 cache, so that serving
-// has the bits of training; of kAttentionKeyBlock with an f32 one.
-// Nothing of query_start, context_len and block_table is read on the host, so that a captured launch serves steps of
-// other contents: T and B are bounds; rows past query_start[B] are left alone.
-// Scratch, on 256 bytes, from attention_cuda_scratch_bytes(); `context_max` bounds context_len.
+// reads). Rows of q and out begin on 16 bytes; D <= 256; B <= 256; at most 2^31 - 1 heads of queries. Fast on Hopper
+// with a bf16 cache and H/G <= 64, for pages of powers of two from 16 tokens on; with other pages slower, elsewhere
+// slow. Order: as above in blocks of fused_attention's width (docs/kernels/attention.md) with a bf16 cache on Hopper,
+// so that serving has the bits of training (docs/kernels/attention_decode.md); of kAttentionKeyBlock elsewhere. Nothing
+// of query_start, context_len and block_table is read on the host, so that a captured launch serves steps of other
+// contents: T and B are bounds; rows past query_start[B] are left alone. What is not checked must hold: query_start
+// ascends from 0 to T at most; queries <= context_len <= context_max; blocks that some query sees exist.
+// Scratch, on 256 bytes, from attention_cuda_scratch_bytes(), with any content.
 struct PagedShape {
   std::int64_t T = 0, B = 0, H = 0, G = 0, D = 0, context_max = 0;
 };

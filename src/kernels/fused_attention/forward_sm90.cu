@@ -28,6 +28,7 @@
 #include "kernels/common/tensor_map.cuh"
 #include "kernels/fused_attention/blocks.cuh"
 #include "kernels/fused_attention/paths.h"
+#include "kernels/fused_attention/rows_sm90.cuh"
 #include "kernels/fused_attention/tile_sm90.cuh"
 
 namespace tandem::kernels {
@@ -35,7 +36,7 @@ namespace {
 
 using namespace sm90;
 
-constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
+constexpr float kLn2 = 0.6931471805599453f;
 
 template <int kHeadDim, int kComputing>
 struct Config {
@@ -162,97 +163,6 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
   }
 }
 
-// One warpgroup's 64 rows: what a thread holds of them. Rows r = lane/4 and r + 8 of its warp's 16; of every 8 columns,
-// 2 (lane%4) and the next.
-template <class C, class Half>
-class Rows {
- public:
-  static constexpr int kScores = C::kKeys / 2, kSums = C::kD / 2;
-
-  float sums[kSums];
-  float scores[kScores];
-  std::uint32_t p[C::kKeys / 16][4];
-  float max[2], total[2];
-
-  __device__ __forceinline__ void begin() {
-    max[0] = max[1] = -INFINITY;
-    total[0] = total[1] = 0.0f;
-  }
-
-  __device__ __forceinline__ void issue_scores(std::uint64_t q, std::uint64_t k) {
-    product_fence();
-#pragma unroll
-    for (int i = 0; i < C::kD / 16; ++i) {
-      multiply<Half, C::kKeys, false, false>(scores, operand_at(q, (i / 4) * C::kRows * 128 + (i % 4) * 32),
-                                             operand_at(k, (i / 4) * C::kKeys * 128 + (i % 4) * 32), i > 0);
-    }
-    product_commit();
-  }
-
-  __device__ __forceinline__ void issue_sums(std::uint64_t v, int accumulate) {
-    product_fence();
-#pragma unroll
-    for (int i = 0; i < C::kKeys / 16; ++i) {
-      multiply<Half, C::kD, true>(sums, p[i], operand_at(v, i * 16 * 128), i > 0 ? 1 : accumulate);
-    }
-    product_commit();
-  }
-
-  // s = cap tanh(scale s / cap); the scale is 1 from here on.
-  __device__ __forceinline__ void cap(float scale_over_cap, float softcap) {
-#pragma unroll
-    for (int i = 0; i < kScores; ++i) scores[i] = softcap * tanh_approx(scores[i] * scale_over_cap);
-  }
-
-  // Columns outside begin .. end-1 of the block, for each of the two rows, become invisible.
-  __device__ __forceinline__ void mask(const int (&begin)[2], const int (&end)[2]) {
-    const int column = 2 * (threadIdx.x % 4);
-#pragma unroll
-    for (int i = 0; i < kScores; ++i) {
-      const int c = column + 8 * (i / 4) + i % 2, row = i / 2 % 2;
-      if (c < begin[row] || c >= end[row]) scores[i] = -INFINITY;
-    }
-  }
-
-  // Scores become probabilities relative to the new maximum; returns by what older sums fade.
-  __device__ __forceinline__ void exponentiate(float scale_log2, float (&fade)[2]) {
-#pragma unroll
-    for (int row = 0; row < 2; ++row) {
-      float m = max[row];
-#pragma unroll
-      for (int i = 0; i < kScores / 2; ++i) m = fmaxf(m, scores[4 * (i / 2) + 2 * row + i % 2]);
-      m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 1));
-      m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 2));
-      // Exactly 1 while the maximum stays: a block that the row sees nothing of, because the tile visits it for others,
-      // must leave no trace. (As one fused operation the difference would be the product's rounding error.)
-      const float shift = m == -INFINITY ? 0.0f : __fmul_rn(m, scale_log2);
-      fade[row] = exp2_approx(__fsub_rn(__fmul_rn(max[row], scale_log2), shift));
-      max[row] = m;
-      float sum = total[row] * fade[row];
-#pragma unroll
-      for (int i = 0; i < kScores / 2; ++i) {
-        float& s = scores[4 * (i / 2) + 2 * row + i % 2];
-        s = exp2_approx(__fmaf_rn(s, scale_log2, -shift));
-        sum += s;
-      }
-      total[row] = sum;
-    }
-  }
-
-  __device__ __forceinline__ void fade_sums(const float (&fade)[2]) {
-#pragma unroll
-    for (int i = 0; i < kSums; ++i) sums[i] *= fade[i / 2 % 2];
-  }
-
-  __device__ __forceinline__ void pack_p() {
-#pragma unroll
-    for (int i = 0; i < C::kKeys / 16; ++i) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) p[i][j] = pack<Half>(scores[8 * i + 2 * j], scores[8 * i + 2 * j + 1]);
-    }
-  }
-};
-
 // Values of keys that are not the range's could be anything; p = 0 does not silence NaN.
 template <class C>
 __device__ __forceinline__ void zero_values(std::byte* tile, int keys, int barrier) {
@@ -377,24 +287,12 @@ __device__ __forceinline__ void consume(const ForwardArguments& args, std::byte*
     float inverse[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      float total = rows.total[r];
-      total += __shfl_xor_sync(0xffffffffu, total, 1);
-      total += __shfl_xor_sync(0xffffffffu, total, 2);
-      float max_log2 = rows.max[r] == -INFINITY ? -INFINITY : rows.max[r] * scale_log2;
-      float fade = 1.0f;
-      if (args.sinks != nullptr) {
-        const float sink = args.sinks[item.head] * kLog2E, with_sink = fmaxf(max_log2, sink);
-        if (with_sink != -INFINITY) {
-          fade = exp2_approx(max_log2 - with_sink);
-          total = total * fade + exp2_approx(sink - with_sink);
-          max_log2 = with_sink;
-        }
-      }
-      inverse[r] = total > 0.0f ? fade / total : (total == 0.0f ? 0.0f : total);  // NaN stays NaN
+      const RowEnd end = rows.end(r, scale_log2, args.sinks != nullptr ? args.sinks + item.head : nullptr);
+      inverse[r] = end.inverse;
       const int of_tile = row + 8 * r;
       if (args.lse != nullptr && lane % 4 == 0 && of_tile < item.rows) {
         args.lse[item.head * args.lse_head_stride + item.query_row + of_tile] =
-            total == 0.0f ? -INFINITY : (max_log2 + log2_approx(total)) * kLn2;
+            end.total == 0.0f ? -INFINITY : (end.max_log2 + log2_approx(end.total)) * kLn2;
       }
     }
 

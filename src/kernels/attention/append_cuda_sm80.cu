@@ -1,0 +1,131 @@
+// Norm and rotation of a step's packed heads, and their append to the paged cache (attention.h).
+//   grid   at most 2048 blocks of 256 threads; D = 128: 8 threads to a head (rope/head_sm80.cuh), 32 heads to a block
+//   regs   a head is read once and stays in registers
+// Bound  bytes: 4*T*(H+2G)*D read, 2 or 4 times as many written; memory bound, and for few tokens one launch.
+#include <cuda_runtime.h>
+
+#include <algorithm>
+
+#include "kernels/attention/cuda_paths.h"
+#include "kernels/attention/dependent_cuda.cuh"
+#include "kernels/common/launch.cuh"
+#include "kernels/rope/head_sm80.cuh"
+
+namespace tandem::kernels {
+namespace sm80 {
+
+constexpr std::int64_t kAppendBlocksMax = 2048;
+
+template <bool kBf16, bool kAligned>
+__device__ __forceinline__ void store_values(void* to, std::int64_t at, int count, const float (&values)[kChunk]) {
+  if constexpr (kBf16) {
+    store_chunk<kAligned>(static_cast<std::uint16_t*>(to) + at, count, narrow<Bf16>(values));
+  } else {
+    float* const floats = static_cast<float*>(to) + at;
+    if constexpr (kAligned) {
+      if (count <= 0) return;
+      reinterpret_cast<float4*>(floats)[0] = {values[0], values[1], values[2], values[3]};
+      reinterpret_cast<float4*>(floats)[1] = {values[4], values[5], values[6], values[7]};
+    } else {
+#pragma unroll
+      for (int i = 0; i < kChunk; ++i) {
+        if (i < count) floats[i] = values[i];
+      }
+    }
+  }
+}
+
+// Eight floats that an earlier kernel may have written while this one was beginning.
+template <bool kAligned>
+__device__ __forceinline__ void load_new_floats(const float* from, int count, float (&values)[kChunk]) {
+  if constexpr (kAligned) {
+    float4 low{}, high{};
+    if (count > 0) {
+      low = *reinterpret_cast<const float4*>(from);
+      high = *(reinterpret_cast<const float4*>(from) + 1);
+    }
+    values[0] = low.x, values[1] = low.y, values[2] = low.z, values[3] = low.w;
+    values[4] = high.x, values[5] = high.y, values[6] = high.z, values[7] = high.w;
+  } else {
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) values[i] = i < count ? from[i] : 0.0f;
+  }
+}
+
+template <bool kBf16, bool kAligned>
+__global__ void __launch_bounds__(kQkNormRopeThreads)
+    norm_rope_append_sm80_kernel(const __grid_constant__ NormRopeAppendCall call, int threads) {
+  wait_for_earlier_kernels();
+  let_next_kernel_begin();
+  const HeadPart part(call.D, call.half, threads);
+  HeadCall tables;
+  tables.cos = call.cos;
+  tables.sin = call.sin;
+  tables.cos_stride = call.cos_stride;
+  tables.sin_stride = call.sin_stride;
+  const std::int64_t heads = call.H + 2 * call.G, rows = call.T * heads;
+  for (std::int64_t base = static_cast<std::int64_t>(blockIdx.x) * part.groups; base < rows;
+       base += static_cast<std::int64_t>(gridDim.x) * part.groups) {
+    const std::int64_t row = base + part.group;
+    const bool is_row = row < rows;  // the others still meet their warp at its shuffles
+    const std::int64_t token = row / heads;
+    const int head = static_cast<int>(row - token * heads);
+    const bool is_v = head >= call.H + call.G, is_q = head < call.H;
+    const float* const from = call.packed + token * call.packed_stride + static_cast<std::int64_t>(head) * call.D;
+    float values[2][kChunk];
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      load_new_floats<kAligned>(from + part.begins[k], is_row ? part.counts[k] : 0, values[k]);
+    }
+    if (call.q_weight != nullptr) {
+      float sum[1] = {add_squares(values[1], add_squares(values[0], 0.0f))};
+      sum_over_lanes(sum, part.threads);
+      if (!is_v) {
+        const float inverse = inverse_root(sum[0], call.D, call.eps);
+        const float* const weight = is_q ? call.q_weight : call.k_weight;
+#pragma unroll
+        for (int k = 0; k < 2; ++k) {
+          float gains[kChunk];
+          load_floats<kAligned>(weight + part.begins[k], part.counts[k], gains);
+#pragma unroll
+          for (int i = 0; i < kChunk; ++i) values[k][i] = values[k][i] * inverse * (call.offset + gains[i]);
+        }
+      }
+    }
+    if (!is_row) continue;
+    if (part.turns && !is_v) turn<false, kAligned>(tables, part, static_cast<std::uint32_t>(token), values);
+    void* to = call.q;
+    std::int64_t at = (token * call.H + head) * call.D;
+    if (!is_q) {
+      const std::int64_t slot = call.slots[token];
+      if (slot < 0) continue;
+      const std::int64_t page = slot / call.P, g = head - call.H - (is_v ? call.G : 0);
+      to = is_v ? call.v : call.k;
+      at = ((page * call.G + g) * call.P + (slot - page * call.P)) * call.D;
+    }
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      store_values<kBf16, kAligned>(to, at + part.begins[k], part.counts[k], values[k]);
+    }
+  }
+}
+
+}  // namespace sm80
+
+Status norm_rope_append_sm80(const NormRopeAppendCall& call, device::Stream& stream) {
+  const std::int64_t at_once = qk_norm_rope_heads_at_once(call.D, call.half);
+  const std::int64_t blocks = (call.T * (call.H + 2 * call.G) + at_once - 1) / at_once;
+  const dim3 grid(static_cast<unsigned>(std::min(blocks, sm80::kAppendBlocksMax)));
+  const auto queue = [&](auto kernel) {
+    return launch("norm_rope_append", kernel, {grid, kQkNormRopeThreads, 0}, stream, call,
+                  kQkNormRopeThreads / static_cast<int>(at_once));
+  };
+  if (call.is_bf16) {
+    return call.is_aligned ? queue(sm80::norm_rope_append_sm80_kernel<true, true>)
+                           : queue(sm80::norm_rope_append_sm80_kernel<true, false>);
+  }
+  return call.is_aligned ? queue(sm80::norm_rope_append_sm80_kernel<false, true>)
+                         : queue(sm80::norm_rope_append_sm80_kernel<false, false>);
+}
+
+}  // namespace tandem::kernels

@@ -1,0 +1,60 @@
+// What CUDA implements of attention.h: arguments already checked (attention_cuda.cc). Strides are in elements.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/status.h"
+#include "device/device.h"
+#include "kernels/attention/attention.h"
+
+namespace tandem::kernels {
+
+inline constexpr std::int64_t kAttentionCudaWidthMax = 256;
+inline constexpr std::int64_t kAttentionCudaSequencesMax = 256;
+
+struct NormRopeAppendCall {
+  const float* packed = nullptr;
+  std::int64_t packed_stride = 0;
+  const float *q_weight = nullptr, *k_weight = nullptr;  // or none
+  float eps = 0.0f, offset = 0.0f;
+  const float *cos = nullptr, *sin = nullptr;
+  std::int64_t cos_stride = 0, sin_stride = 0;
+  const std::int64_t* slots = nullptr;
+  void *q = nullptr, *k = nullptr, *v = nullptr;  // queries and the cache, of one dtype
+  bool is_bf16 = false;
+  bool is_aligned = false;  // rows, tables and weights begin on 16 bytes, and chunks of 8 fill what turns and the rest
+  std::int64_t T = 0;
+  int H = 0, G = 0, D = 0, half = 0, P = 0;  // half: pairs that turn
+};
+
+struct PagedAttentionCall {
+  const void* q = nullptr;
+  std::int64_t q_token_stride = 0, q_head_stride = 0;
+  const void *k = nullptr, *v = nullptr;
+  bool is_bf16 = false;  // q and the cache
+  std::int64_t blocks = 0, P = 0;
+  const std::int32_t* block_table = nullptr;
+  std::int64_t table_stride = 0;
+  const std::int32_t *query_start = nullptr, *context_len = nullptr;
+  const float* sinks = nullptr;  // or none
+  float scale = 1.0f, softcap = 0.0f;
+  std::int32_t window = 0;
+  void* out = nullptr;
+  bool out_is_bf16 = false;
+  std::int64_t out_token_stride = 0, out_head_stride = 0;
+  std::int64_t T = 0, B = 0, context_max = 0;
+  int H = 0, G = 0, D = 0;
+  std::byte* scratch = nullptr;
+};
+
+[[nodiscard]] Status norm_rope_append_sm80(const NormRopeAppendCall& call, device::Stream& stream);
+
+// Any card, any page size, f32 and bf16: one warp a row.
+[[nodiscard]] Status attention_plain_sm80(const PagedAttentionCall& call, device::Stream& stream);
+
+// Hopper, bf16: on warpgroup products, in the order of the fused forward.
+bool attention_paged_sm90_takes(const PagedAttentionCall& call);
+[[nodiscard]] Status attention_paged_sm90(const PagedAttentionCall& call, device::Stream& stream);
+
+}  // namespace tandem::kernels
