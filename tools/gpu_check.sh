@@ -12,11 +12,12 @@ folder=build/gpu_check
 pack() {
   local python=${1:-python3}
   cmake --preset release -DTANDEM_CUDA=on --log-level=WARNING >/dev/null
-  cmake --build build/release -j "$(nproc)" --target test_device test_kernels
+  cmake --build build/release -j "$(nproc)" --target test_device test_kernels test_golden tandem
   rm -rf "$folder" && mkdir -p "$folder/lib"
-  for test in device kernels; do
-    install -s "build/release/tests/test_$test" "$folder/"
-    ldd "$folder/test_$test" | sed -n 's/.*=> \(.*\/lib\(hwy\|gtest\|gmock\|fmt\)[^ ]*\) .*/\1/p' | xargs -r cp -u -t "$folder/lib"
+  install -s build/release/src/cli/tandem build/release/tests/test_{device,kernels,golden} "$folder/"
+  for binary in "$folder"/*; do
+    [ -f "$binary" ] || continue
+    ldd "$binary" | sed -n 's/.*=> \(.*\/lib\(hwy\|gtest\|gmock\|fmt\)[^ ]*\) .*/\1/p' | xargs -r cp -u -t "$folder/lib"
   done
   tools/build_python_for.sh "$python" "$folder/python" TANDEM_CUDA=on
   git rev-parse --short HEAD >"$folder/commit"
@@ -38,8 +39,11 @@ run() {
     printf '%-18s %-7s %4d s  %s\n' "$name" "$verdict" $((SECONDS - start)) "$(grep -v '^$' "$log" | tail -1 | cut -c1-90)"
   }
   step device 30 "$folder/test_device" --gtest_brief=1
+  step golden 120 env TANDEM_SOURCE_DIR="$PWD" "$folder/test_golden" --gtest_brief=1 --gtest_filter='*cuda*'
   step kernels 240 "$folder/test_kernels" --gtest_brief=1 --gtest_filter='*Sm80*:*Sm90*:*Cuda*:*cuda*'
   step python 150 python3 -m pytest -q -p no:cacheprovider python/tests/test_cuda.py python/tests/test_cuda_layer.py
+  step engine-bench 60 "$folder/tandem" bench --device cuda --model models/tinyworld-5m --batch 1 --batch 8 \
+    --prompt-tokens 128 --output-tokens 16
   step attention-bench 90 python3 bench/micro/attention.py --quick --json "$logs/attention.jsonl"
   step attention-error 60 python3 bench/micro/attention.py --check
   return "$failed"

@@ -3,7 +3,10 @@
 // Threads: the engine's own thread.
 #pragma once
 
+#include <span>
+
 #include "base/status.h"
+#include "base/strong_id.h"
 #include "model/forward_batch.h"
 #include "tensor/tensor_view.h"
 
@@ -27,6 +30,14 @@ class ModelRunner {
   // The batch's arrays and the logits are in host memory; the view is valid until the next call.
   // Errors: kDeviceLost, kAborted: the step did not happen, though slots of its rows may hold rubbish.
   [[nodiscard]] virtual Result<tensor::TensorView> forward(const model::ForwardBatch& batch) = 0;
+
+  // A runner whose logits are far from the host may find the largest of each row where they are. The same step, but
+  // what comes back, valid as long, is for each row the id of its largest logit, the lowest of equals; -1 where a logit
+  // is NaN or +infinity, or all are -infinity.
+  virtual bool finds_largest() const { return false; }
+  [[nodiscard]] virtual Result<std::span<const TokenId>> forward_largest(const model::ForwardBatch&) {
+    return invalid_argument("this runner does not find the largest logits");
+  }
 };
 
 }  // namespace tandem::engine

@@ -142,9 +142,9 @@ void StepLoop::step() {
 
   counts_.steps += 1;
   for (const BatchEntry& entry : batch_) counts_.step_tokens += entry.chunk_tokens;
-  const Result<tensor::TensorView> logits = forward();
-  if (!logits.ok()) {
-    fail_batch(logits.status());
+  const Result<StepResult> result = forward();
+  if (!result.ok()) {
+    fail_batch(result.status());
     return;
   }
   for (const BatchEntry& entry : batch_) {
@@ -154,8 +154,7 @@ void StepLoop::step() {
     if (sample.index == 0 && sample.computed_tokens >= sample.request->prompt_tokens())
       sample.request->prompt_computed = true;
   }
-  const float* rows = builder_.logit_rows_count() > 0 ? logits->as<const float>() : nullptr;
-  for (const BatchEntry& entry : batch_) take_logits(entry, rows);
+  for (const BatchEntry& entry : batch_) take_logits(entry, *result);
 }
 
 SchedRow StepLoop::row_of(const Sample& sample) const {
@@ -285,12 +284,31 @@ bool StepLoop::admit(Sample& sample) {
   return true;
 }
 
-Result<tensor::TensorView> StepLoop::forward() {
+bool StepLoop::wants_largest_only() const {
+  return std::ranges::all_of(batch_, [](const BatchEntry& entry) {
+    if (entry.logits.scored_count > 0) return false;
+    if (!entry.logits.last) return true;
+    const Sample& sample = *entry.sample;
+    const Request& request = sample.request->request;
+    const SamplingParams& sampling = request.sampling;
+    return sampling.temperature == 0.0f && !request.logprobs && !request.grammar && sampling.logit_bias.empty() &&
+           sampling.repetition_penalty == 1.0f && sampling.presence_penalty == 0.0f &&
+           sampling.frequency_penalty == 0.0f && sampling.allowed_token_ids.empty() && sampling.bad_words.empty() &&
+           sample.generated_count() >= request.min_tokens;
+  });
+}
+
+Result<StepLoop::StepResult> StepLoop::forward() {
   try {
+    if (runner_.finds_largest() && wants_largest_only()) {
+      const std::span<const TokenId> largest = TD_TRY(runner_.forward_largest(builder_.batch()));
+      TD_CHECK(std::ssize(largest) == builder_.logit_rows_count(), largest.size());
+      return StepResult{nullptr, largest};
+    }
     auto logits = TD_TRY(runner_.forward(builder_.batch()));
     const tensor::Shape expected{builder_.logit_rows_count(), runner_limits_.vocab_size};
     TD_CHECK(logits.shape() == expected || expected[0] == 0, logits.shape().to_string(), expected.to_string());
-    return logits;
+    return StepResult{expected[0] > 0 ? logits.as<const float>() : nullptr, {}};
   } catch (const std::exception& error) {
     return make_status(StatusCode::kAborted, "the step failed: {}", error.what());
   }
@@ -302,20 +320,31 @@ void StepLoop::fail_batch(const Status& status) {
     if (!entry.sample->finished) end_request(*entry.sample->request, FinishReason::kError, status);
 }
 
-void StepLoop::take_logits(const BatchEntry& entry, const float* logits) {
+void StepLoop::take_logits(const BatchEntry& entry, const StepResult& result) {
   Sample& sample = *entry.sample;
+  if (!result.largest.empty()) {
+    if (!entry.logits.last) return;
+    const TokenId token = result.largest[static_cast<std::size_t>(entry.logits.first)];
+    if (token < 0) {
+      end(sample, FinishReason::kError,
+          Status(StatusCode::kAborted, "the model's logits are not finite, or all -infinity: check its weights"));
+    } else {
+      take_token(sample, {token, {}});
+    }
+    return;
+  }
   RequestState& request = *sample.request;
   const std::int64_t vocab = runner_limits_.vocab_size;
-  const float* row = logits + entry.logits.first * vocab;
+  const float* row = result.logits + entry.logits.first * vocab;
   for (std::int64_t i = 0; i < entry.logits.scored_count; ++i, row += vocab) {
     const auto next = static_cast<std::size_t>(entry.logits.scored_position + i + 1);
     request.prompt_logprobs.push_back(sampler_.token_logprobs({row, static_cast<std::size_t>(vocab)},
                                                               sample.tokens[next], *request.request.prompt_logprobs));
   }
-  if (entry.logits.last) take_token(sample, row);
+  if (entry.logits.last) sample_token(sample, row);
 }
 
-void StepLoop::take_token(Sample& sample, const float* logits) {
+void StepLoop::sample_token(Sample& sample, const float* logits) {
   const Request& request = sample.request->request;
   const auto prompt_size = request.prompt.size();
   const std::span<const TokenId> tokens = sample.tokens;
@@ -332,13 +361,17 @@ void StepLoop::take_token(Sample& sample, const float* logits) {
     end(sample, FinishReason::kError, sampled.status());
     return;
   }
+  take_token(sample, std::move(*sampled));
+}
 
-  const TokenId token = sampled->token;
+void StepLoop::take_token(Sample& sample, SampledToken sampled) {
+  const Request& request = sample.request->request;
+  const TokenId token = sampled.token;
   sample.tokens.push_back(token);
   counts_.generated_tokens += 1;
   TokenEvent event;
   event.tokens.push_back(token);
-  if (request.logprobs) event.logprobs.push_back(std::move(sampled->logprobs));
+  if (request.logprobs) event.logprobs.push_back(std::move(sampled.logprobs));
 
   FinishReason finish = FinishReason::kNone;
   const bool is_stop = std::ranges::count(request.stop_token_ids, token) > 0 ||

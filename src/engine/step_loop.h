@@ -71,10 +71,18 @@ class StepLoop {
   void give_blocks_back(Sample& sample);  // of a running one, which leaves running_
   void assemble_batch();
   bool admit(Sample& sample);
-  Result<tensor::TensorView> forward();
+  // Whether all that the batch wants of its logits is which are the largest.
+  bool wants_largest_only() const;
+  // What the step gives: rows of logits, or only the ids of their largest.
+  struct StepResult {
+    const float* logits = nullptr;
+    std::span<const TokenId> largest;
+  };
+  Result<StepResult> forward();
   void fail_batch(const Status& status);
-  void take_logits(const BatchEntry& entry, const float* logits);
-  void take_token(Sample& sample, const float* logits);
+  void take_logits(const BatchEntry& entry, const StepResult& result);
+  void sample_token(Sample& sample, const float* logits);
+  void take_token(Sample& sample, SampledToken sampled);
   // Lets the grammar of a sample restrict what is sampled; false if that ended the sample.
   bool constrain(Sample& sample, SampleInput& input);
   // Ends a sample with an event of its own, or with `event` if that is already under way.

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/sampling/largest.h"
+
 namespace tandem::engine {
 
 using device::bytes_text;
@@ -134,24 +136,32 @@ Result<tensor::TensorView> TransformerRunner::forward_on_cuda(const model::Forwa
   TD_TRY(device::copy_rows(device + layout.end, static_cast<std::size_t>(table_width_) * 4, host + layout.end,
                            width_bytes, width_bytes, static_cast<std::size_t>(B), stream_));
 
-  TensorView logits;
   constexpr std::int64_t kCapturedRowsMax = 64;
   if (T == B && T <= kCapturedRowsMax) {
-    CapturedStep& step = captured_[{B, N}];
-    if (!step.graph) {
-      step.graph = TD_TRY(device::Graph::capture(stream_, [&]() -> Status {
-        step.logits = TD_TRY(run(staged));
-        return ok_status();
-      }));
+    device::Graph& graph = captured_[{B, N, largest_only}];
+    if (!graph) {
+      graph = TD_TRY(device::Graph::capture(stream_, [&] { return queue_step(staged, largest_only); }));
     }
-    TD_TRY(step.graph.launch(stream_));
-    logits = step.logits;
+    TD_TRY(graph.launch(stream_));
   } else {
-    logits = TD_TRY(run(staged));
+    TD_TRY(queue_step(staged, largest_only));
   }
-  TD_TRY(device::copy(logits_on_host_.data(), logits.data(), static_cast<std::size_t>(logits.bytes()), stream_));
-  TD_TRY(stream_.synchronize());
-  return TensorView(logits_on_host_.data(), logits.dtype(), logits.shape());
+  return stream_.synchronize();
+}
+
+Status TransformerRunner::queue_step(const model::ForwardBatch& batch, bool largest_only) {
+  using tensor::TensorView;
+  const TensorView logits = TD_TRY(run(batch));
+  const std::int64_t N = logits.extent(0);
+  if (!largest_only) {
+    return device::copy(results_on_host_.data(), logits.data(), static_cast<std::size_t>(logits.bytes()), stream_);
+  }
+  if (N == 0) return ok_status();
+  const std::span<std::byte> memory = largest_on_device_.span();
+  const std::size_t scratch_bytes = kernels::largest_cuda_scratch_bytes(N);
+  const TensorView ids(memory.data() + scratch_bytes, tensor::DType::kI32, tensor::Shape{N}, stream_.device());
+  TD_TRY(kernels::largest_cuda(logits, ids, memory.first(scratch_bytes), stream_));
+  return device::copy(results_on_host_.data(), ids.data(), static_cast<std::size_t>(ids.bytes()), stream_);
 }
 
 Result<tensor::TensorView> TransformerRunner::run(const model::ForwardBatch& batch) {

@@ -7,7 +7,8 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <utility>
+#include <span>
+#include <tuple>
 
 #include "device/ledger.h"
 #include "device/memory.h"
@@ -53,6 +54,8 @@ class TransformerRunner final : public ModelRunner {
 
   const RunnerLimits& limits() const override { return limits_; }
   [[nodiscard]] Result<tensor::TensorView> forward(const model::ForwardBatch& batch) override;
+  bool finds_largest() const override { return stream_.device().kind == device::DeviceKind::kCuda; }
+  [[nodiscard]] Result<std::span<const TokenId>> forward_largest(const model::ForwardBatch& batch) override;
 
  private:
   // How a step's arrays lie one after another, in host and device memory alike. The block table comes last, its rows
@@ -63,7 +66,9 @@ class TransformerRunner final : public ModelRunner {
       : transformer_(transformer), stream_(stream) {}
   [[nodiscard]] Status create_step_memory();
   [[nodiscard]] Result<tensor::TensorView> run(const model::ForwardBatch& batch);
-  [[nodiscard]] Result<tensor::TensorView> forward_on_cuda(const model::ForwardBatch& batch);
+  // Runs the batch, whose arrays are on the device, and brings its logits, or their largest, into results_on_host_.
+  [[nodiscard]] Status queue_step(const model::ForwardBatch& batch, bool largest_only);
+  [[nodiscard]] Status forward_on_cuda(const model::ForwardBatch& batch, bool largest_only);
 
   const model::Transformer& transformer_;
   device::Stream& stream_;
@@ -73,13 +78,10 @@ class TransformerRunner final : public ModelRunner {
   device::Arena workspace_;
 
   // On CUDA.
-  struct CapturedStep {
-    device::Graph graph;
-    tensor::TensorView logits;
-  };
   std::int64_t table_width_ = 0;
-  device::Memory step_on_host_, step_on_device_, logits_on_host_;
-  std::map<std::pair<std::int64_t, std::int64_t>, CapturedStep> captured_;  // by sequences and logit rows
+  device::Memory step_on_host_, step_on_device_, results_on_host_, largest_on_device_;
+  // By sequences, logit rows, and whether only the largest are wanted.
+  std::map<std::tuple<std::int64_t, std::int64_t, bool>, device::Graph> captured_;
 };
 
 }  // namespace tandem::engine

@@ -1,0 +1,66 @@
+// The largest of each row, in two launches: kLargestParts blocks look at parts of a row, then one warp at what they
+// found.
+//
+// A logit and its index are one integer whose order is "larger logit, then lower index", so that the maximum of
+// integers does all; NaN and +infinity become the largest of all keys.
+#include "kernels/common/launch.cuh"
+#include "kernels/sampling/paths.h"
+
+namespace tandem::kernels {
+namespace {
+
+constexpr int kThreads = 512;
+constexpr std::uint64_t kBad = ~std::uint64_t{0};
+
+__device__ std::uint64_t key_of(float logit, std::uint32_t index) {
+  const std::uint32_t bits = __float_as_uint(logit);
+  if ((bits & 0x7fffffffu) > 0x7f800000u || bits == 0x7f800000u) return kBad;
+  const std::uint32_t value = logit == 0.0f ? 0u : bits;  // -0 is 0
+  const std::uint32_t ordered = (value & 0x80000000u) != 0 ? ~value : value | 0x80000000u;
+  return std::uint64_t{ordered} << 32 | ~index;
+}
+
+__device__ std::uint64_t warp_max(std::uint64_t key) {
+#pragma unroll
+  for (int lanes = 16; lanes > 0; lanes /= 2) {
+    const std::uint64_t other = __shfl_xor_sync(0xffffffffu, static_cast<unsigned long long>(key), lanes);
+    key = other > key ? other : key;
+  }
+  return key;
+}
+
+__global__ void __launch_bounds__(kThreads)
+    largest_of_parts(const float* logits, std::int64_t V, std::uint64_t* parts) {
+  __shared__ std::uint64_t of_warps[kThreads / 32];
+  const float* const row = logits + blockIdx.y * V;
+  std::uint64_t key = 0;
+  for (std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x; i < V; i += kLargestParts * kThreads) {
+    const std::uint64_t other = key_of(row[i], static_cast<std::uint32_t>(i));
+    key = other > key ? other : key;
+  }
+  key = warp_max(key);
+  if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = key;
+  __syncthreads();
+  if (threadIdx.x >= 32) return;
+  key = warp_max(threadIdx.x < kThreads / 32 ? of_warps[threadIdx.x] : 0);
+  if (threadIdx.x == 0) parts[blockIdx.y * kLargestParts + blockIdx.x] = key;
+}
+
+__global__ void __launch_bounds__(32) largest_of_rows(const std::uint64_t* parts, std::int32_t* ids) {
+  const std::uint64_t mine = threadIdx.x < kLargestParts ? parts[blockIdx.x * kLargestParts + threadIdx.x] : 0;
+  const std::uint64_t key = warp_max(mine);
+  if (threadIdx.x != 0) return;
+  const bool is_none = key == kBad || static_cast<std::uint32_t>(key >> 32) == 0x007fffffu;  // -infinity
+  ids[blockIdx.x] = is_none ? -1 : static_cast<std::int32_t>(~static_cast<std::uint32_t>(key));
+}
+
+}  // namespace
+
+Status largest_sm80(const float* logits, std::int64_t N, std::int64_t V, std::uint64_t* parts, std::int32_t* ids,
+                    device::Stream& stream) {
+  const dim3 grid(kLargestParts, static_cast<unsigned>(N));
+  TD_TRY(launch("largest", largest_of_parts, {grid, kThreads, 0}, stream, logits, V, parts));
+  return launch("largest", largest_of_rows, {dim3(static_cast<unsigned>(N)), 32, 0}, stream, parts, ids);
+}
+
+}  // namespace tandem::kernels

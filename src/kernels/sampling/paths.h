@@ -1,0 +1,17 @@
+// What CUDA implements of largest.h: arguments already checked (cuda.cc).
+#pragma once
+
+#include <cstdint>
+
+#include "base/status.h"
+#include "device/device.h"
+
+namespace tandem::kernels {
+
+inline constexpr int kLargestParts = 16;  // blocks that share a row
+
+// parts [N,kLargestParts]
+[[nodiscard]] Status largest_sm80(const float* logits, std::int64_t N, std::int64_t V, std::uint64_t* parts,
+                                  std::int32_t* ids, device::Stream& stream);
+
+}  // namespace tandem::kernels
