@@ -186,10 +186,13 @@ __device__ __forceinline__ std::uint64_t operand_at(std::uint64_t base, std::uin
 #define TD_SUMS_8(d, i)                                                                                       \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
       "+f"(d[i + 7])
+#define TD_SUMS_16(d, i) TD_SUMS_8(d, i), TD_SUMS_8(d, i + 8)
 #define TD_SUMS_32(d, i) TD_SUMS_8(d, i), TD_SUMS_8(d, i + 8), TD_SUMS_8(d, i + 16), TD_SUMS_8(d, i + 24)
 #define TD_SUMS_40(d, i) TD_SUMS_32(d, i), TD_SUMS_8(d, i + 32)
 #define TD_SUMS_64(d, i) TD_SUMS_32(d, i), TD_SUMS_32(d, i + 32)
+#define TD_SUMS_96(d, i) TD_SUMS_64(d, i), TD_SUMS_32(d, i + 64)
 #define TD_SUMS_128(d, i) TD_SUMS_64(d, i), TD_SUMS_64(d, i + 64)
+#define TD_REGS_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define TD_REGS_32                                                       \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15" \
   ", "                                                                   \
@@ -204,6 +207,12 @@ __device__ __forceinline__ std::uint64_t operand_at(std::uint64_t base, std::uin
   "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47" \
   ", "                                                                             \
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define TD_REGS_96                                                                 \
+  TD_REGS_64                                                                       \
+  ", "                                                                             \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79" \
+  ", "                                                                             \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
 #define TD_REGS_128                                                                            \
   TD_REGS_64                                                                                   \
   ", "                                                                                         \
@@ -233,7 +242,12 @@ __device__ __forceinline__ std::uint64_t operand_at(std::uint64_t base, std::uin
 template <class Half, int kN, bool kTransposeA, bool kTransposeB>
 __device__ __forceinline__ void multiply(float (&d)[kN / 2], std::uint64_t a, std::uint64_t b, int accumulate) {
   constexpr bool kBf16 = std::is_same_v<Half, __nv_bfloat16>;
-  if constexpr (kN == 64) {
+  if constexpr (kN == 32) {
+    if constexpr (kBf16)
+      TD_PRODUCT_SS(32, TD_REGS_16, 16, 16, 17, 18, 19, 20, "bf16");
+    else
+      TD_PRODUCT_SS(32, TD_REGS_16, 16, 16, 17, 18, 19, 20, "f16");
+  } else if constexpr (kN == 64) {
     if constexpr (kBf16)
       TD_PRODUCT_SS(64, TD_REGS_32, 32, 32, 33, 34, 35, 36, "bf16");
     else
@@ -248,6 +262,11 @@ __device__ __forceinline__ void multiply(float (&d)[kN / 2], std::uint64_t a, st
       TD_PRODUCT_SS(128, TD_REGS_64, 64, 64, 65, 66, 67, 68, "bf16");
     else
       TD_PRODUCT_SS(128, TD_REGS_64, 64, 64, 65, 66, 67, 68, "f16");
+  } else if constexpr (kN == 192) {
+    if constexpr (kBf16)
+      TD_PRODUCT_SS(192, TD_REGS_96, 96, 96, 97, 98, 99, 100, "bf16");
+    else
+      TD_PRODUCT_SS(192, TD_REGS_96, 96, 96, 97, 98, 99, 100, "f16");
   } else if constexpr (kN == 256) {
     if constexpr (kBf16)
       TD_PRODUCT_SS(256, TD_REGS_128, 128, 128, 129, 130, 131, 132, "bf16");
@@ -286,13 +305,17 @@ __device__ __forceinline__ void multiply(float (&d)[kN / 2], const std::uint32_t
 #undef TD_PRODUCT_SS
 #undef TD_PRODUCT_RS
 #undef TD_SUMS_8
+#undef TD_SUMS_16
 #undef TD_SUMS_32
 #undef TD_SUMS_40
 #undef TD_SUMS_64
+#undef TD_SUMS_96
 #undef TD_SUMS_128
+#undef TD_REGS_16
 #undef TD_REGS_32
 #undef TD_REGS_40
 #undef TD_REGS_64
+#undef TD_REGS_96
 #undef TD_REGS_128
 
 }  // namespace tandem::kernels::sm90

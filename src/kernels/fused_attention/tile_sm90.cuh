@@ -1,39 +1,11 @@
-// Pieces that Hopper's attention kernels share: a place in a ring of buffers; rows of a tile set to zero; a warpgroup's
-// sums written out as rows. Tiles lie as sm90.cuh says, in slabs of 64 columns.
+// Pieces that Hopper's attention kernels share: rows of a tile set to zero; a warpgroup's sums written out as rows.
+// Tiles lie as sm90.cuh says, in slabs of 64 columns.
 #pragma once
 
+#include "kernels/common/ring.cuh"
 #include "kernels/common/sm90.cuh"
 
 namespace tandem::kernels::sm90 {
-
-// A place in a ring: which buffer, and the parity of its present turn.
-template <int kBuffers>
-class RingPlace {
- public:
-  __device__ __forceinline__ int index() const { return index_; }
-  __device__ __forceinline__ int before() const { return index_ == 0 ? kBuffers - 1 : index_ - 1; }
-  __device__ __forceinline__ std::uint32_t parity() const { return parity_; }
-  __device__ __forceinline__ void advance() {
-    if (++index_ == kBuffers) index_ = 0, parity_ ^= 1;
-  }
-
- private:
-  int index_ = 0;
-  std::uint32_t parity_ = 0;
-};
-
-// Of a power of two, in one register.
-template <int kBuffers>
-requires((kBuffers & (kBuffers - 1)) == 0) class RingPlace<kBuffers> {
- public:
-  __device__ __forceinline__ int index() const { return turn_ & (kBuffers - 1); }
-  __device__ __forceinline__ int before() const { return (turn_ - 1) & (kBuffers - 1); }
-  __device__ __forceinline__ std::uint32_t parity() const { return turn_ / kBuffers & 1; }
-  __device__ __forceinline__ void advance() { ++turn_; }
-
- private:
-  std::uint32_t turn_ = 0;
-};
 
 // Rows rows .. kCount-1 of a tile of kSlabs slabs become zero: they belong to others, and may hold anything. Called by
 // kThreads threads, all beyond the first warpgroup.

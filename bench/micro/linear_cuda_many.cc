@@ -1,0 +1,196 @@
+// Linear layers of many rows on a GPU, one JSON line each: linear_many_rows_sm90() alone, without what chooses it.
+//
+//   bench_linear_cuda_many [--smoke] [--only NAME] [--tiles all|I,J] [--groups G,H] [--repeats N]
+//
+// Before each call the L2 cache is overwritten, which also keeps the GPU busy until the call is queued. Random values;
+// median and 95th percentile of the calls. bench/micro/linear_cuda_many.py measures cuBLAS the same way beside it.
+#ifdef TANDEM_WITH_CUDA
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <span>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "device/memory.h"
+#include "kernels/linear/many_rows_sm90.h"
+#include "tensor/dtype.h"
+
+namespace tandem::kernels {
+namespace {
+
+constexpr device::Device kCuda{device::DeviceKind::kCuda, 0};
+constexpr double kPeakFlops = 989.4e12;  // dense bf16 of an H100 or H200 SXM
+
+struct Layer {
+  const char* name;
+  std::int64_t K, N;
+  bool is_gated, has_residual, y_is_bf16;
+};
+// Of Llama-3-8B, and squares.
+constexpr Layer kLayers[] = {
+    {"qkv", 4096, 6144, false, false, false},    {"o", 4096, 4096, false, true, false},
+    {"gate_up", 4096, 14336, true, false, true}, {"down", 14336, 4096, false, true, false},
+    {"head", 4096, 128256, false, false, false},
+};
+struct Case {
+  Layer layer;
+  std::int64_t T;
+};
+std::vector<Case> cases(bool smoke) {
+  if (smoke) return {{{"square", 512, 512, false, false, true}, 512}};
+  std::vector<Case> all;
+  for (const std::int64_t T : {4096, 512, 256, 128, 64}) {
+    for (const Layer& layer : kLayers) all.push_back({layer, T});
+  }
+  for (const std::int64_t n : {4096, 8192}) all.push_back({{"square", n, n, false, false, true}, n});
+  return all;
+}
+
+template <class T>
+T must(Result<T> result) {
+  if (!result.ok()) std::fprintf(stderr, "%s\n", result.status().to_string().c_str()), std::exit(1);
+  return std::move(result).value();
+}
+void must(const Status& status) {
+  if (!status.ok()) std::fprintf(stderr, "%s\n", status.to_string().c_str()), std::exit(1);
+}
+
+// Values in [-1, 1), or of weights in [-1/32, 1/32): the same 16 MiB of them over and over.
+device::Memory random_memory(std::int64_t count, bool is_bf16, device::Stream& stream, float range = 1.0f) {
+  const std::size_t bytes = static_cast<std::size_t>(count) * (is_bf16 ? 2 : 4);
+  device::Memory memory = must(device::Memory::create(kCuda, bytes));
+  static const auto values = [] {
+    std::pair<std::vector<std::uint16_t>, std::vector<float>> all;
+    std::uint64_t state = 88172645463325252;
+    for (int i = 0; i < 8 << 20; ++i) {
+      state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+      const float value = static_cast<float>(state >> 40) * 0x1p-23f - 1.0f;
+      all.first.push_back(tensor::bf16_from_f32(value));
+      if (i < 4 << 20) all.second.push_back(value);
+    }
+    return all;
+  }();
+  constexpr std::size_t kPiece = 16 << 20;
+  std::vector<std::uint16_t> halves = values.first;
+  if (range != 1.0f) {
+    for (auto& half : halves) half = tensor::bf16_from_f32(tensor::f32_from_bf16(half) * range);
+  }
+  const void* from = is_bf16 ? static_cast<const void*>(halves.data()) : values.second.data();
+  for (std::size_t at = 0; at < bytes; at += kPiece) {
+    must(device::copy(static_cast<std::byte*>(memory.data()) + at, from, std::min(kPiece, bytes - at), stream));
+  }
+  must(stream.synchronize());
+  return memory;
+}
+
+class Bench {
+ public:
+  Bench(const Case& c, device::Stream& stream)
+      : case_(c),
+        x_(random_memory(c.T * c.layer.K, true, stream)),
+        weight_(random_memory(c.layer.N * c.layer.K, true, stream, 0x1p-5f)),
+        up_(random_memory(c.layer.is_gated ? c.layer.N * c.layer.K : 1, true, stream, 0x1p-5f)),
+        y_(random_memory(c.T * c.layer.N, c.layer.y_is_bf16, stream)) {
+    const Layer& layer = c.layer;
+    call_.T = c.T, call_.K = layer.K, call_.N = layer.N;
+    call_.x = x_.data(), call_.x_is_bf16 = true, call_.x_stride = layer.K;
+    call_.weight = weight_.data(), call_.weight_stride = layer.K;
+    if (layer.is_gated) call_.up = up_.data(), call_.up_stride = layer.K;
+    call_.y = y_.data(), call_.y_is_bf16 = layer.y_is_bf16, call_.y_stride = layer.N;
+    if (layer.has_residual) call_.residual = static_cast<const float*>(call_.y), call_.residual_stride = layer.N;
+  }
+
+  void run(const ManyRowsOrder& order, int repeats, const device::Memory& flush, device::Stream& stream) {
+    std::vector<cudaEvent_t> events(static_cast<std::size_t>(2 * repeats));
+    for (auto& event : events) cudaEventCreate(&event);
+    const int warm = std::max(3, repeats / 4);
+    for (int i = -warm; i < repeats; ++i) {
+      cudaMemsetAsync(flush.data(), i & 0xff, flush.bytes(), stream.cuda());
+      if (i >= 0) cudaEventRecord(events[static_cast<std::size_t>(2 * i)], stream.cuda());
+      must(linear_many_rows_sm90_as(call_, order, stream));
+      if (i >= 0) cudaEventRecord(events[static_cast<std::size_t>(2 * i + 1)], stream.cuda());
+    }
+    must(stream.synchronize());
+    std::vector<float> us;
+    for (int i = 0; i < repeats; ++i) {
+      float ms = 0.0f;
+      cudaEventElapsedTime(&ms, events[static_cast<std::size_t>(2 * i)], events[static_cast<std::size_t>(2 * i + 1)]);
+      us.push_back(ms * 1e3f);
+    }
+    for (auto& event : events) cudaEventDestroy(event);
+    std::sort(us.begin(), us.end());
+    const auto& [layer, T] = case_;
+    const double median = us[us.size() / 2], p95 = us[us.size() * 95 / 100];
+    const double flops = 2.0 * static_cast<double>(T * layer.K * layer.N) * (layer.is_gated ? 2 : 1);
+    const ManyRowsTile tile = many_rows_tiles()[static_cast<std::size_t>(order.tile)];
+    std::printf(
+        "{\"op\": \"%s\", \"T\": %ld, \"K\": %ld, \"N\": %ld, \"gated\": %d, \"residual\": %d, \"bf16\": %d, \"tile\": "
+        "\"%dx%d/%d\", \"group\": %d, \"us\": %.2f, \"us_p95\": %.2f, \"tflops\": %.1f, \"of_peak\": %.3f}\n",
+        layer.name, T, layer.K, layer.N, layer.is_gated, layer.has_residual, layer.y_is_bf16, tile.rows, tile.columns,
+        tile.cluster, order.group, median, p95, flops / median * 1e-6, flops / median * 1e6 / kPeakFlops);
+    std::fflush(stdout);
+  }
+  int chosen() const {
+    return many_rows_tile_for(case_.T, case_.layer.K, case_.layer.N, case_.layer.is_gated,
+                              must(device::cuda_multiprocessors(0)));
+  }
+
+ private:
+  Case case_;
+  device::Memory x_, weight_, up_, y_;
+  LinearCall call_;
+};
+
+std::vector<int> numbers(const std::string& text) {
+  std::vector<int> all;
+  std::stringstream stream(text);
+  for (std::string piece; std::getline(stream, piece, ',');) all.push_back(std::stoi(piece));
+  return all;
+}
+
+int run(int count, char** arguments) {
+  bool smoke = false;
+  std::string only, tiles;
+  std::vector<int> groups{ManyRowsOrder{}.group};
+  int repeats = 30;
+  for (int i = 1; i < count; ++i) {
+    const std::string name = arguments[i], value = i + 1 < count ? arguments[i + 1] : "";
+    if (name == "--smoke") smoke = true;
+    if (name == "--only") only = value;
+    if (name == "--tiles") tiles = value;
+    if (name == "--groups") groups = numbers(value);
+    if (name == "--repeats") repeats = std::stoi(value);
+  }
+  if (device::cuda_devices().empty()) return std::puts("no CUDA device"), 0;
+  const auto stream = must(device::Stream::create_cuda(0));
+  const device::Memory flush = must(device::Memory::create(kCuda, 256 << 20));
+  for (const Case& c : cases(smoke)) {
+    if (!only.empty() && (std::string(c.layer.name) + "," + std::to_string(c.T)).find(only) == std::string::npos)
+      continue;
+    Bench bench(c, *stream);
+    std::vector<int> chosen = tiles.empty() ? std::vector{bench.chosen()} : std::vector<int>{};
+    if (tiles == "all") {
+      for (int i = 0; i < static_cast<int>(many_rows_tiles().size()); ++i) chosen.push_back(i);
+    } else if (!tiles.empty()) {
+      chosen = numbers(tiles);
+    }
+    for (const int tile : chosen) {
+      for (const int group : groups) bench.run({.tile = tile, .group = group}, repeats, flush, *stream);
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace tandem::kernels
+
+int main(int count, char** arguments) { return tandem::kernels::run(count, arguments); }
+#else
+#include <cstdio>
+int main() { std::puts("built without CUDA"); }
+#endif

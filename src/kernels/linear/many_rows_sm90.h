@@ -1,0 +1,27 @@
+// The tiles of linear_many_rows_sm90() (paths.h), by number: for tests, which compare their bits, and benchmarks.
+#pragma once
+
+#include <span>
+
+#include "kernels/linear/paths.h"
+
+namespace tandem::kernels {
+
+struct ManyRowsTile {
+  int rows = 0, columns = 0;  // of x, and of the weights
+  int cluster = 1;            // blocks, one below the other, that share the weights that they load
+};
+std::span<const ManyRowsTile> many_rows_tiles();
+
+// The tile that is fastest for these sizes, by what was measured. Changes no bit.
+int many_rows_tile_for(std::int64_t T, std::int64_t K, std::int64_t N, bool is_gated, int multiprocessors);
+
+// What a benchmark may vary.
+struct ManyRowsOrder {
+  int tile = 0;
+  int group = 8;  // rows of clusters that are visited before the next rows are
+};
+[[nodiscard]] Status linear_many_rows_sm90_as(const LinearCall& call, const ManyRowsOrder& order,
+                                              device::Stream& stream);
+
+}  // namespace tandem::kernels
