@@ -24,10 +24,10 @@ Result<CUtensorMap> make_row_map(const tensor::TensorView& x, int box_rows) {
   if (encode == nullptr)
     return invalid_argument("the CUDA driver is too old for the copy engine: it must know CUDA 12");
   const auto bytes = static_cast<cuuint64_t>(tensor::dtype_bytes(x.dtype()));
-  // The stride of an axis of one element is never used, but must be valid.
+  // The stride of an axis of one element is never used, but must be valid: a multiple of 16 bytes.
   const auto stride = [&](int axis) {
     return x.extent(axis) > 1 ? static_cast<cuuint64_t>(x.stride(axis)) * bytes
-                              : static_cast<cuuint64_t>(x.extent(2)) * bytes;
+                              : (static_cast<cuuint64_t>(x.extent(2)) * bytes + 15) / 16 * 16;
   };
   const cuuint64_t extents[3] = {static_cast<cuuint64_t>(x.extent(2)), static_cast<cuuint64_t>(x.extent(0)),
                                  static_cast<cuuint64_t>(x.extent(1))};
