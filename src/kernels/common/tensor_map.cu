@@ -10,7 +10,7 @@ Status launch_status(const char* op) {
   return make_status(StatusCode::kDeviceLost, "{}: the launch failed: {}", op, cudaGetErrorString(error));
 }
 
-Result<CUtensorMap> make_row_map(const tensor::TensorView& x, int box_rows) {
+Result<CUtensorMap> make_row_map(const tensor::TensorView& x, int box_rows, int box_heads) {
   // Through the runtime, so that the binary does not need libcuda to start.
   static const auto encode = [] {
     void* function = nullptr;
@@ -32,7 +32,7 @@ Result<CUtensorMap> make_row_map(const tensor::TensorView& x, int box_rows) {
   const cuuint64_t extents[3] = {static_cast<cuuint64_t>(x.extent(2)), static_cast<cuuint64_t>(x.extent(0)),
                                  static_cast<cuuint64_t>(x.extent(1))};
   const cuuint64_t strides[2] = {stride(0), stride(1)};
-  const cuuint32_t box[3] = {64, static_cast<cuuint32_t>(box_rows), 1};
+  const cuuint32_t box[3] = {64, static_cast<cuuint32_t>(box_rows), static_cast<cuuint32_t>(box_heads)};
   const cuuint32_t steps[3] = {1, 1, 1};
   CUtensorMap map;
   const CUresult result = encode(

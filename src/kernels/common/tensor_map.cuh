@@ -8,9 +8,10 @@
 
 namespace tandem::kernels {
 
-// A map of x [R,H,D] bf16 | f16, R and D at least 1, whose boxes are 64 columns of `box_rows` rows of one head, in the
-// 128-byte swizzle. Coordinates: column, row, head.   Errors: kInvalidArgument (what the driver will not describe).
-[[nodiscard]] Result<CUtensorMap> make_row_map(const tensor::TensorView& x, int box_rows);
+// A map of x [R,H,D] bf16 | f16, R and D at least 1, whose boxes are 64 columns of `box_rows` rows of `box_heads` heads
+// (head by head), in the 128-byte swizzle. Coordinates: column, row, head.
+// Errors: kInvalidArgument (what the driver will not describe).
+[[nodiscard]] Result<CUtensorMap> make_row_map(const tensor::TensorView& x, int box_rows, int box_heads = 1);
 
 // Launch errors of `op`, as a Status.
 [[nodiscard]] Status launch_status(const char* op);

@@ -14,11 +14,17 @@ bool is_copied_by_engine(const void* data, std::int64_t stride) {  // rows of bf
 
 FewRowsShape shape_of(const LinearCall& call) { return {call.T, call.K, call.N, call.up != nullptr, !call.x_is_bf16}; }
 
-Result<CUtensorMap> map_of(const void* data, std::int64_t rows, std::int64_t K, std::int64_t stride, int box_rows) {
-  const std::int64_t strides[] = {stride, stride, 1};
-  return make_row_map(tensor::TensorView(const_cast<void*>(data), tensor::DType::kBf16, tensor::Shape{rows, 1, K},
-                                         strides, device::Device{device::DeviceKind::kCuda, 0}),
-                      box_rows);
+// Of rows of bf16: a box is `box_rows` of them, `slabs` times 64 columns. Of ragged rows, whose end lies within a slab
+// and must not be read past, a box has one slab.
+Result<CUtensorMap> map_of(const void* data, std::int64_t rows, std::int64_t K, std::int64_t stride, int box_rows,
+                           int slabs) {
+  const bool is_ragged = K % kFewRowsSlab != 0;
+  const tensor::Shape shape =
+      is_ragged ? tensor::Shape{rows, 1, K} : tensor::Shape{rows, K / kFewRowsSlab, kFewRowsSlab};
+  const std::int64_t strides[] = {stride, is_ragged ? stride : kFewRowsSlab, 1};
+  return make_row_map(tensor::TensorView(const_cast<void*>(data), tensor::DType::kBf16, shape, strides,
+                                         device::Device{device::DeviceKind::kCuda, 0}),
+                      box_rows, slabs);
 }
 
 template <int kTokens, bool kPair, bool kKeepsX>
@@ -67,9 +73,10 @@ Status linear_few_rows_planned_sm90(const LinearCall& call, const FewRowsPlan& p
                                    .y_is_bf16 = call.y_is_bf16,
                                    .y_stride = call.y_stride,
                                    .plan = plan};
-  arguments.weight = TD_TRY(map_of(call.weight, call.N, call.K, call.weight_stride, plan.piece_rows));
-  if (call.up != nullptr) arguments.up = TD_TRY(map_of(call.up, call.N, call.K, call.up_stride, plan.piece_rows));
-  if (!plan.keeps_x) arguments.x = TD_TRY(map_of(call.x, call.T, call.K, call.x_stride, plan.x_rows));
+  arguments.weight = TD_TRY(map_of(call.weight, call.N, call.K, call.weight_stride, plan.piece_rows, plan.slabs));
+  if (call.up != nullptr)
+    arguments.up = TD_TRY(map_of(call.up, call.N, call.K, call.up_stride, plan.piece_rows, plan.slabs));
+  if (!plan.keeps_x) arguments.x = TD_TRY(map_of(call.x, call.T, call.K, call.x_stride, plan.x_rows, plan.slabs));
 
   const auto launch_for = [&]<int kTokens>() {
     if constexpr (kTokens <= kFewRowsKeptRowsMax) {

@@ -69,12 +69,12 @@ __device__ __forceinline__ void multiply_rows(float (&d)[kN / 2], std::uint64_t 
 
 // A box as load_box() has it, of bytes that are read once: they are the first to leave the L2 cache.
 __device__ __forceinline__ void load_box_once(std::uint32_t to, const CUtensorMap* map, std::uint64_t* barrier,
-                                              int column, int row) {
+                                              int column, int row, int slab) {
   constexpr std::uint64_t kEvictFirst = 0x12f0000000000000;
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%3, "
       "%4, %5}], [%2], %6;" ::"r"(to),
-      "l"(map), "r"(shared_address(barrier)), "r"(column), "r"(row), "r"(0), "l"(kEvictFirst)
+      "l"(map), "r"(shared_address(barrier)), "r"(column), "r"(row), "r"(slab), "l"(kEvictFirst)
       : "memory");
 }
 
@@ -116,41 +116,30 @@ __device__ __forceinline__ void copy_weights(const FewRowsArguments& arguments, 
   const FewRowsPlan& plan = arguments.plan;
   const int slabs_all = (arguments.K + kFewRowsSlab - 1) / kFewRowsSlab;
   const int steps = (slabs_all + plan.slabs - 1) / plan.slabs;
-  const int piece_bytes = plan.piece_rows * 128;
-  const int boxes = plan.warpgroups * plan.pieces;
+  const std::uint32_t piece_bytes = static_cast<std::uint32_t>(plan.slabs * plan.piece_rows * 128);
+  const bool is_ragged = arguments.K % kFewRowsSlab != 0;
+  // A box's first column and slab: a map of ragged rows has only columns, one of others 64 of them to a slab.
   const auto load_weights = [&](std::int64_t tile, int step, int stage) {
-    const int slabs = min(plan.slabs, slabs_all - step * plan.slabs);
     std::uint64_t* const full = &shared.full[stage];
-    barrier_expect_bytes(full, static_cast<std::uint32_t>(slabs * plan.slab_bytes));
+    barrier_expect_bytes(full, static_cast<std::uint32_t>(plan.stage_bytes));
     std::uint32_t to = ring + static_cast<std::uint32_t>(stage * plan.stage_bytes);
-    for (int slab = 0; slab < slabs; ++slab) {
-      const int column = (step * plan.slabs + slab) * kFewRowsSlab;
+    const int column = is_ragged ? step * kFewRowsSlab : 0, slab = is_ragged ? 0 : step * plan.slabs;
+    int row = static_cast<int>(tile) * plan.warpgroups * plan.piece_rows;
+    for (int g = 0; g < plan.warpgroups; ++g, row += plan.piece_rows) {
+      load_box_once(to, &arguments.weight, full, column, row, slab);
+      to += piece_bytes;
       if constexpr (kPair) {
-        const int row = static_cast<int>(tile) * plan.warpgroups * plan.piece_rows;
-        for (int g = 0; g < plan.warpgroups; ++g) {
-          load_box_once(to + static_cast<std::uint32_t>(2 * g * piece_bytes), &arguments.weight, full, column,
-                        row + g * plan.piece_rows);
-          load_box_once(to + static_cast<std::uint32_t>((2 * g + 1) * piece_bytes), &arguments.up, full, column,
-                        row + g * plan.piece_rows);
-        }
-      } else {
-        const int row = static_cast<int>(tile) * boxes * plan.piece_rows;
-        for (int piece = 0; piece < boxes; ++piece) {
-          load_box_once(to + static_cast<std::uint32_t>(piece * piece_bytes), &arguments.weight, full, column,
-                        row + piece * plan.piece_rows);
-        }
+        load_box_once(to, &arguments.up, full, column, row, slab);
+        to += piece_bytes;
       }
-      to += static_cast<std::uint32_t>(plan.slab_bytes);
     }
   };
   const auto load_x = [&](int step, int stage) {
     if constexpr (kKeepsX) return;
-    const int slabs = min(plan.slabs, slabs_all - step * plan.slabs);
-    std::uint32_t to = ring + static_cast<std::uint32_t>(stage * plan.stage_bytes + boxes * piece_bytes);
-    for (int slab = 0; slab < slabs; ++slab) {
-      load_box(to, &arguments.x, &shared.full[stage], (step * plan.slabs + slab) * kFewRowsSlab, 0, 0);
-      to += static_cast<std::uint32_t>(plan.slab_bytes);
-    }
+    const std::uint32_t to = ring + static_cast<std::uint32_t>(stage * plan.stage_bytes) +
+                             static_cast<std::uint32_t>(plan.warpgroups * plan.pieces) * piece_bytes;
+    load_box(to, &arguments.x, &shared.full[stage], is_ragged ? step * kFewRowsSlab : 0, 0,
+             is_ragged ? 0 : step * plan.slabs);
   };
 
   // The first round of the ring: weights before the previous kernel has ended, x after.
@@ -322,7 +311,10 @@ __device__ __forceinline__ void multiply_tiles(const FewRowsArguments& arguments
                                                std::uint32_t kept, std::uint32_t ring, int warpgroup) {
   const FewRowsPlan& plan = arguments.plan;
   const int slabs_all = (arguments.K + kFewRowsSlab - 1) / kFewRowsSlab;
-  const std::uint32_t piece_bytes = static_cast<std::uint32_t>(plan.piece_rows) * 128;
+  // In a stage: a piece's slabs, the next piece's, then x's.
+  const std::uint32_t piece_slab_bytes = static_cast<std::uint32_t>(plan.piece_rows) * 128;
+  const std::uint32_t piece_bytes = piece_slab_bytes * static_cast<std::uint32_t>(plan.slabs);
+  const std::uint32_t x_slab_bytes = static_cast<std::uint32_t>(plan.x_rows) * 128;
   const std::uint32_t chunk_bytes = static_cast<std::uint32_t>(plan.chunk_bytes);
   const std::uint32_t x_step = kKeepsX ? 2 * chunk_bytes : 32;  // bytes from 16 columns of x to the next
   const std::uint32_t weights_at = static_cast<std::uint32_t>(warpgroup * kPieces) * piece_bytes;
@@ -339,16 +331,17 @@ __device__ __forceinline__ void multiply_tiles(const FewRowsArguments& arguments
     int previous = -1;
     for (int slab = 0; slab < slabs_all;) {
       barrier_wait(&shared.full[cursor.stage], cursor.parity);
-      std::uint32_t at = ring + static_cast<std::uint32_t>(cursor.stage * plan.stage_bytes);
+      const std::uint32_t at = ring + static_cast<std::uint32_t>(cursor.stage * plan.stage_bytes);
       const int slabs = min(plan.slabs, slabs_all - slab);
-      for (int i = 0; i < slabs; ++i, ++slab, at += static_cast<std::uint32_t>(plan.slab_bytes)) {
+      for (int i = 0; i < slabs; ++i, ++slab) {
         const std::uint64_t x = kKeepsX ? operand_of_kept(kept + static_cast<std::uint32_t>(slab) * 8 * chunk_bytes,
                                                           static_cast<int>(chunk_bytes))
-                                        : operand_of(at + x_at);
+                                        : operand_of(at + x_at + static_cast<std::uint32_t>(i) * x_slab_bytes);
         std::uint64_t weights[kPieces];
 #pragma unroll
         for (int piece = 0; piece < kPieces; ++piece) {
-          weights[piece] = operand_of(at + weights_at + static_cast<std::uint32_t>(piece) * piece_bytes);
+          weights[piece] = operand_of(at + weights_at + static_cast<std::uint32_t>(piece) * piece_bytes +
+                                      static_cast<std::uint32_t>(i) * piece_slab_bytes);
         }
         product_fence();
 #pragma unroll

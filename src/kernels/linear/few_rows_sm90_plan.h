@@ -8,7 +8,8 @@ namespace tandem::kernels {
 
 // What one of a block's warpgroups multiplies at a time is a piece: `piece_rows` rows of weights, at most 64, against
 // all tokens. A block makes `warpgroups` x `pieces` of them at once, a tile; the tiles are dealt to the blocks in turn.
-// The weights of a tile (and x, unless it is kept) pass through a ring of `stages`, each `slabs` of 64 columns.
+// The weights of a tile (and x, unless it is kept) pass through a ring of `stages`, each `slabs` of 64 columns:
+// one box of the copy engine for a piece, and one for x.
 struct FewRowsPlan {
   int piece_rows = 0, pieces = 1, warpgroups = 1;
   int tokens = 8;        // the products' width: 8, 16, 32 or 64
@@ -24,6 +25,7 @@ struct FewRowsPlan {
 inline constexpr int kFewRowsWarpgroups = 2;
 inline constexpr int kFewRowsStagesMax = 32;
 inline constexpr int kFewRowsSlab = 64;  // columns, 128 bytes
+inline constexpr int kFewRowsSlabsMax = 8;
 
 // Shared memory: what is fixed (barriers, the norm's sums), then x if it is kept, the stages, and what a product of
 // fewer than 64 rows reads past its piece, to no effect.
@@ -51,7 +53,7 @@ struct FewRowsShape {
 // Lays out the stages that fit beside the rest; false if fewer than three do.
 inline bool fit_stages(FewRowsPlan& plan, const FewRowsShape& shape, int stage_bytes_wanted, int shared_bytes) {
   plan.slab_bytes = 128 * (plan.warpgroups * plan.pieces * plan.piece_rows + (plan.keeps_x ? 0 : plan.x_rows));
-  plan.slabs = std::clamp(stage_bytes_wanted / plan.slab_bytes, 1, 4);
+  plan.slabs = shape.K % kFewRowsSlab == 0 ? std::clamp(stage_bytes_wanted / plan.slab_bytes, 1, kFewRowsSlabsMax) : 1;
   plan.stage_bytes = plan.slabs * plan.slab_bytes;
   plan.chunk_bytes = few_rows_chunk_bytes(shape.T);
   plan.kept_bytes = plan.keeps_x ? static_cast<int>(few_rows_kept_bytes(shape.T, shape.K)) : 0;
