@@ -27,7 +27,26 @@ struct LaunchShape {
   dim3 grid;
   int threads = 0;
   int shared_bytes = 0;
+  // The kernel may start while the one before it on the stream still runs, once each of that one's blocks has called
+  // start_next() or ended. Such a kernel calls wait_for_previous() in every thread, whatever its work, before it ends
+  // and before it reads what others wrote or writes anything: that one has then ended, and by the same rule all those
+  // before it.
+  bool overlaps_previous = false;
 };
+
+#if defined(__CUDACC__)
+// On cards before Hopper, and in kernels launched without overlap, these do nothing.
+__device__ __forceinline__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void start_next() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+#endif
 
 // Queues `kernel` on `stream`; an empty grid queues nothing. `op` names it in errors.
 // Errors: kDeviceLost.
@@ -38,8 +57,18 @@ Status launch(const char* op, void (*kernel)(Parameters...), const LaunchShape& 
   const OnDevice on(stream.device());
   cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes);
   if (error == cudaSuccess) {
-    kernel<<<shape.grid, shape.threads, static_cast<std::size_t>(shape.shared_bytes), stream.cuda()>>>(arguments...);
-    error = cudaGetLastError();
+    cudaLaunchAttribute overlap{};
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = shape.grid;
+    config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+    config.dynamicSmemBytes = static_cast<std::size_t>(shape.shared_bytes);
+    config.stream = stream.cuda();
+    config.attrs = &overlap;
+    config.numAttrs = shape.overlaps_previous ? 1 : 0;
+    error = cudaLaunchKernelEx(&config, kernel, arguments...);
+    cudaGetLastError();  // it is in `error`
   }
   if (error == cudaSuccess) return ok_status();
   return make_status(StatusCode::kDeviceLost, "{}: {}: restart the process", op, cudaGetErrorString(error));

@@ -65,8 +65,10 @@ Status run(LinearCall call, const TensorView& x, const InputNorm& norm, Compute 
     call.norm_offset = norm.offset;
   }
   const bool is_bf16 = compute == Compute::kBf16, is_grouped = call.offsets != nullptr;
-  if (is_bf16 && !is_grouped && call.T <= kFewRows && few_rows_sm90_takes(call))
-    return linear_few_rows_sm90(call, stream);
+  const auto is_few = [&](const LinearCall& some) {
+    return is_bf16 && !is_grouped && some.T <= kFewRows && few_rows_sm90_takes(some);
+  };
+  if (is_few(call)) return linear_few_rows_sm90(call, stream);
 
   // From here on x is what the product reads: normalised, and bf16 where the fast path wants it.
   LinearCall product = call;
@@ -83,6 +85,7 @@ Status run(LinearCall call, const TensorView& x, const InputNorm& norm, Compute 
     product = call;
   }
   if (!is_bf16) return linear_plain_f32(product, stream);
+  if (is_few(product)) return linear_few_rows_sm90(product, stream);
   return !is_grouped && many_rows_sm90_takes(product) ? linear_many_rows_sm90(product, stream)
                                                       : linear_plain_bf16(product, stream);
 }
@@ -166,13 +169,11 @@ Status linear_gated_grouped_cuda(TensorView x, TensorView offsets, TensorView ga
 Status linear_round_rows(const LinearCall&, const TensorView&, device::Stream&) { return no_cuda_code(kOp); }
 Status linear_plain_bf16(const LinearCall&, device::Stream&) { return no_cuda_code(kOp); }
 Status linear_plain_f32(const LinearCall&, device::Stream&) { return no_cuda_code(kOp); }
-
-#endif
-
-// Until the fast paths are here.
 bool few_rows_sm90_takes(const LinearCall&) { return false; }
 Status linear_few_rows_sm90(const LinearCall&, device::Stream&) { return no_cuda_code(kOp); }
 bool many_rows_sm90_takes(const LinearCall&) { return false; }
 Status linear_many_rows_sm90(const LinearCall&, device::Stream&) { return no_cuda_code(kOp); }
+
+#endif
 
 }  // namespace tandem::kernels

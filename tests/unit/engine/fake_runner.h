@@ -30,6 +30,8 @@ class FakeRunner final : public ModelRunner {
 
   const RunnerLimits& limits() const override { return limits_; }
   Result<tensor::TensorView> forward(const model::ForwardBatch& batch) override;
+  bool finds_largest() const override { return true; }
+  Result<std::span<const TokenId>> forward_largest(const model::ForwardBatch& batch) override;
 
   // What forward() gives for the last of `tokens`, without any cache.
   static std::vector<float> logits_after(std::span<const TokenId> tokens, std::int64_t vocab_size);
@@ -51,6 +53,7 @@ class FakeRunner final : public ModelRunner {
   const RunnerLimits limits_;
   std::vector<Slot> cache_;
   tensor::Tensor logits_;
+  std::vector<TokenId> largest_;
   std::atomic<std::int64_t> calls_{0}, fail_first_{0}, fail_count_{0};
 };
 
@@ -182,6 +185,17 @@ inline Result<tensor::TensorView> FakeRunner::forward(const model::ForwardBatch&
   TD_CHECK(logit_row == batch.logit_rows.count(), logit_row);
   if (fails) return Status(StatusCode::kAborted, "a test asked this step to fail");
   return logits_.view().rows(0, logit_row);
+}
+
+inline Result<std::span<const TokenId>> FakeRunner::forward_largest(const model::ForwardBatch& batch) {
+  const tensor::TensorView logits = TD_TRY(forward(batch));
+  largest_.clear();
+  for (std::int64_t row = 0; row < logits.extent(0); ++row) {
+    const auto values = logits_.span<float>().subspan(static_cast<std::size_t>(row * limits_.vocab_size),
+                                                      static_cast<std::size_t>(limits_.vocab_size));
+    largest_.push_back(static_cast<TokenId>(std::ranges::max_element(values) - values.begin()));
+  }
+  return std::span<const TokenId>(largest_);
 }
 
 inline std::vector<float> FakeRunner::logits_after(std::span<const TokenId> tokens, std::int64_t vocab_size) {

@@ -1,0 +1,99 @@
+// Linear layers of up to 64 rows on Hopper: what is taken, how it is dealt out, the launch (few_rows_sm90.cuh has the
+// kernel).
+#include "kernels/linear/few_rows_sm90.cuh"
+
+#include "kernels/common/tensor_map.cuh"
+#include "kernels/linear/few_rows_sm90_run.h"
+
+namespace tandem::kernels {
+namespace {
+
+bool is_copied_by_engine(const void* data, std::int64_t stride) {  // rows of bf16
+  return reinterpret_cast<std::uintptr_t>(data) % 16 == 0 && stride % 8 == 0;
+}
+
+FewRowsShape shape_of(const LinearCall& call) { return {call.T, call.K, call.N, call.up != nullptr, !call.x_is_bf16}; }
+
+// Of rows of bf16: a box is `box_rows` of them, `slabs` times 64 columns. Of ragged rows, whose end lies within a slab
+// and must not be read past, a box has one slab.
+Result<CUtensorMap> map_of(const void* data, std::int64_t rows, std::int64_t K, std::int64_t stride, int box_rows,
+                           int slabs) {
+  const bool is_ragged = K % kFewRowsSlab != 0;
+  const tensor::Shape shape =
+      is_ragged ? tensor::Shape{rows, 1, K} : tensor::Shape{rows, K / kFewRowsSlab, kFewRowsSlab};
+  const std::int64_t strides[] = {stride, is_ragged ? stride : kFewRowsSlab, 1};
+  return make_row_map(tensor::TensorView(const_cast<void*>(data), tensor::DType::kBf16, shape, strides,
+                                         device::Device{device::DeviceKind::kCuda, 0}),
+                      box_rows, slabs);
+}
+
+template <int kTokens, bool kPair, bool kKeepsX>
+Status launch_few_rows(const sm90::FewRowsArguments& arguments, device::Stream& stream) {
+  const FewRowsPlan& plan = arguments.plan;
+  const LaunchShape shape{.grid = dim3(static_cast<unsigned>(plan.blocks)),
+                          .threads = sm90::kFewRowsThreads,
+                          .shared_bytes = plan.shared_bytes,
+                          .overlaps_previous = true};
+  return launch("linear", sm90::linear_few_rows_sm90_kernel < kTokens, kPair, kKeepsX, kPair ? 2 : 1 >, shape, stream,
+                arguments);
+}
+
+}  // namespace
+
+bool few_rows_sm90_takes(const LinearCall& call) {
+  if (call.T < 1 || call.T > kFewRows || call.K < 1 || call.N < 1) return false;
+  if (call.K > (1 << 24) || call.N > (1 << 30)) return false;
+  if (!is_copied_by_engine(call.weight, call.weight_stride)) return false;
+  if (call.up != nullptr && !is_copied_by_engine(call.up, call.up_stride)) return false;
+  if (call.x_is_bf16) return call.norm_weight == nullptr && is_copied_by_engine(call.x, call.x_stride);
+  return call.T <= kFewRowsKeptRowsMax && call.K <= kFewRowsKeptColumnsMax &&
+         few_rows_kept_bytes(call.T, call.K) <= kFewRowsKeptBytesMax;
+}
+
+Status linear_few_rows_sm90(const LinearCall& call, device::Stream& stream) {
+  const int multiprocessors = TD_TRY(device::cuda_multiprocessors(stream.device().index));
+  return linear_few_rows_planned_sm90(call, plan_few_rows(shape_of(call), multiprocessors), stream);
+}
+
+Status linear_few_rows_planned_sm90(const LinearCall& call, const FewRowsPlan& plan, device::Stream& stream) {
+  sm90::FewRowsArguments arguments{.T = static_cast<int>(call.T),
+                                   .K = static_cast<int>(call.K),
+                                   .N = call.N,
+                                   .x_f32 = plan.keeps_x ? static_cast<const float*>(call.x) : nullptr,
+                                   .x_stride = call.x_stride,
+                                   .norm_weight = call.norm_weight,
+                                   .norm_eps = call.norm_eps,
+                                   .norm_offset = call.norm_offset,
+                                   .bias = call.bias,
+                                   .alpha = call.alpha,
+                                   .residual = call.residual,
+                                   .residual_stride = call.residual_stride,
+                                   .activation = call.activation,
+                                   .y = call.y,
+                                   .y_is_bf16 = call.y_is_bf16,
+                                   .y_stride = call.y_stride,
+                                   .plan = plan};
+  arguments.weight = TD_TRY(map_of(call.weight, call.N, call.K, call.weight_stride, plan.piece_rows, plan.slabs));
+  if (call.up != nullptr)
+    arguments.up = TD_TRY(map_of(call.up, call.N, call.K, call.up_stride, plan.piece_rows, plan.slabs));
+  if (!plan.keeps_x) arguments.x = TD_TRY(map_of(call.x, call.T, call.K, call.x_stride, plan.x_rows, plan.slabs));
+
+  const auto launch_for = [&]<int kTokens>() {
+    if constexpr (kTokens <= kFewRowsKeptRowsMax) {
+      if (plan.keeps_x) {
+        return call.up != nullptr ? launch_few_rows<kTokens, true, true>(arguments, stream)
+                                  : launch_few_rows<kTokens, false, true>(arguments, stream);
+      }
+    }
+    return call.up != nullptr ? launch_few_rows<kTokens, true, false>(arguments, stream)
+                              : launch_few_rows<kTokens, false, false>(arguments, stream);
+  };
+  switch (plan.tokens) {
+    case 8: return launch_for.template operator()<8>();
+    case 16: return launch_for.template operator()<16>();
+    case 32: return launch_for.template operator()<32>();
+    default: return launch_for.template operator()<64>();
+  }
+}
+
+}  // namespace tandem::kernels

@@ -1,0 +1,96 @@
+// How a layer of few rows is dealt to Hopper's multiprocessors: pure arithmetic, no bit of a result depends on it.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace tandem::kernels {
+
+// What one of a block's warpgroups multiplies at a time is a piece: `piece_rows` rows of weights, at most 64, against
+// all tokens. A block makes `warpgroups` x `pieces` of them at once, a tile; the tiles are dealt to the blocks in turn.
+// The weights of a tile (and x, unless it is kept) pass through a ring of `stages`, each `slabs` of 64 columns:
+// one box of the copy engine for a piece, and one for x.
+struct FewRowsPlan {
+  int piece_rows = 0, pieces = 1, warpgroups = 1;
+  int tokens = 8;        // the products' width: 8, 16, 32 or 64
+  int x_rows = 8;        // T rounded up to 8: the rows of x in shared memory
+  bool keeps_x = false;  // x is made bf16 by the block itself, and stays; else copied as it lies, with the weights
+  int chunk_bytes = 0, kept_bytes = 0;  // if it is kept
+  int slabs = 1, stages = 0;
+  int blocks = 1;
+  std::int64_t tiles = 0;
+  int slab_bytes = 0, stage_bytes = 0, shared_bytes = 0;
+};
+
+inline constexpr int kFewRowsWarpgroups = 2;
+inline constexpr int kFewRowsStagesMax = 32;
+inline constexpr int kFewRowsSlab = 64;  // columns, 128 bytes
+inline constexpr int kFewRowsSlabsMax = 8;
+
+// Shared memory: what is fixed (barriers, the norm's sums), then x if it is kept, the stages, and what a product of
+// fewer than 64 rows reads past its piece, to no effect.
+inline constexpr int kFewRowsFixedBytes = 2048;  // 1024 of them to begin on a multiple of 1024
+inline constexpr int kFewRowsPastBytes = (64 - 8) * 128;
+// Two blocks of this size share a multiprocessor, so that the next layer's weights arrive while this one ends.
+inline constexpr int kFewRowsSharedBytes = 228 * 1024 / 2 - 1024;
+inline constexpr int kFewRowsKeptBytesMax = 40 * 1024, kFewRowsKeptRowsMax = 16, kFewRowsKeptColumnsMax = 8192;
+
+constexpr int few_rows_x_rows(std::int64_t T) { return static_cast<int>((T + 7) / 8 * 8); }
+// x, if it is kept, lies in chunks of 8 columns, 16 bytes to a row, the chunks an odd number of rows apart (so that
+// writing it meets no bank conflicts). A product of more rows than there are reads on into the next chunks, to no
+// effect.
+constexpr int few_rows_chunk_bytes(std::int64_t T) { return static_cast<int>(16 * (T | 1)); }
+constexpr std::int64_t few_rows_kept_bytes(std::int64_t T, std::int64_t K) {
+  const std::int64_t bytes = (K + kFewRowsSlab - 1) / kFewRowsSlab * 8 * few_rows_chunk_bytes(T);
+  return (bytes + 1023) / 1024 * 1024;
+}
+
+struct FewRowsShape {
+  std::int64_t T = 0, K = 0, N = 0;
+  bool is_pair = false, keeps_x = false;
+};
+
+// Lays out the stages that fit beside the rest; false if fewer than three do.
+inline bool fit_stages(FewRowsPlan& plan, const FewRowsShape& shape, int stage_bytes_wanted, int shared_bytes) {
+  plan.slab_bytes = 128 * (plan.warpgroups * plan.pieces * plan.piece_rows + (plan.keeps_x ? 0 : plan.x_rows));
+  plan.slabs = shape.K % kFewRowsSlab == 0 ? std::clamp(stage_bytes_wanted / plan.slab_bytes, 1, kFewRowsSlabsMax) : 1;
+  plan.stage_bytes = plan.slabs * plan.slab_bytes;
+  plan.chunk_bytes = few_rows_chunk_bytes(shape.T);
+  plan.kept_bytes = plan.keeps_x ? static_cast<int>(few_rows_kept_bytes(shape.T, shape.K)) : 0;
+  const int other = kFewRowsFixedBytes + kFewRowsPastBytes + plan.kept_bytes;
+  plan.stages = std::min((shared_bytes - other) / plan.stage_bytes, kFewRowsStagesMax);
+  plan.shared_bytes = other + plan.stages * plan.stage_bytes;
+  return plan.stages >= 3;
+}
+
+// Any shape whose x, if it is kept, has at most kFewRowsKeptBytesMax.
+inline FewRowsPlan plan_few_rows(const FewRowsShape& shape, int multiprocessors) {
+  FewRowsPlan best;
+  std::int64_t best_cost = 0;
+  const std::int64_t eights = (shape.N + 7) / 8;
+  for (int warpgroups = 1; warpgroups <= kFewRowsWarpgroups; ++warpgroups) {
+    for (int height = 1; height <= 8; ++height) {
+      FewRowsPlan plan;
+      plan.tokens = shape.T <= 8 ? 8 : shape.T <= 16 ? 16 : shape.T <= 32 ? 32 : 64;
+      plan.x_rows = few_rows_x_rows(shape.T);
+      plan.keeps_x = shape.keeps_x;
+      plan.pieces = shape.is_pair ? 2 : 1;
+      plan.warpgroups = warpgroups;
+      plan.piece_rows = 8 * height;
+      plan.tiles = (eights + warpgroups * height - 1) / (warpgroups * height);
+      plan.blocks = static_cast<int>(std::min<std::int64_t>(plan.tiles, multiprocessors));
+      if (!fit_stages(plan, shape, 12 * 1024, kFewRowsSharedBytes)) continue;
+      // What the busiest block reads: weights from memory, and x, for every tile again, from the L2 cache (or, of x
+      // that is kept, what beginning a tile costs).
+      const std::int64_t tiles = (plan.tiles + multiprocessors - 1) / multiprocessors;
+      const std::int64_t cost = tiles * (2 * plan.pieces * warpgroups * height + (plan.keeps_x ? 1 : plan.x_rows / 8));
+      if (best_cost == 0 || cost < best_cost) {
+        best_cost = cost;
+        best = plan;
+      }
+    }
+  }
+  return best;
+}
+
+}  // namespace tandem::kernels
