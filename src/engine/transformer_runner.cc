@@ -102,16 +102,27 @@ Status TransformerRunner::create_step_memory() {
   const std::size_t bytes = layout.end + static_cast<std::size_t>(limits_.sequences_max * table_width_) * 4;
   step_on_host_ = TD_TRY(device::Memory::create_pinned(bytes));
   step_on_device_ = TD_TRY(device::Memory::create(stream_.device(), bytes));
-  logits_on_host_ =
-      TD_TRY(device::Memory::create_pinned(static_cast<std::size_t>(limits_.logit_rows_max * limits_.vocab_size) * 4));
+  const std::int64_t N = limits_.logit_rows_max;
+  results_on_host_ = TD_TRY(device::Memory::create_pinned(static_cast<std::size_t>(N * limits_.vocab_size) * 4));
+  largest_on_device_ = TD_TRY(device::Memory::create(
+      stream_.device(), kernels::largest_cuda_scratch_bytes(N) + static_cast<std::size_t>(N) * sizeof(TokenId)));
   return ok_status();
 }
 
 Result<tensor::TensorView> TransformerRunner::forward(const model::ForwardBatch& batch) {
-  return stream_.device().kind == device::DeviceKind::kCuda ? forward_on_cuda(batch) : run(batch);
+  if (stream_.device().kind == device::DeviceKind::kCpu) return run(batch);
+  TD_TRY(forward_on_cuda(batch, /*largest_only=*/false));
+  return tensor::TensorView(results_on_host_.data(), tensor::DType::kF32,
+                            tensor::Shape{batch.logit_rows.extent(0), limits_.vocab_size});
 }
 
-Result<tensor::TensorView> TransformerRunner::forward_on_cuda(const model::ForwardBatch& batch) {
+Result<std::span<const TokenId>> TransformerRunner::forward_largest(const model::ForwardBatch& batch) {
+  TD_TRY(forward_on_cuda(batch, /*largest_only=*/true));
+  return std::span(static_cast<const TokenId*>(results_on_host_.data()),
+                   static_cast<std::size_t>(batch.logit_rows.extent(0)));
+}
+
+Status TransformerRunner::forward_on_cuda(const model::ForwardBatch& batch, bool largest_only) {
   using tensor::TensorView;
   const std::int64_t T = batch.tokens.extent(0), B = batch.context_len.extent(0), N = batch.logit_rows.extent(0);
   const StepLayout layout(T, B, N);

@@ -97,7 +97,7 @@ Result<TensorView> Transformer::forward(ops::Context& context, const ForwardBatc
                                         ops::Tape* tape) const {
   const bool post_norm = config_.norm_placement != NormPlacement::kPre;
   const float scale = config_.residual_scale;
-  const std::int64_t L = config_.L, N = batch.logit_rows.extent(0);
+  const std::int64_t L = config_.L, T = batch.tokens.extent(0), N = batch.logit_rows.extent(0);
 
   // Made before the scopes of the layers, so that it outlives them.
   const TensorView last = ops::take(context, DType::kF32, Shape{N, config_.C});
@@ -129,7 +129,7 @@ Result<TensorView> Transformer::forward(ops::Context& context, const ForwardBatc
     if (tape == nullptr) scope.emplace(context.arena);
 
     TensorView heads = TD_TRY(run_attention(context, layer, x, batch, cache, tables, tape));
-    if (layer == L - 1) {  // from here on, only the rows whose logits are wanted
+    if (layer == L - 1 && N < T) {  // from here on, only the rows whose logits are wanted
       heads = TD_TRY(ops::gather_rows(context, heads, batch.logit_rows, tape));
       x = TD_TRY(ops::gather_rows_into(context, x, batch.logit_rows, last, tape));
     }
@@ -145,8 +145,8 @@ Result<TensorView> Transformer::forward(ops::Context& context, const ForwardBatc
     }
   }
 
-  x = TD_TRY(norm(context, x, weights_.final_norm, tape));
-  TD_TRY(ops::linear_into(context, x, weights_.lm_head, {.alpha = config_.logits_scale}, logits, tape));
+  TD_TRY(ops::norm_linear_into(context, x, weights_.final_norm, {config_.norm_eps, config_.norm_offset},
+                               weights_.lm_head, {.alpha = config_.logits_scale}, logits, tape));
   if (config_.logits_softcap > 0.0f) return ops::softcap(context, logits, config_.logits_softcap, tape);
   return logits;
 }

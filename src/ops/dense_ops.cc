@@ -119,6 +119,13 @@ Status linear_into(Context& context, TensorView x, TensorView weight, const kern
   });
 }
 
+Status norm_linear_into(Context& context, TensorView x, TensorView norm_weight, const NormParams& norm,
+                        TensorView weight, const kernels::LinearEpilogue& epilogue, TensorView y, Tape* tape) {
+  if (tape == nullptr) return run_linear(context, x, weight, epilogue, y, {norm_weight, norm.eps, norm.offset});
+  const TensorView h = TD_TRY(rms_norm(context, x, norm_weight, norm.eps, norm.offset, tape));
+  return linear_into(context, h, weight, epilogue, y, tape);
+}
+
 Result<Projected> qkv_projection(Context& context, TensorView x, const ProjectionWeights& weights, std::int64_t H,
                                  std::int64_t G, std::int64_t D, Tape* tape) {
   return norm_qkv_projection(context, x, TensorView(), {}, weights, H, G, D, tape);

@@ -1,5 +1,7 @@
 #include "ops/ops.h"
 
+#include <algorithm>
+
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/embedding/embedding.h"
 #include "kernels/softmax/softmax.h"
@@ -52,6 +54,50 @@ Status attend_on_cuda(Context& context, const Projected& projected, HeadNorm nor
       kv, queries, context.stream));
   return kernels::attention_cuda(queries, kv, batch.query_start, batch.context_len, sinks, params, context_max, out,
                                  scratch, context.stream);
+}
+
+// The experts' matrices of one role as [X,N,K], since on a device they lie one after another.
+Result<TensorView> stack_of(std::span<const ExpertWeights> experts, TensorView ExpertWeights::*role) {
+  const TensorView& first = experts[0].*role;
+  for (std::size_t i = 0; i < experts.size(); ++i) {
+    const TensorView& view = experts[i].*role;
+    const auto* const wanted =
+        static_cast<const std::byte*>(first.data()) + static_cast<std::int64_t>(i) * first.bytes();
+    if (view.data() != wanted || view.shape() != first.shape() || !view.is_dense()) {
+      return invalid_argument("mixture_of_experts: on CUDA the experts' weights must lie one after another");
+    }
+  }
+  return TensorView(first.data(), first.dtype(),
+                    Shape{static_cast<std::int64_t>(experts.size()), first.extent(0), first.extent(1)}, first.device());
+}
+
+// mixture_of_experts() on CUDA, into y: all experts in one launch each, and how many rows each has stays on the device.
+Status mix_on_cuda(Context& context, TensorView x, TensorView router, std::span<const ExpertWeights> experts,
+                   const MoeParams& params, TensorView residual, TensorView y) {
+  const std::int64_t T = x.extent(0), C = x.extent(1), X = router.extent(0), pairs = T * params.top_k;
+  const std::int64_t F = experts[0].gate.extent(0);
+  const TensorView logits = take(context, DType::kF32, Shape{T, X});
+  const TensorView weights = take(context, DType::kF32, Shape{T, params.top_k});
+  const TensorView chosen = take(context, DType::kI32, Shape{T, params.top_k});
+  const TensorView offsets = take(context, DType::kI32, Shape{X + 1});
+  const TensorView tokens = take(context, DType::kI32, Shape{pairs});
+  const TensorView pair_of = take(context, DType::kI32, Shape{T, params.top_k});
+  const TensorView gathered = take(context, DType::kF32, Shape{pairs, C});
+  const TensorView hidden = take(context, product_dtype(context), Shape{pairs, F});
+  const TensorView expert_out = take(context, DType::kF32, Shape{pairs, C});
+  TD_TRY(run_linear(context, x, router, {}, logits));
+  const auto scratch = take_scratch(context, kernels::linear_cuda_scratch_bytes(pairs, std::max(C, F)));
+  if (context.arena.is_planning()) return ok_status();
+  device::Stream& stream = context.stream;
+  TD_TRY(kernels::router_top_k_cuda(logits, params.norm, weights, chosen, stream));
+  TD_TRY(kernels::moe_group_cuda(chosen, X, offsets, tokens, pair_of, stream));
+  TD_TRY(kernels::embedding_cuda(tokens, x, 1.0f, gathered, stream));
+  TD_TRY(kernels::linear_gated_grouped_cuda(gathered, offsets, TD_TRY(stack_of(experts, &ExpertWeights::gate)),
+                                            TD_TRY(stack_of(experts, &ExpertWeights::up)), params.activation,
+                                            context.compute, hidden, scratch, stream));
+  TD_TRY(kernels::linear_grouped_cuda(hidden, offsets, TD_TRY(stack_of(experts, &ExpertWeights::down)), context.compute,
+                                      expert_out, scratch, stream));
+  return kernels::moe_combine_cuda(expert_out, weights, pair_of, params.alpha, residual, y, stream);
 }
 
 }  // namespace
@@ -135,10 +181,13 @@ Result<TensorView> mixture_of_experts(Context& context, TensorView x, TensorView
                                       std::span<const ExpertWeights> experts, const MoeParams& params,
                                       TensorView residual, Tape* tape) {
   TD_TRY(require_no_tape(tape, "mixture_of_experts"));
-  if (on_cuda(context)) return invalid_argument("mixture_of_experts: not on CUDA yet; use --device cpu");
   const std::int64_t T = x.extent(0), C = x.extent(1), X = router.extent(0), top_k = params.top_k;
   const TensorView y = residual ? residual : take(context, DType::kF32, Shape{T, C});
   const device::Arena::Scope scope(context.arena);
+  if (on_cuda(context)) {
+    TD_TRY(mix_on_cuda(context, x, router, experts, params, residual, y));
+    return y;
+  }
   const TensorView logits = take(context, DType::kF32, Shape{T, X});
   const TensorView weights = take(context, DType::kF32, Shape{T, top_k});
   const TensorView chosen = take(context, DType::kI32, Shape{T, top_k});

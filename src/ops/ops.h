@@ -61,6 +61,11 @@ struct NormParams {
 [[nodiscard]] Status linear_into(Context& context, TensorView x, TensorView weight,
                                  const kernels::LinearEpilogue& epilogue, TensorView y, Tape* tape);
 
+// linear_into(rms_norm(x)), in one pass where there is one.
+[[nodiscard]] Status norm_linear_into(Context& context, TensorView x, TensorView norm_weight, const NormParams& norm,
+                                      TensorView weight, const kernels::LinearEpilogue& epilogue, TensorView y,
+                                      Tape* tape);
+
 // act(h gate^T) * (h up^T) [T,F] of product_dtype(), with h = rms_norm(x), or x if the norm's weight is absent;
 // x [T,C], gate, up [F,C].
 [[nodiscard]] Result<TensorView> norm_linear_gated(Context& context, TensorView x, TensorView norm_weight,

@@ -36,13 +36,18 @@ std::span<std::byte> take_scratch(Context& context, std::size_t bytes) {
 }
 
 Status run_linear(Context& context, TensorView x, TensorView weight, const kernels::LinearEpilogue& epilogue,
-                  TensorView y) {
+                  TensorView y, const kernels::InputNorm& norm) {
   const device::Arena::Scope scope(context.arena);
   const std::int64_t T = x.extent(0), K = x.extent(1);
   if (on_cuda(context)) {
     const auto scratch = take_scratch(context, kernels::linear_cuda_scratch_bytes(T, K));
     if (context.arena.is_planning()) return ok_status();
-    return kernels::linear_cuda(x, {}, weight, epilogue, context.compute, y, scratch, context.stream);
+    return kernels::linear_cuda(x, norm, weight, epilogue, context.compute, y, scratch, context.stream);
+  }
+  if (norm.weight) {
+    const TensorView h = take(context, DType::kF32, x.shape());
+    TD_TRY(run_rms_norm(context, x, norm.weight, {norm.eps, norm.offset}, h));
+    x = h;
   }
   const auto scratch = take_scratch(context, kernels::linear_scratch_bytes(T, K));
   if (context.arena.is_planning()) return ok_status();

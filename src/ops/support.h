@@ -28,9 +28,10 @@ struct NamedInput {
 
 std::span<std::byte> take_scratch(Context& context, std::size_t bytes);
 
-// A linear layer into a given output, with scratch that is free again on return.
+// A linear layer into a given output, with scratch that is free again on return; of rms_norm(x) if there is a norm.
 [[nodiscard]] Status run_linear(Context& context, TensorView x, TensorView weight,
-                                const kernels::LinearEpilogue& epilogue, TensorView y);
+                                const kernels::LinearEpilogue& epilogue, TensorView y,
+                                const kernels::InputNorm& norm = {});
 
 // rms_norm of rows, into a given y.
 [[nodiscard]] Status run_rms_norm(Context& context, TensorView x, TensorView weight, const NormParams& params,

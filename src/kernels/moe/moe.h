@@ -36,4 +36,14 @@ enum class RouterNorm : std::uint8_t {
                                      tensor::TensorView pair_of, float alpha, tensor::TensorView residual,
                                      tensor::TensorView y, device::Stream& stream);
 
+// The same on CUDA, but for the gathering (kernels/embedding takes rows). X at most 1024; logits and rows dense.
+// Errors: kInvalidArgument (also: a build without CUDA), before any write; kDeviceLost.
+[[nodiscard]] Status router_top_k_cuda(tensor::TensorView logits, RouterNorm norm, tensor::TensorView weights,
+                                       tensor::TensorView experts, device::Stream& stream);
+[[nodiscard]] Status moe_group_cuda(tensor::TensorView experts, std::int64_t X, tensor::TensorView offsets,
+                                    tensor::TensorView tokens, tensor::TensorView pair_of, device::Stream& stream);
+[[nodiscard]] Status moe_combine_cuda(tensor::TensorView expert_out, tensor::TensorView weights,
+                                      tensor::TensorView pair_of, float alpha, tensor::TensorView residual,
+                                      tensor::TensorView y, device::Stream& stream);
+
 }  // namespace tandem::kernels
