@@ -16,6 +16,7 @@
 #include "cli/event_queue.h"
 #include "cli/model_host.h"
 #include "kernels/roofline/roofline.h"
+#include "model/checkpoint/model_shapes.h"
 #include "model/checkpoint/random_checkpoint.h"
 
 namespace tandem::cli {

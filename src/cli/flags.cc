@@ -8,6 +8,7 @@
 
 #include "cli/config_file.h"
 #include "device/device.h"
+#include "model/checkpoint/model_shapes.h"
 
 namespace tandem::cli {
 namespace {
@@ -161,9 +162,31 @@ void add_inspect(CLI::App& root, InspectFlags& flags) {
   add_model_flags(app, flags.model, SizeFlags::kShown);
 }
 
+std::string shapes_text() {
+  std::string text;
+  for (const std::string& name : model::known_model_shapes()) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
+void add_make_checkpoint(CLI::App& root, MakeCheckpointFlags& flags) {
+  CLI::App* app = root.add_subcommand("make-checkpoint", "Write a model directory of random weights, to measure with");
+  app->add_option("dir", flags.directory, "the directory to make; it must not exist")->required();
+  auto* shape = app->add_option("--shape", flags.shape, "one of " + shapes_text());
+  app->add_option("--config", flags.config, "or the shape of this config.json")->excludes(shape);
+  app->parse_complete_callback([&flags] {
+    if (flags.shape.empty() && flags.config.empty()) throw CLI::RequiredError("--shape or --config");
+  });
+  app->add_option("--layers", flags.layers, "so many layers instead of the shape's")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{10000}));
+  app->add_option("--seed", flags.seed, "of the weights; same seed, same bytes (default 0)");
+  app->add_option("--dtype", flags.dtype, "bf16, f16 or f32 (default bf16)")
+      ->check(CLI::IsMember({"bf16", "f16", "f32"}));
+  app->add_option("--threads", flags.threads, "threads that write (default: one per core)")->check(CLI::Range(0, 1024));
+}
+
 void add_bench(CLI::App& root, BenchFlags& flags) {
   CLI::App* app = root.add_subcommand("bench", "Measure prefill and decode beside this machine's own ceilings");
-  app->add_option("--shape", flags.shape, "random weights of a known shape: llama-3.2-1b, llama-3-8b, tiny");
+  app->add_option("--shape", flags.shape, "random weights of a shape that make-checkpoint --help lists");
   app->add_option("--batch", flags.batch_sizes, "batch sizes, e.g. 1,8,64")->delimiter(',');
   app->add_option("--prompt-tokens", flags.prompt_tokens, "prompt length (default 512)")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 24));
@@ -294,7 +317,9 @@ std::string error_text(const CLI::App& root, const CLI::ParseError& error, std::
       error.get_exit_code() == static_cast<int>(CLI::ExitCodes::ExtrasError) && !extras.empty()) {
     message = "unknown flag or argument: " + extras.front();
   } else if (error.get_name() == "RequiredError" && root.get_subcommands().empty()) {
-    message = "which command? chat, serve, generate, tokenize, detokenize, template, logits, inspect or bench";
+    message =
+        "which command? chat, serve, generate, tokenize, detokenize, template, logits, inspect, make-checkpoint or "
+        "bench";
     if (arguments.size() > 1) message = fmt::format("'{}' is not a command; {}", arguments[1], message);
   } else if (const std::string variable = variable_of(root, message, arguments); !variable.empty()) {
     message = fmt::format("{} in the environment: {}", variable, message);
@@ -317,6 +342,7 @@ std::variant<Command, int> parse_command_line(int argc, const char* const* argv)
   TemplateFlags template_flags;
   LogitsFlags logits;
   InspectFlags inspect;
+  MakeCheckpointFlags make_checkpoint;
   BenchFlags bench;
   ServeFlags serve;
   const bool help_all =
@@ -329,6 +355,7 @@ std::variant<Command, int> parse_command_line(int argc, const char* const* argv)
   add_template(root, template_flags);
   add_logits(root, logits);
   add_inspect(root, inspect);
+  add_make_checkpoint(root, make_checkpoint);
   add_bench(root, bench);
   try {
     root.parse(argc, argv);
@@ -353,6 +380,7 @@ std::variant<Command, int> parse_command_line(int argc, const char* const* argv)
   if (name == "template") return template_flags;
   if (name == "logits") return logits;
   if (name == "inspect") return inspect;
+  if (name == "make-checkpoint") return make_checkpoint;
   if (name == "serve") return serve;
   return bench;
 }

@@ -104,6 +104,15 @@ struct InspectFlags {
   bool tensors = false;
 };
 
+struct MakeCheckpointFlags {
+  std::string directory;
+  std::string shape, config;  // a known shape's name, or a config.json: one of them
+  std::int64_t layers = 0;    // 0: the shape's own
+  std::uint64_t seed = 0;
+  std::string dtype = "bf16";
+  int threads = 0;
+};
+
 struct BenchFlags {
   ModelFlags model;
   std::string shape;  // a named random-weight shape instead of a model
@@ -125,7 +134,7 @@ struct ServeFlags {
 };
 
 using Command = std::variant<ChatFlags, GenerateFlags, TokenizeFlags, DetokenizeFlags, TemplateFlags, LogitsFlags,
-                             InspectFlags, BenchFlags, ServeFlags>;
+                             InspectFlags, MakeCheckpointFlags, BenchFlags, ServeFlags>;
 
 // The command, or the exit code of a command line that is answered here (help, version, an error: all printed).
 std::variant<Command, int> parse_command_line(int argc, const char* const* argv);

@@ -27,6 +27,7 @@ int main(int argc, char** argv) {
                         [](const TemplateFlags& flags) { return run_template(flags); },
                         [](const LogitsFlags& flags) { return run_logits(flags); },
                         [](const InspectFlags& flags) { return run_inspect(flags); },
+                        [](const MakeCheckpointFlags& flags) { return run_make_checkpoint(flags); },
                         [](const BenchFlags& flags) { return run_bench(flags); },
                         [](const ServeFlags& flags) { return run_serve(flags); },
                     },

@@ -1,9 +1,13 @@
 #include "model/checkpoint/random_checkpoint.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <mutex>
+#include <span>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "base/file.h"
 #include "base/json.h"
@@ -16,25 +20,8 @@ namespace {
 
 using tensor::DType;
 
-constexpr std::pair<std::string_view, std::string_view> kShapes[] = {
-    {"tiny", R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
-      "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-      "head_dim": 16, "vocab_size": 256, "max_position_embeddings": 1024, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-      "tie_word_embeddings": true, "bos_token_id": 0, "eos_token_id": 1})"},
-    {"llama-3.2-1b", R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 2048,
-      "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,
-      "head_dim": 64, "vocab_size": 128256, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5,
-      "rope_theta": 500000.0, "rope_scaling": {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0,
-      "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}, "tie_word_embeddings": true,
-      "bos_token_id": 128000, "eos_token_id": 128001})"},
-    {"llama-3-8b", R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096,
-      "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
-      "vocab_size": 128256, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 500000.0,
-      "tie_word_embeddings": false, "bos_token_id": 128000, "eos_token_id": 128001})"},
-};
-
-constexpr std::int64_t kPieceElements = 1 << 18;
-constexpr std::int64_t kPiecesAtOnce = 16;
+constexpr std::int64_t kPieceElements = 1 << 19;
+constexpr std::int64_t kPiecesAtOnce = 256;
 
 // The finaliser of SplitMix64: every output bit depends on every input bit. Source: Steele, Lea and Flood, "Fast
 // splittable pseudorandom number generators", OOPSLA 2014.
@@ -76,40 +63,60 @@ void fill(DType dtype, const Distribution& distribution, std::uint64_t key, std:
   }
 }
 
-Status append_tensor(SafetensorsWriter& writer, const TensorEntry& entry, const Distribution& distribution,
-                     std::uint64_t key, std::span<std::byte> buffer, ThreadPool& pool) {
-  const std::int64_t count = entry.shape.count();
-  const std::int64_t element_bytes = tensor::dtype_bytes(*entry.dtype);
-  for (std::int64_t begin = 0; begin < count; begin += kPieceElements * kPiecesAtOnce) {
-    const std::int64_t end = std::min(count, begin + kPieceElements * kPiecesAtOnce);
-    pool.parallel_for((end - begin + kPieceElements - 1) / kPieceElements, [&](std::int64_t piece) {
-      const std::int64_t first = begin + piece * kPieceElements, last = std::min(end, first + kPieceElements);
-      fill(*entry.dtype, distribution, key, first, last, buffer.data() + (first - begin) * element_bytes);
-    });
-    TD_TRY(writer.append(buffer.first(static_cast<std::size_t>((end - begin) * element_bytes))));
+// Part of a tensor: what one thread makes and writes at a time.
+struct Piece {
+  const TensorEntry* entry;
+  Distribution distribution;
+  std::uint64_t key;
+  std::int64_t first, last;
+};
+
+std::vector<Piece> make_pieces(std::span<const TensorEntry> entries, std::uint64_t seed, float norm_weight) {
+  std::vector<Piece> pieces;
+  std::uint64_t key = mix(seed);
+  for (const TensorEntry& entry : entries) {
+    key = mix(key + 1);
+    const bool is_norm = entry.name.find("norm") != std::string::npos;
+    const Distribution distribution = is_norm ? Distribution{norm_weight, 0.0f} : Distribution{0.0f, 0.02f};
+    const std::int64_t count = entry.shape.count();
+    for (std::int64_t first = 0; first < count; first += kPieceElements) {
+      pieces.push_back({&entry, distribution, key, first, std::min(count, first + kPieceElements)});
+    }
   }
-  return ok_status();
+  return pieces;
+}
+
+Status write_piece(SafetensorsWriter& writer, const Piece& piece, std::byte* buffer) {
+  const DType dtype = *piece.entry->dtype;
+  const std::int64_t element_bytes = tensor::dtype_bytes(dtype);
+  fill(dtype, piece.distribution, piece.key, piece.first, piece.last, buffer);
+  return writer.write_at(piece.entry->begin + static_cast<std::uint64_t>(piece.first * element_bytes),
+                         {buffer, static_cast<std::size_t>((piece.last - piece.first) * element_bytes)});
+}
+
+// Each thread makes and writes one piece after the other, whichever is next.
+Status write_pieces(SafetensorsWriter& writer, std::span<const Piece> pieces, std::span<std::vector<std::byte>> buffers,
+                    ThreadPool& pool) {
+  std::atomic<std::size_t> next = 0;
+  std::mutex mutex;
+  Status failure;
+  pool.parallel_for(static_cast<std::int64_t>(buffers.size()), [&](std::int64_t i) {
+    for (std::size_t at; (at = next.fetch_add(1)) < pieces.size();) {
+      Status status = write_piece(writer, pieces[at], buffers[static_cast<std::size_t>(i)].data());
+      if (status.ok()) continue;
+      const std::lock_guard lock(mutex);
+      failure = std::move(status);
+      next = pieces.size();
+    }
+  });
+  return failure;
 }
 
 }  // namespace
 
-std::vector<std::string> known_model_shapes() {
-  std::vector<std::string> names;
-  for (const auto& [name, config] : kShapes) names.emplace_back(name);
-  return names;
-}
-
-Result<std::string> model_shape_config(std::string_view shape) {
-  std::string names;
-  for (const auto& [name, config] : kShapes) {
-    if (name == shape) return std::string(config);
-    names += fmt::format("{}{}", names.empty() ? "" : ", ", name);
-  }
-  return not_found("no model shape is called '{}'; there are: {}", shape, names);
-}
-
 Status make_random_checkpoint(std::string_view config_json, DType dtype, std::uint64_t seed,
-                              const std::filesystem::path& model_dir, ThreadPool& pool) {
+                              const std::filesystem::path& model_dir, ThreadPool& pool,
+                              const CheckpointProgress& progress) {
   const std::filesystem::path config_path = model_dir / "config.json";
   const ModelConfig config = TD_TRY(parse_model_config(config_json, "", config_path.string()));
   if (dtype != DType::kBf16 && dtype != DType::kF16 && dtype != DType::kF32) {
@@ -121,16 +128,19 @@ Status make_random_checkpoint(std::string_view config_json, DType dtype, std::ui
 
   SafetensorsWriter writer =
       TD_TRY(SafetensorsWriter::create(model_dir / "model.safetensors", TD_TRY(checkpoint_layout(config, dtype)), {}));
-  std::vector<std::byte> buffer(static_cast<std::size_t>(kPieceElements * kPiecesAtOnce * tensor::dtype_bytes(dtype)));
-  std::uint64_t key = mix(seed);
-  for (const TensorEntry& entry : writer.entries()) {
-    key = mix(key + 1);
-    const bool is_norm = entry.name.find("norm") != std::string::npos;
-    const Distribution distribution =
-        is_norm ? Distribution{1.0f - config.norm_offset, 0.0f} : Distribution{0.0f, 0.02f};
-    TD_TRY(append_tensor(writer, entry, distribution, key, buffer, pool));
+  const std::vector<Piece> pieces = make_pieces(writer.entries(), seed, 1.0f - config.norm_offset);
+  std::vector<std::vector<std::byte>> buffers(static_cast<std::size_t>(pool.threads_count()));
+  for (auto& buffer : buffers) buffer.resize(static_cast<std::size_t>(kPieceElements * tensor::dtype_bytes(dtype)));
+  const std::uint64_t bytes = writer.entries().empty() ? 0 : writer.entries().back().end;
+  for (std::span<const Piece> rest = pieces; !rest.empty();) {
+    const auto some = rest.first(std::min<std::size_t>(rest.size(), kPiecesAtOnce));
+    TD_TRY(write_pieces(writer, some, buffers, pool));
+    rest = rest.subspan(some.size());
+    const std::uint64_t done = rest.empty() ? bytes : rest.front().entry->begin;
+    if (progress) TD_TRY(progress(done, bytes));
   }
-  TD_TRY(writer.commit());
+  // A crash may take it: it is made again from its seed.
+  TD_TRY(writer.commit(SafetensorsWriter::Sync::kNo));
 
   // The config says what is stored, whatever it said before.
   json::value document = TD_TRY(parse_json(config_json, config_path.string()));

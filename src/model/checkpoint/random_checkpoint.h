@@ -3,9 +3,8 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <string>
+#include <functional>
 #include <string_view>
-#include <vector>
 
 #include "base/status.h"
 #include "base/thread_pool.h"
@@ -13,17 +12,16 @@
 
 namespace tandem::model {
 
-// "tiny", "llama-3.2-1b", "llama-3-8b".
-std::vector<std::string> known_model_shapes();
-// The config.json of such a shape. Errors: kNotFound (the message lists the shapes).
-[[nodiscard]] Result<std::string> model_shape_config(std::string_view shape);
+// Called now and then, on the calling thread, with what has been written; an error ends the writing.
+using CheckpointProgress = std::function<Status(std::uint64_t done_bytes, std::uint64_t bytes)>;
 
 // Writes `model_dir` (made if missing) with config.json and model.safetensors: weights of mean 0 and deviation 0.02,
 // norms of 1. A weight depends on the seed, its tensor's place in the checkpoint and its place in the tensor, nothing
 // else; memory stays small whatever the model's size.
 //   config_json  any config that parse_model_config() accepts     dtype  bf16, f16 or f32
-// Errors: those of parse_model_config() and of SafetensorsWriter; kInvalidArgument (another dtype).
+// Errors: those of parse_model_config(), of SafetensorsWriter and of `progress`; kInvalidArgument (another dtype).
 [[nodiscard]] Status make_random_checkpoint(std::string_view config_json, tensor::DType dtype, std::uint64_t seed,
-                                            const std::filesystem::path& model_dir, ThreadPool& pool);
+                                            const std::filesystem::path& model_dir, ThreadPool& pool,
+                                            const CheckpointProgress& progress = nullptr);
 
 }  // namespace tandem::model

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <unordered_map>
@@ -64,7 +65,8 @@ Result<SafetensorsWriter> SafetensorsWriter::create(const std::filesystem::path&
   writer.entries_ = std::move(entries);
   writer.fd_ = ::open(writer.temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (writer.fd_ < 0) return io_status(writer.temporary_, "create");
-  TD_TRY(writer.write_all(header.data(), header.size()));
+  TD_TRY(writer.write_all(0, std::as_bytes(std::span(header))));
+  writer.data_begin_ = header.size();
   return writer;
 }
 
@@ -75,7 +77,8 @@ SafetensorsWriter& SafetensorsWriter::operator=(SafetensorsWriter&& other) noexc
   std::swap(temporary_, other.temporary_);
   std::swap(fd_, other.fd_);
   std::swap(entries_, other.entries_);
-  std::swap(appended_, other.appended_);
+  std::swap(data_begin_, other.data_begin_);
+  std::swap(written_, other.written_);
   return *this;
 }
 
@@ -85,31 +88,33 @@ SafetensorsWriter::~SafetensorsWriter() {
   ::unlink(temporary_.c_str());
 }
 
-Status SafetensorsWriter::write_all(const void* data, std::size_t size) {
-  const char* bytes = static_cast<const char*>(data);
-  while (size > 0) {
-    const ssize_t count = ::write(fd_, bytes, size);
+Status SafetensorsWriter::write_all(std::uint64_t offset, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t count = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) return io_status(temporary_, "write");
-    bytes += count;
-    size -= static_cast<std::size_t>(count);
+    bytes = bytes.subspan(static_cast<std::size_t>(count));
+    offset += static_cast<std::uint64_t>(count);
   }
   return ok_status();
 }
 
-Status SafetensorsWriter::append(std::span<const std::byte> bytes) {
+Status SafetensorsWriter::append(std::span<const std::byte> bytes) { return write_at(written_, bytes); }
+
+Status SafetensorsWriter::write_at(std::uint64_t offset, std::span<const std::byte> bytes) {
   TD_CHECK(fd_ >= 0, path_.string());
-  TD_TRY(write_all(bytes.data(), bytes.size()));
-  appended_ += bytes.size();
+  TD_TRY(write_all(data_begin_ + offset, bytes));
+  std::atomic_ref(written_).fetch_add(bytes.size(), std::memory_order_relaxed);
   return ok_status();
 }
 
-Status SafetensorsWriter::commit() {
+Status SafetensorsWriter::commit(Sync sync) {
   TD_CHECK(fd_ >= 0, path_.string());
-  TD_CHECK(appended_ == (entries_.empty() ? 0 : entries_.back().end), appended_);
-  if (::fsync(fd_) != 0) return io_status(temporary_, "sync");
+  TD_CHECK(written_ == (entries_.empty() ? 0 : entries_.back().end), written_);
+  if (sync == Sync::kYes && ::fsync(fd_) != 0) return io_status(temporary_, "sync");
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) return io_status(path_, "replace");
   ::close(std::exchange(fd_, -1));
+  if (sync == Sync::kNo) return ok_status();
   const std::filesystem::path parent = path_.has_parent_path() ? path_.parent_path() : ".";
   const int folder = ::open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (folder < 0) return ok_status();

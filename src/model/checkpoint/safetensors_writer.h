@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <span>
@@ -41,17 +42,21 @@ class SafetensorsWriter {
   std::span<const TensorEntry> entries() const { return entries_; }
   // The next bytes of the data section, in pieces of any size.
   [[nodiscard]] Status append(std::span<const std::byte> bytes);
-  // Every byte has been appended (checked): syncs and puts the file in its place.
-  [[nodiscard]] Status commit();
+  // Bytes of the data section at any place, instead of append(). Each byte once.   Threads: any, at the same time.
+  [[nodiscard]] Status write_at(std::uint64_t offset, std::span<const std::byte> bytes);
+  // Every byte has been written (their number is checked): puts the file in its place, synced first unless told not to.
+  enum class Sync : std::uint8_t { kYes, kNo };
+  [[nodiscard]] Status commit(Sync sync = Sync::kYes);
 
  private:
   SafetensorsWriter() = default;
-  Status write_all(const void* data, std::size_t size);
+  Status write_all(std::uint64_t offset, std::span<const std::byte> bytes);
 
   std::filesystem::path path_, temporary_;
   int fd_ = -1;
   std::vector<TensorEntry> entries_;
-  std::uint64_t appended_ = 0;
+  std::uint64_t data_begin_ = 0;  // in the file
+  std::uint64_t written_ = 0;     // bytes of data
 };
 
 }  // namespace tandem::model

@@ -22,8 +22,8 @@ void expect_failure(const CommandResult& run, int exit_code, const std::string& 
 json::value parse(const std::string& text) { return parse_json(text, "output").value(); }
 
 TEST(Cli, HelpFitsAScreen) {
-  for (const char* command :
-       {"", "chat", "generate", "tokenize", "detokenize", "template", "logits", "inspect", "bench"}) {
+  for (const char* command : {"", "chat", "generate", "tokenize", "detokenize", "template", "logits", "inspect",
+                              "make-checkpoint", "bench"}) {
     const CommandResult run = run_tandem(std::string(command) + " --help");
     EXPECT_EQ(run.exit_code, 0);
     EXPECT_LE(std::count(run.out.begin(), run.out.end(), '\n'), 50) << command;
@@ -184,6 +184,64 @@ TEST(Cli, InspectDescribesTheModel) {
   EXPECT_EQ(answer.at("architecture").as_string(), "LlamaForCausalLM");
   EXPECT_EQ(answer.at("layers").as_int64(), 6);
   EXPECT_NE(run_tandem("inspect").out.find("KV cache"), std::string::npos);
+}
+
+TEST(Cli, MakeCheckpointMakesAModelThatRuns) {
+  const Scratch scratch;
+  for (const std::string shape : {"tiny", "tiny-moe"}) {
+    const std::string folder = scratch.path(shape);
+    const CommandResult made = run_tandem("make-checkpoint " + folder + "/ --layers 3 --seed 5 --shape " + shape);
+    ASSERT_EQ(made.exit_code, 0) << made.err;
+    EXPECT_NE(made.out.find("3 layers"), std::string::npos) << made.out;
+    const json::value facts = parse(run_tandem("inspect --json " + folder).out);
+    EXPECT_EQ(facts.at("layers").as_int64(), 3);
+    const std::string text = "h\xc3\xa9llo \xe4\xb8\x96";
+    const CommandResult ids = run_tandem("tokenize --model " + folder, text);
+    EXPECT_EQ(parse(ids.out).as_array().size(), text.size());
+    EXPECT_EQ(run_tandem("detokenize --model " + folder, ids.out).out, text);
+    for (const char* prompt : {"--prompt hello", "--chat --prompt hello"}) {
+      const CommandResult run =
+          run_tandem("generate --ignore-eos --max-tokens 8 --json --temperature 1 --model " + folder + " " + prompt);
+      ASSERT_EQ(run.exit_code, 0) << run.err;
+      EXPECT_EQ(parse(run.out).at("token_ids").as_array().size(), 8u);
+    }
+  }
+}
+
+TEST(Cli, MakeCheckpointDependsOnTheSeedAndTakesAnyConfig) {
+  const Scratch scratch;
+  const auto weights_of = [&](const std::string& folder, const std::string& flags) {
+    const CommandResult run = run_tandem("make-checkpoint " + scratch.path(folder) + " " + flags);
+    EXPECT_EQ(run.exit_code, 0) << run.err;
+    EXPECT_EQ(run.err, "");
+    return read_file(scratch.path(folder + "/model.safetensors")).value();
+  };
+  const std::string first = weights_of("a", "--shape tiny --seed 1 --threads 1");
+  EXPECT_EQ(weights_of("b", "--shape tiny --seed 1 --threads 3"), first);
+  EXPECT_NE(weights_of("c", "--shape tiny --seed 2"), first);
+  EXPECT_EQ(weights_of("d", "--seed 1 --config " + scratch.path("a/config.json")), first);
+  EXPECT_GT(weights_of("e", "--shape tiny --dtype f32").size(), first.size() * 3 / 2);
+}
+
+TEST(Cli, MakeCheckpointLeavesNothingBehindWhenItFails) {
+  const Scratch scratch;
+  const std::string kept = scratch.file("kept", "text"), broken = scratch.file("config.json", "{");
+  const std::string too_small = scratch.file("small.json", R"({"architectures": ["LlamaForCausalLM"], "vocab_size": 200,
+      "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2})");
+  expect_failure(run_tandem("make-checkpoint --shape tiny"), 2, "dir");
+  expect_failure(run_tandem("make-checkpoint " + scratch.path("x")), 2, "--shape");
+  expect_failure(run_tandem("make-checkpoint --shape tiny --config " + broken + " " + scratch.path("x")), 2,
+                 "--config");
+  expect_failure(run_tandem("make-checkpoint --shape tiny --layers 0 " + scratch.path("x")), 2, "--layers");
+  expect_failure(run_tandem("make-checkpoint --shape gpt-5 " + scratch.path("x")), 1, "llama-3-8b");
+  expect_failure(run_tandem("make-checkpoint --shape tiny " + kept), 1, "exists");
+  expect_failure(run_tandem("make-checkpoint --config " + broken + " " + scratch.path("x")), 1, "config.json");
+  expect_failure(run_tandem("make-checkpoint --config " + too_small + " " + scratch.path("x")), 1, "200");
+  expect_failure(run_tandem("make-checkpoint --shape tiny " + scratch.path("none/x")), 1, "none/x");
+  std::size_t files = 0;
+  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(scratch.path(""))) ++files;
+  EXPECT_EQ(files, 3u);
+  EXPECT_EQ(read_file(kept).value(), "text");
 }
 
 TEST(Cli, WrongModelsAreNamed) {

@@ -6,6 +6,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "model/checkpoint/model_shapes.h"
 #include "model/checkpoint/random_checkpoint.h"
 #include "model/checkpoint/safetensors_writer.h"
 #include "tensor/tensor.h"
@@ -324,6 +325,35 @@ TEST(RandomCheckpoint, RefusesWhatItCannotMake) {
   }
 }
 
+TEST(RandomCheckpoint, ProgressIsTold) {
+  const TempDir dir;
+  ThreadPool pool(2);
+  std::uint64_t last = 0, all = 0;
+  const auto progress = [&](std::uint64_t done, std::uint64_t bytes) {
+    EXPECT_LE(last, done);
+    last = done, all = bytes;
+    return ok_status();
+  };
+  const std::string config_json = model_shape_config("tiny").value();
+  ASSERT_TRUE(make_random_checkpoint(config_json, DType::kBf16, 1, dir / "m", pool, progress).ok());
+  EXPECT_EQ(last, all);
+  EXPECT_EQ(all, static_cast<std::uint64_t>(Checkpoint::open(dir / "m")->bytes()));
+  const auto stop = [](std::uint64_t, std::uint64_t) { return Status(StatusCode::kCancelled, "enough"); };
+  EXPECT_EQ(make_random_checkpoint(config_json, DType::kBf16, 1, dir / "n", pool, stop).code(), StatusCode::kCancelled);
+  EXPECT_TRUE(std::filesystem::is_empty(dir / "n"));
+}
+
+TEST(RandomCheckpoint, LayersMayBeFewer) {
+  const auto config_of = [](const char* shape, std::int64_t layers) {
+    return parse_model_config(with_layers(*model_shape_config(shape), layers).value(), "", shape).value();
+  };
+  EXPECT_EQ(config_of("qwen3-30b-a3b", 2).L, 2);
+  const std::string windows = R"({"layer_types": ["full_attention", "sliding_attention"], "num_hidden_layers": 2})";
+  EXPECT_EQ(with_layers(windows, 1).value(), R"({"layer_types":["full_attention"],"num_hidden_layers":1})");
+  EXPECT_EQ(with_layers(windows, 3).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(with_layers("[]", 3).code(), StatusCode::kInvalidArgument);
+}
+
 TEST(RandomCheckpoint, NamedShapesHaveTheirParameterCounts) {
   const auto parameters = [](const char* shape) {
     const ModelConfig config = parse_model_config(*model_shape_config(shape), "", shape).value();
@@ -333,6 +363,9 @@ TEST(RandomCheckpoint, NamedShapesHaveTheirParameterCounts) {
   };
   EXPECT_EQ(parameters("llama-3.2-1b"), 1235814400);
   EXPECT_EQ(parameters("llama-3-8b"), 8030261248);
+  EXPECT_EQ(parameters("qwen3-8b"), 8190735360);
+  EXPECT_EQ(parameters("qwen3-30b-a3b"), 30532122624);
+  EXPECT_EQ(parameters("mixtral-8x7b"), 46702792704);
 }
 
 }  // namespace
