@@ -1,0 +1,48 @@
+#include <gtest/gtest.h>
+
+#include "kernels/linear/few_rows_sm90_plan.h"
+
+namespace tandem::kernels {
+namespace {
+
+// Any shape that is taken gets a plan whose tiles cover its rows and whose ring fits.
+TEST(LinearFewRowsPlan, CoversEveryRowAndFits) {
+  for (const std::int64_t T : {1, 2, 5, 8, 9, 16, 17, 31, 33, 64}) {
+    for (const std::int64_t K : {1, 63, 64, 100, 2048, 4096, 8192, 14336}) {
+      for (const std::int64_t N : {1, 7, 8, 9, 1024, 2048, 4096, 6144, 14336, 128256}) {
+        for (const int multiprocessors : {1, 2, 78, 132}) {
+          for (const bool is_pair : {false, true}) {
+            for (const bool keeps_x : {false, true}) {
+              if (keeps_x && few_rows_kept_bytes(T, K) > kFewRowsKeptBytesMax) continue;
+              const FewRowsPlan plan = plan_few_rows({T, K, N, is_pair, keeps_x}, multiprocessors);
+              const std::int64_t tile_rows = plan.warpgroups * plan.piece_rows;
+              EXPECT_GE(plan.tiles * tile_rows, N);
+              EXPECT_LT((plan.tiles - 1) * tile_rows, N);
+              EXPECT_TRUE(plan.piece_rows % 8 == 0 && plan.piece_rows <= 64);
+              EXPECT_LE(plan.blocks, multiprocessors);
+              EXPECT_GE(plan.tokens, T);
+              EXPECT_GE(plan.x_rows, T);
+              EXPECT_GE(plan.stages, 3);
+              EXPECT_LE(plan.stages, kFewRowsStagesMax);
+              EXPECT_TRUE(plan.slabs == 1 || K % kFewRowsSlab == 0);
+              EXPECT_EQ(plan.stage_bytes % 1024, 0);
+              EXPECT_LE(plan.shared_bytes, kFewRowsSharedBytes);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// The busiest block of a decode step's layers has at most 4 % more rows than an even share.
+TEST(LinearFewRowsPlan, SharesTheRowsEvenly) {
+  for (const std::int64_t N : {2048, 3072, 4096, 6144, 8192, 14336, 128256}) {
+    const FewRowsPlan plan = plan_few_rows({1, 4096, N, false, false}, 132);
+    const std::int64_t busiest = (plan.tiles + plan.blocks - 1) / plan.blocks * plan.warpgroups * plan.piece_rows * 132;
+    EXPECT_LE(static_cast<double>(busiest), 1.04 * static_cast<double>(N)) << N;
+  }
+}
+
+}  // namespace
+}  // namespace tandem::kernels
