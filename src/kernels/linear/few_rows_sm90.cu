@@ -34,8 +34,7 @@ Status launch_few_rows(const sm90::FewRowsArguments& arguments, device::Stream& 
                           .threads = sm90::kFewRowsThreads,
                           .shared_bytes = plan.shared_bytes,
                           .overlaps_previous = true};
-  return launch("linear", sm90::linear_few_rows_sm90_kernel < kTokens, kPair, kKeepsX, kPair ? 2 : 1 >, shape, stream,
-                arguments);
+  return launch("linear", sm90::linear_few_rows_sm90_kernel<kTokens, kPair, kKeepsX>, shape, stream, arguments);
 }
 
 }  // namespace
@@ -46,8 +45,7 @@ bool few_rows_sm90_takes(const LinearCall& call) {
   if (!is_copied_by_engine(call.weight, call.weight_stride)) return false;
   if (call.up != nullptr && !is_copied_by_engine(call.up, call.up_stride)) return false;
   if (call.x_is_bf16) return call.norm_weight == nullptr && is_copied_by_engine(call.x, call.x_stride);
-  return call.T <= kFewRowsKeptRowsMax && call.K <= kFewRowsKeptColumnsMax &&
-         few_rows_kept_bytes(call.T, call.K) <= kFewRowsKeptBytesMax;
+  return call.T <= kFewRowsKeptRowsMax && call.K <= kFewRowsKeptColumnsMax;
 }
 
 Status linear_few_rows_sm90(const LinearCall& call, device::Stream& stream) {
@@ -79,7 +77,7 @@ Status linear_few_rows_planned_sm90(const LinearCall& call, const FewRowsPlan& p
   if (!plan.keeps_x) arguments.x = TD_TRY(map_of(call.x, call.T, call.K, call.x_stride, plan.x_rows, plan.slabs));
 
   const auto launch_for = [&]<int kTokens>() {
-    if constexpr (kTokens <= kFewRowsKeptRowsMax) {
+    if constexpr (kTokens == 8) {
       if (plan.keeps_x) {
         return call.up != nullptr ? launch_few_rows<kTokens, true, true>(arguments, stream)
                                   : launch_few_rows<kTokens, false, true>(arguments, stream);

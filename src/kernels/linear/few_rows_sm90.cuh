@@ -67,6 +67,17 @@ __device__ __forceinline__ void multiply_rows(float (&d)[kN / 2], std::uint64_t 
   }
 }
 
+// True in one of a warp's lanes. As the condition of a branch it tells the compiler that what is in it is uniform.
+__device__ __forceinline__ bool elect_one() {
+  std::uint32_t is_elected;
+  asm volatile(
+      "{\n.reg .pred is;\n"
+      "elect.sync _|is, 0xffffffff;\n"
+      "selp.u32 %0, 1, 0, is;\n}\n"
+      : "=r"(is_elected));
+  return is_elected != 0;
+}
+
 // A box as load_box() has it, of bytes that are read once: they are the first to leave the L2 cache.
 __device__ __forceinline__ void load_box_once(std::uint32_t to, const CUtensorMap* map, std::uint64_t* barrier,
                                               int column, int row, int slab) {
@@ -78,22 +89,25 @@ __device__ __forceinline__ void load_box_once(std::uint32_t to, const CUtensorMa
       : "memory");
 }
 
-// operand(), by address.
-__device__ __forceinline__ std::uint64_t operand_of(std::uint32_t address) {
-  constexpr std::uint64_t kSwizzle128 = std::uint64_t{1} << 62, kEightRows = std::uint64_t{1024 >> 4} << 32;
-  return kSwizzle128 | kEightRows | std::uint64_t{1} << 16 | std::uint64_t{(address & 0x3ffff) >> 4};
+// An operand's low word, in which its address is counted in 16 bytes, and its high word.
+__device__ __forceinline__ std::uint64_t operand_of(std::uint32_t low, std::uint32_t high) {
+  std::uint64_t operand;
+  asm("mov.b64 %0, {%1, %2};" : "=l"(operand) : "r"(low), "r"(high));
+  return operand;
 }
-
-// Of x as it is kept: chunks of 8 columns, the rows of a chunk 16 bytes apart.
-__device__ __forceinline__ std::uint64_t operand_of_kept(std::uint32_t address, int chunk_bytes) {
-  constexpr std::uint64_t kEightRows = std::uint64_t{128 >> 4} << 32;
-  return kEightRows | static_cast<std::uint64_t>(chunk_bytes >> 4) << 16 | std::uint64_t{(address & 0x3ffff) >> 4};
+// Slabs in the 128-byte swizzle, eight rows 1024 bytes from the next eight.
+inline constexpr std::uint32_t kSwizzledHigh = std::uint32_t{1} << 30 | 1024 >> 4;
+__device__ __forceinline__ std::uint32_t swizzled_low(std::uint32_t address) { return address >> 4 | 1 << 16; }
+// x as it is kept: chunks of 8 columns, the rows of a chunk 16 bytes apart.
+inline constexpr std::uint32_t kKeptHigh = 128 >> 4;
+__device__ __forceinline__ std::uint32_t kept_low(std::uint32_t address, std::uint32_t chunk_bytes) {
+  return address >> 4 | chunk_bytes >> 4 << 16;
 }
 
 // Shared memory of a block.
 struct FewRowsShared {
   std::uint64_t full[kFewRowsStagesMax], empty[kFewRowsStagesMax];
-  float of_warps[2][4][kNormWarps];  // a few rows' sums of squares, by warp; the next rows' elsewhere
+  float of_warps[kFewRowsKeptRowsMax][kNormWarps];  // sums of squares
 };
 static_assert(sizeof(FewRowsShared) <= kFewRowsFixedBytes - 1024);
 
@@ -155,6 +169,8 @@ __device__ __forceinline__ void copy_weights(const FewRowsArguments& arguments, 
     load_weights(tile, step, stage);
     next();
   }
+  // The next kernel's first weights should follow this one's last.
+  if (tile >= plan.tiles) start_next();
   wait_for_previous();
   if constexpr (!kKeepsX) {
     fence_async();
@@ -166,16 +182,19 @@ __device__ __forceinline__ void copy_weights(const FewRowsArguments& arguments, 
     load_weights(tile, step, cursor.stage);
     load_x(step, cursor.stage);
     next();
+    if (tile >= plan.tiles) start_next();
     cursor.advance(plan.stages);
   }
 }
 
-// kRows rows of x from `first` on as bf16, normalised if they are to be, into shared memory (few_rows_chunk_bytes). A
-// thread holds its elements of all of them between the sum of squares and the product.
+// x, of at most kRows rows, as bf16, normalised if it is to be, into shared memory (few_rows_chunk_bytes). A thread
+// holds its elements of all rows between the sum of squares and the product: one wait for memory.
 template <int kRows>
-__device__ __forceinline__ void keep_some_rows(const FewRowsArguments& arguments, FewRowsShared& shared,
-                                               std::byte* kept, int first, bool is_aligned) {
-  constexpr int kEach = 8 / kRows;
+__device__ __forceinline__ void keep_rows(const FewRowsArguments& arguments, FewRowsShared& shared, std::byte* kept) {
+  constexpr int kEach = kFewRowsKeptColumnsMax / (4 * kNormThreads);
+  const bool is_aligned = arguments.K % 4 == 0 && arguments.x_stride % 4 == 0 &&
+                          (reinterpret_cast<std::uintptr_t>(arguments.x_f32) & 15) == 0 &&
+                          (reinterpret_cast<std::uintptr_t>(arguments.norm_weight) & 15) == 0;
   const int member = static_cast<int>(threadIdx.x), K = arguments.K;
   const bool has_norm = arguments.norm_weight != nullptr;
   float4 values[kRows][kEach];
@@ -195,9 +214,13 @@ __device__ __forceinline__ void keep_some_rows(const FewRowsArguments& arguments
   for (int j = 0; j < kEach; ++j) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      values[r][j] = load(arguments.x_f32 + (first + r) * arguments.x_stride, 4 * member + 4 * kNormThreads * j,
-                          first + r < arguments.T);
+      values[r][j] = load(arguments.x_f32 + r * arguments.x_stride, 4 * member + 4 * kNormThreads * j, r < arguments.T);
     }
+  }
+  float4 gains[kEach];
+#pragma unroll
+  for (int j = 0; j < kEach; ++j) {
+    gains[j] = has_norm ? load(arguments.norm_weight, 4 * member + 4 * kNormThreads * j, true) : float4{};
   }
   if (has_norm) {
 #pragma unroll
@@ -211,14 +234,14 @@ __device__ __forceinline__ void keep_some_rows(const FewRowsArguments& arguments
         sum = __fmaf_rn(values[r][j].w, values[r][j].w, sum);
       }
       sum = norm_warp_sum(sum);
-      if (member % 32 == 0) shared.of_warps[first / kRows % 2][r][member / 32] = sum;
+      if (member % 32 == 0) shared.of_warps[r][member / 32] = sum;
     }
     named_sync(1, kNormThreads);
   }
   float scales[kRows];
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    scales[r] = has_norm ? norm_scale(shared.of_warps[first / kRows % 2][r], K, arguments.norm_eps) : 1.0f;
+    scales[r] = has_norm ? norm_scale(shared.of_warps[r], K, arguments.norm_eps) : 1.0f;
   }
   const int columns = (K + kFewRowsSlab - 1) / kFewRowsSlab * kFewRowsSlab;
   const int chunk_bytes = arguments.plan.chunk_bytes;
@@ -226,10 +249,10 @@ __device__ __forceinline__ void keep_some_rows(const FewRowsArguments& arguments
   for (int j = 0; j < kEach; ++j) {
     const int k = 4 * member + 4 * kNormThreads * j;
     if (k >= columns) break;
-    const float4 gain = has_norm ? load(arguments.norm_weight, k, true) : float4{};
+    const float4 gain = gains[j];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      if (first + r >= arguments.T) break;
+      if (r >= arguments.T) break;
       float4 value = values[r][j];
       if (has_norm) {
         // Past the end zero, whatever the row's scale is.
@@ -239,21 +262,8 @@ __device__ __forceinline__ void keep_some_rows(const FewRowsArguments& arguments
         value.w = k + 3 < K ? normalised(value.w, scales[r], gain.w, arguments.norm_offset) : 0.0f;
       }
       const uint2 packed = {pack<__nv_bfloat16>(value.x, value.y), pack<__nv_bfloat16>(value.z, value.w)};
-      *reinterpret_cast<uint2*>(kept + k / 8 * chunk_bytes + 16 * (first + r) + k % 8 * 2) = packed;
+      *reinterpret_cast<uint2*>(kept + k / 8 * chunk_bytes + 16 * r + k % 8 * 2) = packed;
     }
-  }
-}
-
-__device__ __forceinline__ void keep_rows(const FewRowsArguments& arguments, FewRowsShared& shared, std::byte* kept) {
-  const bool is_aligned = arguments.K % 4 == 0 && arguments.x_stride % 4 == 0 &&
-                          (reinterpret_cast<std::uintptr_t>(arguments.x_f32) & 15) == 0 &&
-                          (reinterpret_cast<std::uintptr_t>(arguments.norm_weight) & 15) == 0;
-  if (arguments.K > 4096) {
-    for (int first = 0; first < arguments.T; ++first) keep_some_rows<1>(arguments, shared, kept, first, is_aligned);
-  } else if (arguments.K > 2048) {
-    for (int first = 0; first < arguments.T; first += 2) keep_some_rows<2>(arguments, shared, kept, first, is_aligned);
-  } else {
-    for (int first = 0; first < arguments.T; first += 4) keep_some_rows<4>(arguments, shared, kept, first, is_aligned);
   }
   fence_async_shared();
   named_sync(1, kNormThreads);
@@ -268,109 +278,151 @@ __device__ __forceinline__ void store_output(const FewRowsArguments& arguments, 
   }
 }
 
-// Sums of a thread: of rows `n` and n + 8, tokens 8 j + 2 (lane % 4) and the next.
-template <int kTokens, bool kPair, int kPieces>
-__device__ __forceinline__ void finish_tile(const FewRowsArguments& arguments, std::int64_t tile, int warpgroup,
-                                            const float (&sums)[kPieces][kTokens / 2]) {
-  const FewRowsPlan& plan = arguments.plan;
-  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) % 128 / 32;
-#pragma unroll
-  for (int piece = 0; piece < (kPair ? 1 : kPieces); ++piece) {
-    const std::int64_t begin =
-        (tile * plan.warpgroups * (kPair ? 1 : kPieces) + warpgroup * (kPair ? 1 : kPieces) + piece) * plan.piece_rows;
+// What a thread has of a piece's sums [4 j + 2 half + i]: weight rows row_of(half) of the piece, tokens token_of(j, i).
+__device__ __forceinline__ int row_of(int half) {
+  return static_cast<int>(threadIdx.x) % 128 / 32 * 16 + 8 * half + static_cast<int>(threadIdx.x) % 32 / 4;
+}
+__device__ __forceinline__ int token_of(int j, int i) { return 8 * j + 2 * (static_cast<int>(threadIdx.x) % 4) + i; }
+
+// What is added to a thread's sums; asked for before they are made, since y may be where it lies.
+template <int kTokens>
+struct FewRowsAdded {
+  float bias[2], residual[kTokens / 2];
+
+  __device__ __forceinline__ void load(const FewRowsArguments& arguments, std::int64_t begin) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int row = 16 * warp + 8 * half + lane / 4;
-      const std::int64_t n = begin + row;
-      if (row >= plan.piece_rows || n >= arguments.N) continue;
-      const float bias = arguments.bias != nullptr ? arguments.bias[n] : 0.0f;
+      const std::int64_t n = begin + row_of(half);
+      const bool is_row = row_of(half) < arguments.plan.piece_rows && n < arguments.N;
+      bias[half] = is_row && arguments.bias != nullptr ? arguments.bias[n] : 0.0f;
+      const float* const from = arguments.residual + n;
 #pragma unroll
       for (int j = 0; j < kTokens / 8; ++j) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          const int t = 8 * j + 2 * (lane % 4) + i;
-          if (t >= arguments.T) continue;
-          const float sum = sums[piece][4 * j + 2 * half + i];
-          if constexpr (kPair) {
-            store_output(arguments, t, n, finish_pair_any(arguments.activation, sum, sums[1][4 * j + 2 * half + i]));
-          } else {
-            const float residual =
-                arguments.residual != nullptr ? arguments.residual[t * arguments.residual_stride + n] : 0.0f;
-            store_output(arguments, t, n,
-                         finish_sum(sum, bias, arguments.bias != nullptr, arguments.alpha, residual,
-                                    arguments.residual != nullptr));
-          }
+          const int t = token_of(j, i);
+          const bool is_added = is_row && t < arguments.T && arguments.residual != nullptr;
+          residual[4 * j + 2 * half + i] = is_added ? from[t * arguments.residual_stride] : 0.0f;
+        }
+      }
+    }
+  }
+};
+
+template <int kTokens, bool kPair>
+__device__ __forceinline__ void finish_tile(const FewRowsArguments& arguments, std::int64_t begin,
+                                            const float (&sums)[kPair ? 2 : 1][kTokens / 2],
+                                            const FewRowsAdded<kTokens>& added) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const std::int64_t n = begin + row_of(half);
+    const bool is_row = row_of(half) < arguments.plan.piece_rows && n < arguments.N;
+#pragma unroll
+    for (int j = 0; j < kTokens / 8; ++j) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int t = token_of(j, i), at = 4 * j + 2 * half + i;
+        if (!is_row || t >= arguments.T) continue;
+        if constexpr (kPair) {
+          store_output(arguments, t, n, finish_pair_any(arguments.activation, sums[0][at], sums[1][at]));
+        } else {
+          store_output(arguments, t, n,
+                       finish_sum(sums[0][at], added.bias[half], arguments.bias != nullptr, arguments.alpha,
+                                  added.residual[at], arguments.residual != nullptr));
         }
       }
     }
   }
 }
 
-template <int kTokens, bool kPair, bool kKeepsX, int kPieces>
-__device__ __forceinline__ void multiply_tiles(const FewRowsArguments& arguments, FewRowsShared& shared,
-                                               std::uint32_t kept, std::uint32_t ring, int warpgroup) {
+// How many steps of this block come before the last ones that fit into the ring.
+__device__ __forceinline__ int steps_before_next(const FewRowsArguments& arguments) {
   const FewRowsPlan& plan = arguments.plan;
   const int slabs_all = (arguments.K + kFewRowsSlab - 1) / kFewRowsSlab;
-  // In a stage: a piece's slabs, the next piece's, then x's.
-  const std::uint32_t piece_slab_bytes = static_cast<std::uint32_t>(plan.piece_rows) * 128;
-  const std::uint32_t piece_bytes = piece_slab_bytes * static_cast<std::uint32_t>(plan.slabs);
-  const std::uint32_t x_slab_bytes = static_cast<std::uint32_t>(plan.x_rows) * 128;
-  const std::uint32_t chunk_bytes = static_cast<std::uint32_t>(plan.chunk_bytes);
-  const std::uint32_t x_step = kKeepsX ? 2 * chunk_bytes : 32;  // bytes from 16 columns of x to the next
-  const std::uint32_t weights_at = static_cast<std::uint32_t>(warpgroup * kPieces) * piece_bytes;
-  const std::uint32_t x_at = static_cast<std::uint32_t>(plan.warpgroups * kPieces) * piece_bytes;
+  const int tiles = static_cast<int>((plan.tiles - blockIdx.x + gridDim.x - 1) / gridDim.x);
+  return max(0, tiles * ((slabs_all + plan.slabs - 1) / plan.slabs) - plan.stages);
+}
+
+template <int kTokens, bool kPair, bool kKeepsX>
+__device__ __forceinline__ void multiply_tiles(const FewRowsArguments& arguments, FewRowsShared& shared,
+                                               std::uint32_t kept, std::uint32_t ring, int warpgroup) {
+  constexpr int kPieces = kPair ? 2 : 1;
+  const FewRowsPlan& plan = arguments.plan;
+  const int slabs_all = (arguments.K + kFewRowsSlab - 1) / kFewRowsSlab;
+  // In a stage: a piece's slabs, the next piece's, then x's. All in units of 16 bytes.
+  const std::uint32_t piece_slab = static_cast<std::uint32_t>(plan.piece_rows) * 8;
+  const std::uint32_t piece = piece_slab * static_cast<std::uint32_t>(plan.slabs);
+  const std::uint32_t stage = static_cast<std::uint32_t>(plan.stage_bytes) / 16;
+  const std::uint32_t chunk = static_cast<std::uint32_t>(plan.chunk_bytes) / 16;
+  const std::uint32_t x_slab = kKeepsX ? 8 * chunk : static_cast<std::uint32_t>(plan.x_rows) * 8;
+  const std::uint32_t x_step = kKeepsX ? 2 * chunk : 2;  // from 16 columns of x to the next
+  const std::uint32_t weights_low = swizzled_low(ring) + static_cast<std::uint32_t>(warpgroup * kPieces) * piece;
+  const std::uint32_t x_low = kKeepsX
+                                  ? kept_low(kept, 16 * chunk)
+                                  : swizzled_low(ring) + static_cast<std::uint32_t>(plan.warpgroups * kPieces) * piece;
+  constexpr std::uint32_t kXHigh = kKeepsX ? kKeptHigh : kSwizzledHigh;
   const bool is_first = threadIdx.x % 128 == 0;
   StageCursor cursor;
+  // When what the ring holds is all that is left, the next kernel's first weights may follow.
+  int steps_to_next = steps_before_next(arguments);
+  if (steps_to_next == 0) start_next();
   for (std::int64_t tile = blockIdx.x; tile < plan.tiles; tile += gridDim.x) {
+    const std::int64_t begin = (tile * plan.warpgroups + warpgroup) * plan.piece_rows;
+    FewRowsAdded<kTokens> added;
+    if constexpr (!kPair) added.load(arguments, begin);
     float sums[kPieces][kTokens / 2];
 #pragma unroll
-    for (int piece = 0; piece < kPieces; ++piece) {
+    for (int p = 0; p < kPieces; ++p) {
 #pragma unroll
-      for (int i = 0; i < kTokens / 2; ++i) sums[piece][i] = 0.0f;
+      for (int i = 0; i < kTokens / 2; ++i) sums[p][i] = 0.0f;
     }
     int previous = -1;
     for (int slab = 0; slab < slabs_all;) {
-      barrier_wait(&shared.full[cursor.stage], cursor.parity);
-      const std::uint32_t at = ring + static_cast<std::uint32_t>(cursor.stage * plan.stage_bytes);
+      const std::uint32_t at = static_cast<std::uint32_t>(cursor.stage) * stage;
+      std::uint32_t weights = weights_low + at;
+      std::uint32_t x = kKeepsX ? x_low + static_cast<std::uint32_t>(slab) * x_slab : x_low + at;
       const int slabs = min(plan.slabs, slabs_all - slab);
-      for (int i = 0; i < slabs; ++i, ++slab) {
-        const std::uint64_t x = kKeepsX ? operand_of_kept(kept + static_cast<std::uint32_t>(slab) * 8 * chunk_bytes,
-                                                          static_cast<int>(chunk_bytes))
-                                        : operand_of(at + x_at + static_cast<std::uint32_t>(i) * x_slab_bytes);
-        std::uint64_t weights[kPieces];
-#pragma unroll
-        for (int piece = 0; piece < kPieces; ++piece) {
-          weights[piece] = operand_of(at + weights_at + static_cast<std::uint32_t>(piece) * piece_bytes +
-                                      static_cast<std::uint32_t>(i) * piece_slab_bytes);
-        }
+      slab += slabs;
+      barrier_wait(&shared.full[cursor.stage], cursor.parity);
+      const auto multiply_slab = [&] {
         product_fence();
 #pragma unroll
         for (int k = 0; k < kFewRowsSlab / 16; ++k) {
 #pragma unroll
-          for (int piece = 0; piece < kPieces; ++piece) {
-            multiply_rows<kTokens>(sums[piece], operand_at(weights[piece], 32 * k), operand_at(x, k * x_step));
+          for (int p = 0; p < kPieces; ++p) {
+            multiply_rows<kTokens>(sums[p],
+                                   operand_of(weights + static_cast<std::uint32_t>(p) * piece + 2 * k, kSwizzledHigh),
+                                   operand_of(x + k * x_step, kXHigh));
           }
         }
-      }
-      product_commit();
+        product_commit();
+      };
+      multiply_slab();
+      // The stage before this one is free once only this slab is still being multiplied.
       product_wait<1>();
       if (is_first && previous >= 0) barrier_arrive(&shared.empty[previous]);
+      for (int i = 1; i < slabs; ++i) {
+        weights += piece_slab;
+        x += x_slab;
+        multiply_slab();
+      }
       previous = cursor.stage;
       cursor.advance(plan.stages);
+      if (--steps_to_next == 0) start_next();
     }
     product_wait<0>();
 #pragma unroll
-    for (int piece = 0; piece < kPieces; ++piece) product_touch(sums[piece]);
+    for (int p = 0; p < kPieces; ++p) product_touch(sums[p]);
     if (is_first) barrier_arrive(&shared.empty[previous]);
-    finish_tile<kTokens, kPair, kPieces>(arguments, tile, warpgroup, sums);
+    finish_tile<kTokens, kPair>(arguments, begin, sums, added);
   }
 }
 
 inline constexpr int kFewRowsThreads = 128 * kFewRowsWarpgroups + 32;
 static_assert(128 * kFewRowsWarpgroups == kNormThreads);
 
-template <int kTokens, bool kPair, bool kKeepsX, int kPieces>
-__global__ void __launch_bounds__(kFewRowsThreads, 2)
+template <int kTokens, bool kPair, bool kKeepsX>
+__global__ void __launch_bounds__(kFewRowsThreads, kKeepsX ? 1 : 2)
     linear_few_rows_sm90_kernel(const __grid_constant__ FewRowsArguments arguments) {
   extern __shared__ std::byte raw[];
   std::byte* const base = raw + (1024 - shared_address(raw) % 1024) % 1024;
@@ -381,8 +433,12 @@ __global__ void __launch_bounds__(kFewRowsThreads, 2)
   // The same in all lanes, and known to be: products may not lie where a warp could split.
   const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
 
-  start_next();
+  // Nobody fits beside a block that has all memory: the next kernel's may as well wait at the door.
+  if (plan.has_all_memory) start_next();
   if (threadIdx.x == 128 * kFewRowsWarpgroups) {
+    prefetch_map(&arguments.weight);
+    if constexpr (kPair) prefetch_map(&arguments.up);
+    if constexpr (!kKeepsX) prefetch_map(&arguments.x);
     for (int stage = 0; stage < plan.stages; ++stage) {
       barrier_init(&shared.full[stage], 1);
       barrier_init(&shared.empty[stage], static_cast<std::uint32_t>(plan.warpgroups));
@@ -391,7 +447,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 2)
   }
   __syncthreads();
   if (warpgroup == kFewRowsWarpgroups) {
-    if (threadIdx.x == 128 * kFewRowsWarpgroups) {
+    if (elect_one()) {
       copy_weights<kPair, kKeepsX>(arguments, shared, ring);
     } else {
       wait_for_previous();
@@ -399,9 +455,15 @@ __global__ void __launch_bounds__(kFewRowsThreads, 2)
     return;
   }
   wait_for_previous();
-  if constexpr (kKeepsX) keep_rows(arguments, shared, kept);
+  if constexpr (kKeepsX) {
+    if (arguments.T == 1) {
+      keep_rows<1>(arguments, shared, kept);
+    } else {
+      keep_rows<kFewRowsKeptRowsMax>(arguments, shared, kept);
+    }
+  }
   if (warpgroup < plan.warpgroups) {
-    multiply_tiles<kTokens, kPair, kKeepsX, kPieces>(arguments, shared, shared_address(kept), ring, warpgroup);
+    multiply_tiles<kTokens, kPair, kKeepsX>(arguments, shared, shared_address(kept), ring, warpgroup);
   }
 }
 

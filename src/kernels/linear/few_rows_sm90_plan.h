@@ -18,6 +18,7 @@ struct FewRowsPlan {
   int chunk_bytes = 0, kept_bytes = 0;  // if it is kept
   int slabs = 1, stages = 0;
   int blocks = 1;
+  bool has_all_memory = false;  // of its multiprocessor: no other block beside it
   std::int64_t tiles = 0;
   int slab_bytes = 0, stage_bytes = 0, shared_bytes = 0;
 };
@@ -31,9 +32,12 @@ inline constexpr int kFewRowsSlabsMax = 8;
 // fewer than 64 rows reads past its piece, to no effect.
 inline constexpr int kFewRowsFixedBytes = 2048;  // 1024 of them to begin on a multiple of 1024
 inline constexpr int kFewRowsPastBytes = (64 - 8) * 128;
-// Two blocks of this size share a multiprocessor, so that the next layer's weights arrive while this one ends.
-inline constexpr int kFewRowsSharedBytes = 228 * 1024 / 2 - 1024;
-inline constexpr int kFewRowsKeptBytesMax = 40 * 1024, kFewRowsKeptRowsMax = 16, kFewRowsKeptColumnsMax = 8192;
+// Two blocks of half of it share a multiprocessor, so that the next layer's weights arrive while this one ends. A
+// block with much to read does better with all of it.
+inline constexpr int kFewRowsSharedBytesHalf = 228 * 1024 / 2 - 1024, kFewRowsSharedBytesAll = 227 * 1024;
+inline constexpr std::int64_t kFewRowsMuchToRead = 512 * 1024;
+// x is kept up to here; for more rows, making it in every block takes longer than making it once before.
+inline constexpr std::int64_t kFewRowsKeptRowsMax = 4, kFewRowsKeptColumnsMax = 4096;
 
 constexpr int few_rows_x_rows(std::int64_t T) { return static_cast<int>((T + 7) / 8 * 8); }
 // x, if it is kept, lies in chunks of 8 columns, 16 bytes to a row, the chunks an odd number of rows apart (so that
@@ -63,7 +67,7 @@ inline bool fit_stages(FewRowsPlan& plan, const FewRowsShape& shape, int stage_b
   return plan.stages >= 3;
 }
 
-// Any shape whose x, if it is kept, has at most kFewRowsKeptBytesMax.
+// Any shape that few_rows_sm90_takes().
 inline FewRowsPlan plan_few_rows(const FewRowsShape& shape, int multiprocessors) {
   FewRowsPlan best;
   std::int64_t best_cost = 0;
@@ -79,11 +83,17 @@ inline FewRowsPlan plan_few_rows(const FewRowsShape& shape, int multiprocessors)
       plan.piece_rows = 8 * height;
       plan.tiles = (eights + warpgroups * height - 1) / (warpgroups * height);
       plan.blocks = static_cast<int>(std::min<std::int64_t>(plan.tiles, multiprocessors));
-      if (!fit_stages(plan, shape, 12 * 1024, kFewRowsSharedBytes)) continue;
+      const std::int64_t tiles = (plan.tiles + multiprocessors - 1) / multiprocessors;  // of the busiest block
+      const std::int64_t rows = tiles * warpgroups * plan.pieces * plan.piece_rows;
+      plan.has_all_memory = plan.keeps_x || shape.T > 32 || rows * shape.K * 2 > kFewRowsMuchToRead;
+      // A stage costs a little whatever its size, most where there are many tokens.
+      const int stage_bytes = (shape.T > 32 || (shape.T > 16 && plan.has_all_memory) ? 38 : 20) * 1024;
+      const bool fits =
+          fit_stages(plan, shape, stage_bytes, plan.has_all_memory ? kFewRowsSharedBytesAll : kFewRowsSharedBytesHalf);
+      if (!fits) continue;
       // What the busiest block reads: weights from memory, and x, for every tile again, from the L2 cache (or, of x
       // that is kept, what beginning a tile costs).
-      const std::int64_t tiles = (plan.tiles + multiprocessors - 1) / multiprocessors;
-      const std::int64_t cost = tiles * (2 * plan.pieces * warpgroups * height + (plan.keeps_x ? 1 : plan.x_rows / 8));
+      const std::int64_t cost = 2 * rows + tiles * (plan.keeps_x ? 8 : plan.x_rows);
       if (best_cost == 0 || cost < best_cost) {
         best_cost = cost;
         best = plan;

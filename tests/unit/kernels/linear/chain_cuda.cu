@@ -96,6 +96,10 @@ __device__ void fill_slab(std::byte* slab, const Bits& from, std::int64_t row, i
   }
 }
 
+__device__ std::uint64_t slab_operand(const std::byte* slab) {
+  return sm90::operand_of(sm90::swizzled_low(sm90::shared_address(slab)), sm90::kSwizzledHigh);
+}
+
 template <int kN, bool kRegisters>
 __global__ void __launch_bounds__(128) group_chain(Bits w, Bits x, float* out) {
   extern __shared__ std::byte raw[];
@@ -121,15 +125,14 @@ __global__ void __launch_bounds__(128) group_chain(Bits w, Bits x, float* out) {
       sm90::product_fence();
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        sm90::multiply<__nv_bfloat16, kN, false>(
-            sums, a[i], sm90::operand_at(sm90::operand_of(sm90::shared_address(right)), 32 * i), 1);
+        sm90::multiply<__nv_bfloat16, kN, false>(sums, a[i], sm90::operand_at(slab_operand(right), 32 * i), 1);
       }
     } else {
       sm90::product_fence();
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        sm90::multiply_rows<kN>(sums, sm90::operand_at(sm90::operand_of(sm90::shared_address(left)), 32 * i),
-                                sm90::operand_at(sm90::operand_of(sm90::shared_address(right)), 32 * i));
+        sm90::multiply_rows<kN>(sums, sm90::operand_at(slab_operand(left), 32 * i),
+                                sm90::operand_at(slab_operand(right), 32 * i));
       }
     }
     sm90::product_commit();
