@@ -29,8 +29,8 @@ struct LaunchShape {
   int shared_bytes = 0;
   // The kernel may start while the one before it on the stream still runs, once each of that one's blocks has called
   // start_next() or ended. Such a kernel calls wait_for_previous() in every thread, whatever its work, before it ends
-  // and before it reads what others wrote or writes anything: that one has then ended, and by the same rule all those
-  // before it.
+  // and before it writes anything or reads what others wrote: that one has then ended, and by the same rule all those
+  // before it. Earlier it may read what the kernel just before it never writes, as weights.
   bool overlaps_previous = false;
 };
 

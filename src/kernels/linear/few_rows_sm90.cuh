@@ -3,12 +3,13 @@
 //   y^T[n,t] = sum over k of W[n,k] x[t,k]: the weights are the products' left side, 64 rows at a time (fewer are
 //   used, the others read what lies behind and are dropped), the tokens the right side, 8 to 64 of them.
 //
-//   1 warp          copies weights (and x, if it is bf16 and has no norm) through a ring of stages
+//   1 warp          copies weights (and x, if it is bf16) through a ring of stages
 //   2 warpgroups    multiply what has arrived, k ascending, one f32 accumulator an output; before that, normalise and
 //                   round x if it is f32
 //
-// The weights do not depend on the kernel before this one, so their first stages are asked for at once; everything
-// else waits for it to end (wait_for_previous).
+// The weights do not depend on the kernel before this one (which must not write them), so their first stages are asked
+// for at once; everything else waits for it to end (wait_for_previous).
+// Bound    bytes 2 N K: memory bound up to T = 64. Measured: docs/kernels/linear_cuda.md
 #pragma once
 
 #include <cuda_bf16.h>
