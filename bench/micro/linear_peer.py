@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
-"""torch.matmul (cuBLAS) on the layers that bench_linear_few_rows measures: CUDA graphs of many launches in a row, each with weights of
-its own. A gated pair is one product of both matrices here, without what follows it. Prints the same table."""
+"""torch.matmul (cuBLAS) on the layers that bench_linear_few_rows measures: CUDA graphs of many launches in a row, each with
+weights of its own. A gated pair is one product of both matrices here, without what follows it. Prints the same table.
+
+    linear_peer.py [PART OF A LAYER'S NAME]
+"""
 
 import sys
 
@@ -40,7 +43,8 @@ def main():
                 times.append(begin.elapsed_time(end) * 1e3 / copies)
             us = sorted(times[2:])[4]
             gbs = 2 * k * n / us * 1e-3
-            print(f"{name:<12} T {t:>2} {us:>9.2f} us {gbs:>6.0f} GB/s  {100 * gbs / FLOOR_GBS:>5.1f} % of the floor", flush=True)
+            share = 100 * gbs / FLOOR_GBS
+            print(f"{name:<12} T {t:>2} {us:>9.2f} us {gbs:>6.0f} GB/s  {share:>5.1f} % of the floor", flush=True)
         del weights
 
 
