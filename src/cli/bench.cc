@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <map>
 
 #include "base/cpu.h"
 #include "base/json.h"
@@ -40,14 +41,18 @@ Result<Ceilings> measure_ceilings(ModelHost& host) {
 }
 
 struct Measurement {
-  double prefill_s = 0;      // from submission to the last sequence's first token
-  double decode_step_s = 0;  // between steps once every sequence decodes
+  double prefill_s = 0;                    // from submission to the last sequence's first token
+  double decode_step_s = 0;                // between steps once every sequence decodes
+  double all_s = 0;                        // from submission to the last sequence's last token
+  std::vector<double> first_s, between_s;  // to each sequence's first token; between tokens of one sequence
 };
 
-double median(std::vector<double> values) {
+double quantile(std::vector<double> values, double q) {
+  if (values.empty()) return 0.0;
   std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
+  return values[static_cast<std::size_t>(q * static_cast<double>(values.size() - 1) + 0.5)];
 }
+double median(const std::vector<double>& values) { return quantile(values, 0.5); }
 
 double seconds_since(const Clock& clock, TimePoint begin) {
   return static_cast<double>(clock.now().ns - begin.ns) * 1e-9;
@@ -78,23 +83,29 @@ Result<Measurement> measure(const BenchFlags& flags, engine::Engine& engine, std
   for (engine::Request& request : requests) TD_TRY(engine.submit(std::move(request), queue));
   std::int64_t started = 0, finished = 0, tokens_after = 0;
   Measurement result;
-  std::vector<engine::RequestId> seen;
+  std::map<engine::RequestId, TimePoint> last_token;
   TimePoint all_started;
   while (finished < batch) {
     for (const engine::TokenEvent& event : queue->take(std::chrono::milliseconds(200))) {
       if (event.finish == engine::FinishReason::kError) return event.error;
       if (started == batch) tokens_after += static_cast<std::int64_t>(event.tokens.size());
-      if (std::find(seen.begin(), seen.end(), event.request) == seen.end()) {
-        seen.push_back(event.request);
+      const TimePoint now = clock.now();
+      const auto [last, is_first] = last_token.try_emplace(event.request, now);
+      if (is_first) {
+        result.first_s.push_back(seconds_since(clock, begin));
         if (++started == batch) {
-          all_started = clock.now();
+          all_started = now;
           result.prefill_s = seconds_since(clock, begin);
         }
+      } else {
+        result.between_s.push_back(static_cast<double>(now.ns - last->second.ns) * 1e-9);
+        last->second = now;
       }
       if (event.finish != engine::FinishReason::kNone) ++finished;
     }
     if (interrupt_flag().load()) return Status(StatusCode::kCancelled, "interrupted");
   }
+  result.all_s = seconds_since(clock, begin);
   if (tokens_after == 0) return invalid_argument("no tokens to time; raise --output-tokens");
   result.decode_step_s =
       seconds_since(clock, all_started) * static_cast<double>(batch) / static_cast<double>(tokens_after);
@@ -193,13 +204,16 @@ Status bench(const BenchFlags& flags) {
     const double flops = B * prefill_flops(*host, cost, static_cast<double>(flags.prompt_tokens));
     const double context = static_cast<double>(flags.prompt_tokens) + static_cast<double>(flags.output_tokens) / 2;
     const double step_bytes = cost.weight_bytes + B * context * cost.kv_bytes_per_token;
-    std::vector<double> prefill_s, step_s, peaks, reads, of_peak, of_read;
+    std::vector<double> prefill_s, step_s, all_s, first_s, between_s, peaks, reads, of_peak, of_read;
     for (int repeat = 0; repeat < flags.repeats; ++repeat) {
       const Ceilings before = TD_TRY(measure_ceilings(*host));
       const Measurement once = TD_TRY(measure(flags, engine, host->config().V, batch, ++key));
       const Ceilings after = TD_TRY(measure_ceilings(*host));
       prefill_s.push_back(once.prefill_s);
       step_s.push_back(once.decode_step_s);
+      all_s.push_back(once.all_s);
+      first_s.insert(first_s.end(), once.first_s.begin(), once.first_s.end());
+      between_s.insert(between_s.end(), once.between_s.begin(), once.between_s.end());
       peaks.push_back((before.flops_per_s + after.flops_per_s) / 2);
       reads.push_back((before.read_bytes_per_s + after.read_bytes_per_s) / 2);
       of_peak.push_back(flops / once.prefill_s / peaks.back());
@@ -207,6 +221,7 @@ Status bench(const BenchFlags& flags) {
     }
     const double prefill_tokens_per_s = B * static_cast<double>(flags.prompt_tokens) / median(prefill_s);
     const double decode_tokens_per_s = B / median(step_s);
+    const double output_tokens_per_s = B * static_cast<double>(flags.output_tokens) / median(all_s);
     if (flags.json) {
       fmt::print("{}\n", to_json_text(json::object{
                              {"op", "engine"},
@@ -222,12 +237,22 @@ Status bench(const BenchFlags& flags) {
                              {"prefill_of_peak", median(of_peak)},
                              {"decode_tokens_per_s", decode_tokens_per_s},
                              {"decode_of_read", median(of_read)},
+                             {"output_tokens_per_s", output_tokens_per_s},
+                             {"first_token_s_p50", median(first_s)},
+                             {"first_token_s_p99", quantile(first_s, 0.99)},
+                             {"between_tokens_s_p50", median(between_s)},
+                             {"between_tokens_s_p99", quantile(between_s, 0.99)},
                          }));
     } else {
       fmt::print("{:>5} {:>6} {:>6} | {:>11.1f} {:>8.0f} {:>8.0f} {:>6.1f}% | {:>10.2f} {:>8.1f} {:>8.1f} {:>6.1f}%\n",
                  batch, flags.prompt_tokens, flags.output_tokens, prefill_tokens_per_s,
                  flops / median(prefill_s) * 1e-9, median(peaks) * 1e-9, 100 * median(of_peak), decode_tokens_per_s,
                  step_bytes / median(step_s) * 1e-9, median(reads) * 1e-9, 100 * median(of_read));
+      fmt::print(
+          "{:>21} all in all {:.1f} output t/s; first token {:.1f} / {:.1f} ms, between tokens {:.3f} / {:.3f} ms "
+          "(p50 / p99)\n",
+          "", output_tokens_per_s, 1e3 * median(first_s), 1e3 * quantile(first_s, 0.99), 1e3 * median(between_s),
+          1e3 * quantile(between_s, 0.99));
     }
     std::fflush(stdout);
   }

@@ -1,0 +1,145 @@
+// A B+-tree over scalar keys whose soft read over ALL n entries is exact, differentiable and costs O(log n):
+//
+//   r(q) = sum_i p_i(q) v_i      p_i(q) = w_i K(|q - k_i| / tau) / Z(q)      Z(q) = sum_i w_i K(|q - k_i| / tau)
+//
+// Entry i: key k_i, value v_i [D], write weight w_i >= 0 (w = 0: as if absent, yet with a gradient). The kernel K is
+// e^-u (kLaplace; a kink at q = k_i, where its derivative is taken as 0) or (1 + u) e^-u (kMatern32; smooth).
+// A node keeps its entries' sums seen from its edges: with x_i = w_i [v_i ; 1],
+//   L = sum e^{-(hi-k_i)/tau} x_i, R = sum e^{-(k_i-lo)/tau} x_i,  and first moments L1 = sum u e^{-u} x_i, R1 alike.
+// Merging them multiplies by factors of at most 1, so nothing overflows at any key range; aggregates are made again
+// from children, never subtracted, so nothing drifts. Exact kernel sums by sorting: Hofmeyr, TPAMI 43(2), 2021. The
+// value does not depend on the tree's shape, so splits, merges and rebuilds change gradients by rounding only.
+//
+// Versions: every change makes a new version. snapshot() is O(1): nodes are shared and copied when changed, so readers
+// of a snapshot never wait for the writer, and a backward through it is of the tree as it was read.
+// Invariants: check_invariants().   Threads: one writer; any number of readers, each on a snapshot of its own (taking
+// one is the writer's thread's business, or synchronised with it).   Memory: grows with n; a refused call changes
+// nothing. Errors: kInvalidArgument (a NaN or infinite key, query, value or weight; a negative weight; tau <= 0; widths
+// or counts that do not agree), kNotFound (an empty tree, an entry that is gone), kAborted (a backward against another
+// version).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/status.h"
+
+namespace tandem::replay {
+
+enum class SoftKernel : std::uint8_t { kLaplace, kMatern32 };
+
+// Names an entry while it is in the tree; used again after it is gone. Below ids_end().
+using EntryId = std::uint32_t;
+
+template <class Real>  // float or double
+struct SoftBTreeOptions {
+  int value_width = 1;  // D
+  Real tau = 1;
+  SoftKernel kernel = SoftKernel::kLaplace;
+};
+
+// Where gradients are added, by entry id; an empty span is not wanted. ids_end() elements (values: times D).
+template <class Real>
+struct SoftBTreeGradients {
+  std::span<Real> queries;                // [m]
+  std::span<Real> keys, values, weights;  // [ids_end()], [ids_end(), D], [ids_end()]
+  Real* tau = nullptr;
+};
+
+// A tree as it was at one moment: all that reads. Cheap to copy.
+template <class Real>
+class SoftBTreeSnapshot {
+ public:
+  std::int64_t size() const;      // entries
+  EntryId ids_end() const;        // all ids are below
+  std::uint64_t version() const;  // rises with every change of the tree
+  int value_width() const;
+  Real tau() const;
+
+  // queries [m]; reads [m,D] = r(q); log_z [m] = ln Z(q), or empty. Any order of queries; sorted ones are faster.
+  [[nodiscard]] Status read(std::span<const Real> queries, std::span<Real> reads, std::span<Real> log_z = {}) const;
+  // The same without entry except[j] for query j: what the tree would say had it not been written.
+  // kNotFound if nothing is left.
+  [[nodiscard]] Status read_without(std::span<const Real> queries, std::span<const EntryId> except,
+                                    std::span<Real> reads) const;
+
+  // Adds the gradients of sum <d_reads, r(queries)> + <d_log_z, ln Z(queries)>; d_log_z may be empty.
+  // Cost: O(m log n), and O(n) if gradients of entries are wanted. Deterministic.
+  [[nodiscard]] Status backward(std::span<const Real> queries, std::span<const Real> d_reads,
+                                std::span<const Real> d_log_z, const SoftBTreeGradients<Real>& gradients) const;
+
+  // ids[j] drawn with probability p_i(queries[j]) by the uniform numbers uniforms[j] in [0, 1).
+  [[nodiscard]] Status sample(std::span<const Real> queries, std::span<const double> uniforms,
+                              std::span<EntryId> ids) const;
+  // log_probs[j] = ln p_i(queries[j]) of i = ids[j]. kNotFound names an id that is not there.
+  [[nodiscard]] Status log_prob(std::span<const Real> queries, std::span<const EntryId> ids,
+                                std::span<Real> log_probs) const;
+
+ private:
+  template <class>
+  friend class SoftBTree;
+  struct Impl;
+  std::shared_ptr<const Impl> impl_;
+};
+
+template <class Real>
+class SoftBTree {
+ public:
+  [[nodiscard]] static Result<SoftBTree> create(const SoftBTreeOptions<Real>& options);
+  SoftBTree(SoftBTree&&) noexcept;
+  SoftBTree& operator=(SoftBTree&&) noexcept;
+  ~SoftBTree();
+
+  struct Entry {
+    Real key, weight;
+    std::span<const Real> value;  // until the next change
+  };
+  std::int64_t size() const;
+  EntryId ids_end() const;
+  std::uint64_t version() const;
+  const SoftBTreeOptions<Real>& options() const;
+  [[nodiscard]] Result<Entry> entry(EntryId id) const;
+  std::optional<EntryId> oldest() const;    // of those in the tree, the first inserted
+  std::optional<EntryId> lightest() const;  // of the smallest weight, the oldest of equals
+
+  // Cost: O(D log n) each.
+  [[nodiscard]] Result<EntryId> insert(Real key, std::span<const Real> value, Real weight = 1);
+  [[nodiscard]] Status erase(EntryId id);
+  [[nodiscard]] Status set_key(EntryId id, Real key);
+  [[nodiscard]] Status set_value(EntryId id, std::span<const Real> value);
+  [[nodiscard]] Status set_weight(EntryId id, Real weight);
+
+  // Batches: the whole batch or nothing. Each touched node is made anew once.
+  //   keys [m], values [m,D], weights [m] or empty (all 1); ids [m] are filled in
+  [[nodiscard]] Status insert_batch(std::span<const Real> keys, std::span<const Real> values,
+                                    std::span<const Real> weights, std::span<EntryId> ids);
+  [[nodiscard]] Status erase_batch(std::span<const EntryId> ids);
+  [[nodiscard]] Status set_keys(std::span<const EntryId> ids, std::span<const Real> keys);
+  // A new temperature changes every sum: O(n D).
+  [[nodiscard]] Status set_tau(Real tau);
+
+  // v_i -= rate * d/dv_i <d_read, r(query)> for ALL entries, in O(D log n): the change is kept in the nodes and handed
+  // down when somebody comes by. Exact. kLaplace only.
+  [[nodiscard]] Status sgd_values(Real query, std::span<const Real> d_read, Real rate);
+
+  SoftBTreeSnapshot<Real> snapshot();
+
+  // Everything that must hold, recomputed from the entries; aborts otherwise. For tests: O(n D log n).
+  void check_invariants() const;
+
+  struct Impl;
+
+ private:
+  explicit SoftBTree(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+extern template class SoftBTree<float>;
+extern template class SoftBTree<double>;
+extern template class SoftBTreeSnapshot<float>;
+extern template class SoftBTreeSnapshot<double>;
+
+}  // namespace tandem::replay
