@@ -52,17 +52,27 @@ __device__ __forceinline__ void load_new_floats(const float* from, int count, fl
   }
 }
 
+// As turn() of rope/head_sm80.cuh, by tables that an earlier kernel may have written.
+template <bool kAligned>
+__device__ __forceinline__ void turn_new(const NormRopeAppendCall& call, const HeadPart& part, std::int64_t token,
+                                         float (&values)[2][kChunk]) {
+  float cos[kChunk], sin[kChunk];
+  load_new_floats<kAligned>(call.cos + token * call.cos_stride + part.table_begin, part.counts[0], cos);
+  load_new_floats<kAligned>(call.sin + token * call.sin_stride + part.table_begin, part.counts[0], sin);
+#pragma unroll
+  for (int i = 0; i < kChunk; ++i) {
+    const float low = values[0][i], high = values[1][i];
+    values[0][i] = __fmaf_rn(-high, sin[i], low * cos[i]);
+    values[1][i] = __fmaf_rn(low, sin[i], high * cos[i]);
+  }
+}
+
 template <bool kBf16, bool kAligned>
 __global__ void __launch_bounds__(kQkNormRopeThreads)
     norm_rope_append_sm80_kernel(const __grid_constant__ NormRopeAppendCall call, int threads) {
   wait_for_earlier_kernels();
   let_next_kernel_begin();
   const HeadPart part(call.D, call.half, threads);
-  HeadCall tables;
-  tables.cos = call.cos;
-  tables.sin = call.sin;
-  tables.cos_stride = call.cos_stride;
-  tables.sin_stride = call.sin_stride;
   const std::int64_t heads = call.H + 2 * call.G, rows = call.T * heads;
   for (std::int64_t base = static_cast<std::int64_t>(blockIdx.x) * part.groups; base < rows;
        base += static_cast<std::int64_t>(gridDim.x) * part.groups) {
@@ -93,7 +103,7 @@ __global__ void __launch_bounds__(kQkNormRopeThreads)
       }
     }
     if (!is_row) continue;
-    if (part.turns && !is_v) turn<false, kAligned>(tables, part, static_cast<std::uint32_t>(token), values);
+    if (part.turns && !is_v) turn_new<kAligned>(call, part, token, values);
     void* to = call.q;
     std::int64_t at = (token * call.H + head) * call.D;
     if (!is_q) {

@@ -21,6 +21,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <bit>
 #include <numeric>
 
 #include "kernels/attention/cuda_paths.h"
@@ -46,17 +47,26 @@ struct PagedConfig {
   static constexpr int kBlocks = kWarpgroups == 1 && kD != 256 ? 2 : 1;  // an SM
   static constexpr int kSlots = kD == 64 ? (kWarpgroups == 1 ? 5 : 8) : kD == 128 ? (kWarpgroups == 1 ? 3 : 5) : 4;
   static constexpr bool kTurns = kD != 128 && kWarpgroups > 1;
+  // Whether a block takes items until there are none, the next one's copies running under this one's products; or is
+  // one of as many blocks as there could be items, which share multiprocessors.
+  static constexpr bool kPersistent = kBlocks == 1;
+  static constexpr int kQBuffers = kPersistent && kRows * kD <= 128 * 128 ? 2 : 1;
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
   // Where the register file is shared out evenly otherwise, and not enough for those that compute.
   static constexpr bool kMovesRegisters = kBlocks * kThreads > 256;
-  static constexpr int kProducerRegisters = kWarpgroups == 1 ? 24 : 40, kConsumerRegisters = 232;
+  static constexpr int kProducerRegisters = kWarpgroups == 1 ? 40 : 56;
+  static constexpr int kConsumerRegisters = kWarpgroups == 1 ? 216 : 224;
   static constexpr int kQBytes = kRows * kD * 2, kTileBytes = kKeys * kD * 2;
-  static_assert(128 * kBlocks * (kProducerRegisters + kWarpgroups * kConsumerRegisters) <= 65536);
+  // What the block is given at its launch is all that there is to share out: more would be waited for without end.
+  static_assert(!kMovesRegisters || kProducerRegisters + kWarpgroups * kConsumerRegisters <=
+                                        65536 / (kBlocks * kThreads) / 8 * 8 * (kWarpgroups + 1));
 };
 
 struct PagedArguments {
   PagedAttentionCall call;
   int heads_per_group, tile_tokens, box_keys;
+  int page_shift;  // P is 2^this, or -1
+  int* taken;      // items taken so far, beyond the first one of each block
 };
 
 // What a block computes.
@@ -64,18 +74,28 @@ struct Item {
   int b, g, token, tokens, position;  // first row of q, how many tokens, position of the first
 };
 
-template <int kSlots>
-struct alignas(16) PagedBarriers {
-  std::uint64_t q_full, full[kSlots], empty[kSlots];
-  Item item;
-  int has_item;
-};
-template <class C>
-constexpr int kSharedBytes = C::kQBytes + C::kSlots* C::kTileBytes + static_cast<int>(sizeof(PagedBarriers<C::kSlots>));
+constexpr int kItemNotes = 2;
 
-// Of all sequences; lies where the ring will be.
+template <class C>
+struct alignas(16) PagedBarriers {
+  std::uint64_t q_full[C::kQBuffers], q_empty[C::kQBuffers], full[C::kSlots], empty[C::kSlots];
+  std::uint64_t item_full[kItemNotes], item_empty[kItemNotes];
+  Item item[kItemNotes];
+};
+
+// Of all sequences: how many tiles come before its own, and how many it has. Ordered by contexts, the longest first.
 struct Sequences {
-  int contexts[kSequencesMax], tiles[kSequencesMax];
+  int before[kSequencesMax], tiles[kSequencesMax];
+};
+
+// Q, the ring, the barriers; the sequences after them, or where they are needed once only, in the ring.
+template <class C>
+struct PagedShared {
+  static constexpr int kRing = C::kQBuffers * C::kQBytes, kBarriers = kRing + C::kSlots * C::kTileBytes;
+  static constexpr int kSequences = C::kPersistent ? kBarriers + static_cast<int>(sizeof(PagedBarriers<C>)) : kRing;
+  static constexpr int kBytes = kBarriers + static_cast<int>(sizeof(PagedBarriers<C>)) +
+                                (C::kPersistent ? static_cast<int>(sizeof(Sequences)) : 0);
+  static_assert(C::kBlocks * (kBytes + 1024) <= 228 * 1024);
 };
 
 // The key blocks of a tile: those that some row of it sees something of.
@@ -95,82 +115,159 @@ struct KeyWalk {
   }
 };
 
-// All threads call: which tile this block's is. Sequences in descending order of their contexts.
-template <int kThreads, class Barriers>
-__device__ __forceinline__ bool find_item(const PagedArguments& args, Sequences& sequences, Barriers& shared) {
+// All threads call. `contexts` is room for as many numbers as there are sequences.
+template <int kThreads>
+__device__ __forceinline__ void order_sequences(const PagedArguments& args, Sequences& sequences, int* contexts) {
   const PagedAttentionCall& call = args.call;
   const int B = static_cast<int>(call.B), thread = static_cast<int>(threadIdx.x);
-  const int tile = static_cast<int>(blockIdx.x) / call.G;
-  if (thread == 0) shared.has_item = 0;
   for (int b = thread; b < B; b += kThreads) {
     const int queries = call.query_start[b + 1] - call.query_start[b];
-    sequences.contexts[b] = call.context_len[b];
+    contexts[b] = call.context_len[b];
     sequences.tiles[b] = (queries + args.tile_tokens - 1) / args.tile_tokens;
   }
   __syncthreads();
   for (int b = thread; b < B; b += kThreads) {
-    const int context = sequences.contexts[b], tiles = sequences.tiles[b];
+    const int context = contexts[b];
     int before = 0;
     for (int other = 0; other < B; ++other) {
-      const int c = sequences.contexts[other];
+      const int c = contexts[other];
       if (c > context || (c == context && other < b)) before += sequences.tiles[other];
     }
-    if (tile < before || tile >= before + tiles) continue;
-    const int start = call.query_start[b], queries = call.query_start[b + 1] - start;
-    const int first = (tiles - 1 - (tile - before)) * args.tile_tokens;  // the last, which sees most, first
-    shared.item = {b, static_cast<int>(blockIdx.x) % call.G, start + first, min(args.tile_tokens, queries - first),
-                   context - queries + first};
-    shared.has_item = 1;
+    sequences.before[b] = before;
   }
-  fence_async_shared();  // the copy engine writes next to where `sequences` were
+  fence_async_shared();  // the copy engine writes where these are, or were
   __syncthreads();
-  return shared.has_item != 0;
 }
 
-// One tile of K or V: the boxes that hold keys which some row sees.
+// One warp calls: the item of this number, or one of no tokens. The last tile of a sequence, which sees most, first.
+__device__ __forceinline__ Item find_item(const PagedArguments& args, const Sequences& sequences, int index) {
+  const PagedAttentionCall& call = args.call;
+  const int tile = index / call.G, lane = static_cast<int>(threadIdx.x) % 32;
+  for (int first = 0; first < call.B; first += 32) {
+    const int b = first + lane;
+    const int of_sequence = b < call.B ? tile - sequences.before[b] : -1;
+    const unsigned owner =
+        __ballot_sync(0xffffffffu, of_sequence >= 0 && of_sequence < sequences.tiles[min(b, kSequencesMax - 1)]);
+    if (owner == 0) continue;
+    const int owning = __ffs(static_cast<int>(owner)) - 1, sequence = first + owning;
+    const int start = call.query_start[sequence], queries = call.query_start[sequence + 1] - start;
+    const int token =
+        (sequences.tiles[sequence] - 1 - __shfl_sync(0xffffffffu, of_sequence, owning)) * args.tile_tokens;
+    return {sequence, index % call.G, start + token, min(args.tile_tokens, queries - token),
+            call.context_len[sequence] - queries + token};
+  }
+  return {};
+}
+
+// What a lane of the copying warp copies of a tile of K or V: one box of 64 columns of some keys of one page; and,
+// where pages are small, those 32 boxes further on. Boxes without a key that some row sees are left out.
 template <class C>
-__device__ __forceinline__ void load_keys(std::uint32_t to, const CUtensorMap* map, std::uint64_t* full,
-                                          const PagedArguments& args, const std::int32_t* table, const Item& item,
-                                          const KeyWalk& walk, int block) {
-  const int P = static_cast<int>(args.call.P), box = args.box_keys, start = block * C::kKeys;
-  const int begin = max(walk.key_begin, start) / box * box, end = min(walk.key_end, start + C::kKeys);
-  const int boxes = (end - begin + box - 1) / box;
-  barrier_expect_bytes(full, static_cast<std::uint32_t>(boxes * box * C::kD * 2));
-  for (int j = begin; j < end; j += box) {
-    const int page = j / P, head = __ldg(table + page) * args.call.G + item.g;
-#pragma unroll
-    for (int c = 0; c < C::kD / 64; ++c) {
-      load_box(to + c * C::kKeys * 128 + (j - start) * 128, map, full, c * 64, j - page * P, head);
+class KeyCopies {
+ public:
+  __device__ __forceinline__ KeyCopies(const PagedArguments& args, const Item& item, const KeyWalk& walk)
+      : args_(args),
+        table_(args.call.block_table + item.b * args.call.table_stride),
+        g_(item.g),
+        key_begin_(walk.key_begin),
+        key_end_(walk.key_end) {}
+
+  // Which head of the cache the lane's box of a block lies in, or -1; some time before it is wanted.
+  __device__ __forceinline__ int find(int block, int part = 0) const {
+    const int at = offset(part), j = block * C::kKeys + at;
+    if (at >= C::kKeys || j >= key_end_ || j + args_.box_keys <= key_begin_) return -1;
+    return __ldg(table_ + page(j)) * args_.call.G + g_;
+  }
+  __device__ __forceinline__ void copy(std::uint32_t to, const CUtensorMap* map, std::uint64_t* full, int block,
+                                       int found) const {
+    const int start = block * C::kKeys, box = args_.box_keys;
+    if (threadIdx.x == 0) {
+      const int begin = max(key_begin_, start) / box, end = (min(key_end_, start + C::kKeys) + box - 1) / box;
+      barrier_expect_bytes(full, static_cast<std::uint32_t>((end - begin) * box * C::kD * 2));
+    }
+    __syncwarp();
+    for (int part = 0;;) {
+      const int at = offset(part), j = start + at;
+      if (found >= 0) {
+        load_box(to + column() * C::kKeys * 2 + at * 128, map, full, column(), j - page(j) * page_keys(), found);
+      }
+      if (++part * 32 * box >= C::kKeys * (C::kD / 64)) break;
+      found = find(block, part);
     }
   }
-}
 
+ private:
+  static constexpr int kSlabs = C::kD / 64;
+  __device__ __forceinline__ int page_keys() const { return static_cast<int>(args_.call.P); }
+  __device__ __forceinline__ int page(int j) const {
+    return args_.page_shift >= 0 ? j >> args_.page_shift : j / page_keys();
+  }
+  __device__ __forceinline__ int offset(int part) const {
+    return (static_cast<int>(threadIdx.x) + 32 * part) / kSlabs * args_.box_keys;
+  }
+  static __device__ __forceinline__ int column() { return static_cast<int>(threadIdx.x) % kSlabs * 64; }
+
+  const PagedArguments& args_;
+  const std::int32_t* table_;
+  int g_, key_begin_, key_end_;
+};
+
+// One warp.
 template <class C>
 __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map,
-                                        const PagedArguments& args, std::uint32_t shared,
-                                        PagedBarriers<C::kSlots>& barriers) {
-  const Item item = barriers.item;
-  const KeyWalk walk(item, args.call.window, C::kKeys);
-  const std::int32_t* const table = args.call.block_table + item.b * args.call.table_stride;
-  barrier_expect_bytes(&barriers.q_full,
-                       static_cast<std::uint32_t>(args.tile_tokens * args.heads_per_group * C::kD * 2));
-#pragma unroll
-  for (int c = 0; c < C::kD / 64; ++c) {
-    load_box(shared + c * C::kRows * 128, q_map, &barriers.q_full, c * 64, item.g * args.heads_per_group, item.token);
-  }
+                                        const PagedArguments& args, const Sequences& sequences, std::uint32_t shared,
+                                        PagedBarriers<C>& barriers) {
   RingPlace<C::kSlots> place;
-  const auto load = [&](const CUtensorMap* map, int block) {
-    barrier_wait(&barriers.empty[place.index()], place.parity() ^ 1);
-    load_keys<C>(shared + C::kQBytes + place.index() * C::kTileBytes, map, &barriers.full[place.index()], args, table,
-                 item, walk, block);
-    place.advance();
-  };
-  load(k_map, walk.first);
-  for (int j = walk.first; j < walk.last; ++j) {
-    load(k_map, j + 1);
-    load(v_map, j);
+  RingPlace<C::kQBuffers> q_place;
+  RingPlace<kItemNotes> item_place;
+  int index = static_cast<int>(blockIdx.x);
+  for (;;) {
+    // Of a block that takes one item only, the sequences are overwritten by now.
+    const Item item = index >= 0 ? find_item(args, sequences, index) : Item{};
+    barrier_wait(&barriers.item_empty[item_place.index()], item_place.parity() ^ 1);
+    if (threadIdx.x == 0) {
+      barriers.item[item_place.index()] = item;
+      barrier_arrive(&barriers.item_full[item_place.index()]);
+    }
+    if (item.tokens == 0) return;
+    item_place.advance();
+    const KeyWalk walk(item, args.call.window, C::kKeys);
+    const KeyCopies<C> copies(args, item, walk);
+    int found = copies.find(walk.first);
+    barrier_wait(&barriers.q_empty[q_place.index()], q_place.parity() ^ 1);
+    if (threadIdx.x == 0) {
+      std::uint64_t* const q_full = &barriers.q_full[q_place.index()];
+      barrier_expect_bytes(q_full, static_cast<std::uint32_t>(args.tile_tokens * args.heads_per_group * C::kD * 2));
+#pragma unroll
+      for (int c = 0; c < C::kD / 64; ++c) {
+        load_box(shared + q_place.index() * C::kQBytes + c * C::kRows * 128, q_map, q_full, c * 64,
+                 item.g * args.heads_per_group, item.token);
+      }
+    }
+    q_place.advance();
+    const auto load = [&](const CUtensorMap* map, int block, int found_boxes) {
+      barrier_wait(&barriers.empty[place.index()], place.parity() ^ 1);
+      copies.copy(shared + PagedShared<C>::kRing + place.index() * C::kTileBytes, map, &barriers.full[place.index()],
+                  block, found_boxes);
+      place.advance();
+    };
+    load(k_map, walk.first, found);
+    int found_next = copies.find(walk.first + 1);
+    for (int j = walk.first; j < walk.last; ++j) {
+      load(k_map, j + 1, found_next);
+      load(v_map, j, found);
+      found = found_next;
+      found_next = copies.find(j + 2);
+    }
+    load(v_map, walk.last, found);
+    // The next item is taken when this one's last copy is under way. Earlier, a block with much to do would hold what
+    // others could begin.
+    if constexpr (C::kPersistent) {
+      if (threadIdx.x == 0) index = static_cast<int>(gridDim.x) + atomicAdd(args.taken, 1);
+      index = __shfl_sync(0xffffffffu, index, 0);
+    } else {
+      index = -1;
+    }
   }
-  load(v_map, walk.last);
 }
 
 // Values of keys that no row sees could be anything; p = 0 does not silence NaN. Rows begin .. end-1 stay.
@@ -190,8 +287,7 @@ __device__ __forceinline__ void keep_values(std::byte* tile, int begin, int end,
 }
 
 template <class C>
-__device__ __forceinline__ void consume(const PagedArguments& args, std::byte* shared,
-                                        PagedBarriers<C::kSlots>& barriers) {
+__device__ __forceinline__ void consume(const PagedArguments& args, std::byte* shared, PagedBarriers<C>& barriers) {
   const PagedAttentionCall& call = args.call;
   // From one lane, so that the compiler knows it for uniform: descriptors then need no move before each product.
   const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0) - 1;
@@ -199,99 +295,111 @@ __device__ __forceinline__ void consume(const PagedArguments& args, std::byte* s
   const bool is_elected = thread == 0;
   const int turn = 1 + warpgroup, next_turn = 1 + (warpgroup + 1) % C::kWarpgroups,
             own = 1 + C::kWarpgroups + warpgroup;
-  std::byte* const ring = shared + C::kQBytes;
+  std::byte* const ring = shared + PagedShared<C>::kRing;
   const float scale_log2 = call.softcap > 0.0f ? kLog2E : call.scale * kLog2E;
   if (C::kTurns && warpgroup == C::kWarpgroups - 1) named_arrive(1, 256);
 
-  const Item item = barriers.item;
-  const KeyWalk walk(item, call.window, C::kKeys);
-  const int row = warpgroup * 64 + warp * 16 + lane / 4;  // of the tile; and row + 8
-  int position[2];
-#pragma unroll
-  for (int r = 0; r < 2; ++r) position[r] = item.position + (row + 8 * r) / args.heads_per_group;
-
-  Rows<C, __nv_bfloat16> rows;
-  rows.begin();
-  const auto softmax = [&](int block, float(&fade)[2]) {
-    if (call.softcap > 0.0f) rows.cap(call.scale / call.softcap, call.softcap);
-    const int start = block * C::kKeys;
-    if (start < walk.whole_begin || start + C::kKeys > walk.whole_end) {
-      int begin[2], end[2];
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        begin[r] = (call.window > 0 ? max(0, position[r] - call.window + 1) : 0) - start;
-        end[r] = position[r] + 1 - start;
-      }
-      rows.mask(begin, end);
-    }
-    rows.exponentiate(scale_log2, fade);
-  };
-  const auto keep = [&](int block, int slot) {
-    const int begin = walk.key_begin - block * C::kKeys, end = walk.key_end - block * C::kKeys;
-    if (begin > 0 || end < C::kKeys) keep_values<C>(ring + slot * C::kTileBytes, begin, end, own);
-  };
-  const std::uint64_t q = operand(shared + warpgroup * 64 * 128, 16);
   const std::uint64_t k = operand(ring, 16), v = operand(ring, C::kKeys * 128);
   RingPlace<C::kSlots> place;
-  float fade[2];
-  barrier_wait(&barriers.q_full, 0);
-  barrier_wait(&barriers.full[place.index()], place.parity());
-  rows.issue_scores(q, operand_at(k, place.index() * C::kTileBytes));
-  product_wait<0>();
-  product_touch(rows.scores);
-  if (is_elected) barrier_arrive(&barriers.empty[place.index()]);
-  softmax(walk.first, fade);
-  rows.pack_p();
-  int accumulate = 0;
-  for (int block = walk.first; block < walk.last; ++block) {
-    place.advance();
-    const int k_slot = place.index();
-    barrier_wait(&barriers.full[k_slot], place.parity());
-    if constexpr (C::kTurns) named_sync(turn, 256);
-    rows.issue_scores(q, operand_at(k, k_slot * C::kTileBytes));
-    place.advance();
-    const int v_slot = place.index();
-    barrier_wait(&barriers.full[v_slot], place.parity());
-    keep(block, v_slot);
-    rows.issue_sums(operand_at(v, v_slot * C::kTileBytes), accumulate);
-    accumulate = 1;
-    if constexpr (C::kTurns) named_arrive(next_turn, 256);
-    product_wait<1>();
+  RingPlace<C::kQBuffers> q_place;
+  RingPlace<kItemNotes> item_place;
+  for (;; item_place.advance()) {
+    barrier_wait(&barriers.item_full[item_place.index()], item_place.parity());
+    const Item item = barriers.item[item_place.index()];
+    if (item.tokens == 0) break;
+    const KeyWalk walk(item, call.window, C::kKeys);
+    const int row = warpgroup * 64 + warp * 16 + lane / 4;  // of the tile; and row + 8
+    int position[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) position[r] = item.position + (row + 8 * r) / args.heads_per_group;
+
+    Rows<C, __nv_bfloat16> rows;
+    rows.begin();
+    const auto softmax = [&](int block, float(&fade)[2]) {
+      if (call.softcap > 0.0f) rows.cap(call.scale / call.softcap, call.softcap);
+      const int start = block * C::kKeys;
+      if (start < walk.whole_begin || start + C::kKeys > walk.whole_end) {
+        int begin[2], end[2];
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          begin[r] = (call.window > 0 ? max(0, position[r] - call.window + 1) : 0) - start;
+          end[r] = position[r] + 1 - start;
+        }
+        rows.mask(begin, end);
+      }
+      rows.exponentiate(scale_log2, fade);
+    };
+    const auto keep = [&](int block, int slot) {
+      const int begin = walk.key_begin - block * C::kKeys, end = walk.key_end - block * C::kKeys;
+      if (begin > 0 || end < C::kKeys) keep_values<C>(ring + slot * C::kTileBytes, begin, end, own);
+    };
+    const std::uint64_t q = operand(shared + q_place.index() * C::kQBytes + warpgroup * 64 * 128, 16);
+    float fade[2];
+    barrier_wait(&barriers.q_full[q_place.index()], q_place.parity());
+    barrier_wait(&barriers.full[place.index()], place.parity());
+    rows.issue_scores(q, operand_at(k, place.index() * C::kTileBytes));
+    product_wait<0>();
     product_touch(rows.scores);
-    if (is_elected) barrier_arrive(&barriers.empty[k_slot]);
-    softmax(block + 1, fade);
+    if (is_elected) barrier_arrive(&barriers.empty[place.index()]);
+    softmax(walk.first, fade);
+    rows.pack_p();
+    int accumulate = 0;
+    for (int block = walk.first; block < walk.last; ++block) {
+      place.advance();
+      const int k_slot = place.index();
+      barrier_wait(&barriers.full[k_slot], place.parity());
+      if constexpr (C::kTurns) named_sync(turn, 256);
+      rows.issue_scores(q, operand_at(k, k_slot * C::kTileBytes));
+      place.advance();
+      const int v_slot = place.index();
+      barrier_wait(&barriers.full[v_slot], place.parity());
+      keep(block, v_slot);
+      rows.issue_sums(operand_at(v, v_slot * C::kTileBytes), accumulate);
+      accumulate = 1;
+      if constexpr (C::kTurns) named_arrive(next_turn, 256);
+      product_wait<1>();
+      product_touch(rows.scores);
+      if (is_elected) barrier_arrive(&barriers.empty[k_slot]);
+      softmax(block + 1, fade);
+      product_wait<0>();
+      product_touch(rows.sums);
+      if (is_elected) barrier_arrive(&barriers.empty[v_slot]);
+      rows.fade_sums(fade);
+      rows.pack_p();
+    }
+    if (is_elected) barrier_arrive(&barriers.q_empty[q_place.index()]);
+    q_place.advance();
+    place.advance();
+    barrier_wait(&barriers.full[place.index()], place.parity());
+    keep(walk.last, place.index());
+    rows.issue_sums(operand_at(v, place.index() * C::kTileBytes), accumulate);
     product_wait<0>();
     product_touch(rows.sums);
-    if (is_elected) barrier_arrive(&barriers.empty[v_slot]);
-    rows.fade_sums(fade);
-    rows.pack_p();
-  }
-  place.advance();
-  barrier_wait(&barriers.full[place.index()], place.parity());
-  keep(walk.last, place.index());
-  rows.issue_sums(operand_at(v, place.index() * C::kTileBytes), accumulate);
-  product_wait<0>();
-  product_touch(rows.sums);
+    if (is_elected) barrier_arrive(&barriers.empty[place.index()]);
+    place.advance();
 
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const int token = (row + 8 * r) / args.heads_per_group, head_of_group = (row + 8 * r) % args.heads_per_group;
-    const int head = item.g * args.heads_per_group + head_of_group;
-    const RowEnd end = rows.end(r, scale_log2, call.sinks != nullptr ? call.sinks + head : nullptr);
-    if (token >= item.tokens) continue;
-    const std::int64_t to = (item.token + token) * call.out_token_stride + head * call.out_head_stride;
+    for (int r = 0; r < 2; ++r) {
+      const int token = (row + 8 * r) / args.heads_per_group, head_of_group = (row + 8 * r) % args.heads_per_group;
+      const int head = item.g * args.heads_per_group + head_of_group;
+      const RowEnd end = rows.end(r, scale_log2, call.sinks != nullptr ? call.sinks + head : nullptr);
+      if (token >= item.tokens) continue;
+      const std::int64_t to = (item.token + token) * call.out_token_stride + head * call.out_head_stride;
 #pragma unroll
-    for (int c = 0; c < C::kD / 8; ++c) {
-      const int column = 8 * c + 2 * (lane % 4);
-      if (8 * c >= call.D) break;
-      const float low = rows.sums[4 * c + 2 * r] * end.inverse, high = rows.sums[4 * c + 2 * r + 1] * end.inverse;
-      if (call.out_is_bf16) {
-        *reinterpret_cast<std::uint32_t*>(static_cast<std::uint16_t*>(call.out) + to + column) =
-            pack<__nv_bfloat16>(low, high);
-      } else {
-        *reinterpret_cast<float2*>(static_cast<float*>(call.out) + to + column) = {low, high};
+      for (int c = 0; c < C::kD / 8; ++c) {
+        const int column = 8 * c + 2 * (lane % 4);
+        if (8 * c >= call.D) break;
+        const float low = rows.sums[4 * c + 2 * r] * end.inverse, high = rows.sums[4 * c + 2 * r + 1] * end.inverse;
+        if (call.out_is_bf16) {
+          *reinterpret_cast<std::uint32_t*>(static_cast<std::uint16_t*>(call.out) + to + column) =
+              pack<__nv_bfloat16>(low, high);
+        } else {
+          *reinterpret_cast<float2*>(static_cast<float*>(call.out) + to + column) = {low, high};
+        }
       }
     }
+    __syncwarp();
+    if (lane == 0) barrier_arrive(&barriers.item_empty[item_place.index()]);
   }
 }
 
@@ -302,14 +410,21 @@ __global__ __launch_bounds__(C::kThreads,
                                                                           const __grid_constant__ CUtensorMap v_map,
                                                                           const __grid_constant__ PagedArguments args) {
   extern __shared__ __align__(1024) std::byte shared[];
-  PagedBarriers<C::kSlots>& barriers =
-      *reinterpret_cast<PagedBarriers<C::kSlots>*>(shared + C::kQBytes + C::kSlots * C::kTileBytes);
+  PagedBarriers<C>& barriers = *reinterpret_cast<PagedBarriers<C>*>(shared + PagedShared<C>::kBarriers);
+  Sequences& sequences = *reinterpret_cast<Sequences*>(shared + PagedShared<C>::kSequences);
   if (shared_address(shared) % 1024 != 0) __trap();  // tiles must lie so; there is no static shared memory before them
   if (threadIdx.x == 0) {
     prefetch_map(&q_map);
     prefetch_map(&k_map);
     prefetch_map(&v_map);
-    barrier_init(&barriers.q_full, 1);
+    for (int i = 0; i < C::kQBuffers; ++i) {
+      barrier_init(&barriers.q_full[i], 1);
+      barrier_init(&barriers.q_empty[i], C::kWarpgroups);
+    }
+    for (int i = 0; i < kItemNotes; ++i) {
+      barrier_init(&barriers.item_full[i], 1);
+      barrier_init(&barriers.item_empty[i], 4 * C::kWarpgroups);
+    }
     for (int i = 0; i < C::kSlots; ++i) {
       barrier_init(&barriers.full[i], 1);
       barrier_init(&barriers.empty[i], C::kWarpgroups);
@@ -318,10 +433,10 @@ __global__ __launch_bounds__(C::kThreads,
   }
   wait_for_earlier_kernels();
   let_next_kernel_begin();
-  if (!find_item<C::kThreads>(args, *reinterpret_cast<Sequences*>(shared), barriers)) return;
+  order_sequences<C::kThreads>(args, sequences, reinterpret_cast<int*>(shared));
   if (threadIdx.x < 128) {
     if constexpr (C::kMovesRegisters) registers_give_back<C::kProducerRegisters>();
-    if (threadIdx.x == 0) produce<C>(&q_map, &k_map, &v_map, args, shared_address(shared), barriers);
+    if (threadIdx.x < 32) produce<C>(&q_map, &k_map, &v_map, args, sequences, shared_address(shared), barriers);
   } else {
     if constexpr (C::kMovesRegisters) registers_take<C::kConsumerRegisters>();
     consume<C>(args, shared, barriers);
@@ -348,10 +463,21 @@ Status launch_paged(const PagedAttentionCall& call, device::Stream& stream) {
                         box_keys);
   };
   const CUtensorMap k_map = TD_TRY(cache_map(call.k)), v_map = TD_TRY(cache_map(call.v));
-  const PagedArguments args{call, heads_per_group, tile_tokens, box_keys};
+  const bool is_power = std::has_single_bit(static_cast<std::uint64_t>(call.P));
+  const PagedArguments args{call,
+                            heads_per_group,
+                            tile_tokens,
+                            box_keys,
+                            is_power ? std::countr_zero(static_cast<std::uint64_t>(call.P)) : -1,
+                            reinterpret_cast<int*>(call.scratch)};
   // Each sequence fills its last tile in part.
   const std::int64_t tiles = std::min(call.T, call.T / tile_tokens + call.B);
-  const LaunchShape shape{dim3(static_cast<unsigned>(tiles * call.G)), C::kThreads, kSharedBytes<C>};
+  std::int64_t grid = tiles * call.G;
+  if constexpr (C::kPersistent) {
+    grid = std::min<std::int64_t>(grid, TD_TRY(device::cuda_multiprocessors(device.index)));
+    cudaMemsetAsync(args.taken, 0, sizeof(int), stream.cuda());
+  }
+  const LaunchShape shape{dim3(static_cast<unsigned>(grid)), C::kThreads, PagedShared<C>::kBytes};
   return launch("attention", attention_paged_sm90_kernel<C>, shape, stream, q_map, k_map, v_map, args);
 }
 
