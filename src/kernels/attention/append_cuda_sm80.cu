@@ -7,7 +7,6 @@
 #include <algorithm>
 
 #include "kernels/attention/cuda_paths.h"
-#include "kernels/attention/dependent_cuda.cuh"
 #include "kernels/common/launch.cuh"
 #include "kernels/rope/head_sm80.cuh"
 
@@ -70,8 +69,8 @@ __device__ __forceinline__ void turn_new(const NormRopeAppendCall& call, const H
 template <bool kBf16, bool kAligned>
 __global__ void __launch_bounds__(kQkNormRopeThreads)
     norm_rope_append_sm80_kernel(const __grid_constant__ NormRopeAppendCall call, int threads) {
-  wait_for_earlier_kernels();
-  let_next_kernel_begin();
+  wait_for_previous();
+  start_next();
   const HeadPart part(call.D, call.half, threads);
   const std::int64_t heads = call.H + 2 * call.G, rows = call.T * heads;
   for (std::int64_t base = static_cast<std::int64_t>(blockIdx.x) * part.groups; base < rows;

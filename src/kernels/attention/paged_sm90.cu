@@ -25,7 +25,6 @@
 #include <numeric>
 
 #include "kernels/attention/cuda_paths.h"
-#include "kernels/attention/dependent_cuda.cuh"
 #include "kernels/common/launch.cuh"
 #include "kernels/common/tensor_map.cuh"
 #include "kernels/fused_attention/rows_sm90.cuh"
@@ -431,8 +430,8 @@ __global__ __launch_bounds__(C::kThreads,
     }
     barrier_init_fence();
   }
-  wait_for_earlier_kernels();
-  let_next_kernel_begin();
+  wait_for_previous();
+  start_next();
   order_sequences<C::kThreads>(args, sequences, reinterpret_cast<int*>(shared));
   if (threadIdx.x < 128) {
     if constexpr (C::kMovesRegisters) registers_give_back<C::kProducerRegisters>();

@@ -8,7 +8,6 @@
 #include <cuda_runtime.h>
 
 #include "kernels/attention/cuda_paths.h"
-#include "kernels/attention/dependent_cuda.cuh"
 #include "kernels/common/launch.cuh"
 #include "kernels/common/sm80.cuh"
 
@@ -70,8 +69,8 @@ template <bool kBf16>
 __global__ void __launch_bounds__(32 * kWarps)
     attention_plain_sm80_kernel(const __grid_constant__ PagedAttentionCall call) {
   __shared__ alignas(16) float qs[kWarps][kAttentionCudaWidthMax];
-  wait_for_earlier_kernels();
-  let_next_kernel_begin();
+  wait_for_previous();
+  start_next();
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32, D = call.D;
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * kWarps + warp;
   if (row >= call.T * call.H) return;
