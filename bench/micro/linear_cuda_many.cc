@@ -1,6 +1,6 @@
 // Linear layers of many rows on a GPU, one JSON line each: linear_many_rows_sm90() alone, without what chooses it.
 //
-//   bench_linear_cuda_many [--smoke] [--only NAME] [--tiles all|I,J] [--groups G,H] [--repeats N]
+//   bench_linear_cuda_many [--smoke] [--list] [--only NAME|,T|NAME,T] [--tiles I,J] [--groups G,H] [--repeats N]
 //
 // Before each call the L2 cache is overwritten, which also keeps the GPU busy until the call is queued. Random values;
 // median and 95th percentile of the calls. bench/micro/linear_cuda_many.py measures cuBLAS the same way beside it.
@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 #include <span>
 #include <sstream>
 #include <string>
@@ -30,8 +31,9 @@ struct Layer {
   const char* name;
   std::int64_t K, N;
   bool is_gated, has_residual, y_is_bf16;
+  std::int64_t X = 1;  // experts
 };
-// Of Llama-3-8B, and squares.
+// Of Llama-3-8B, squares, and the experts of Mixtral-8x7B and Qwen3-30B-A3B (T is tokens times experts of each).
 constexpr Layer kLayers[] = {
     {"qkv", 4096, 6144, false, false, false},    {"o", 4096, 4096, false, true, false},
     {"gate_up", 4096, 14336, true, false, true}, {"down", 14336, 4096, false, true, false},
@@ -48,6 +50,14 @@ std::vector<Case> cases(bool smoke) {
     for (const Layer& layer : kLayers) all.push_back({layer, T});
   }
   for (const std::int64_t n : {4096, 8192}) all.push_back({{"square", n, n, false, false, true}, n});
+  for (const std::int64_t T : {8192, 1024}) {
+    all.push_back({{"moe8_up", 4096, 14336, true, false, true, 8}, T});
+    all.push_back({{"moe8_down", 14336, 4096, false, false, true, 8}, T});
+  }
+  for (const std::int64_t T : {32768, 4096}) {
+    all.push_back({{"moe128_up", 2048, 768, true, false, true, 128}, T});
+    all.push_back({{"moe128_down", 768, 2048, false, false, true, 128}, T});
+  }
   return all;
 }
 
@@ -93,8 +103,8 @@ class Bench {
   Bench(const Case& c, device::Stream& stream)
       : case_(c),
         x_(random_memory(c.T * c.layer.K, true, stream)),
-        weight_(random_memory(c.layer.N * c.layer.K, true, stream, 0x1p-5f)),
-        up_(random_memory(c.layer.is_gated ? c.layer.N * c.layer.K : 1, true, stream, 0x1p-5f)),
+        weight_(random_memory(c.layer.X * c.layer.N * c.layer.K, true, stream, 0x1p-5f)),
+        up_(random_memory(c.layer.is_gated ? c.layer.X * c.layer.N * c.layer.K : 1, true, stream, 0x1p-5f)),
         y_(random_memory(c.T * c.layer.N, c.layer.y_is_bf16, stream)) {
     const Layer& layer = c.layer;
     call_.T = c.T, call_.K = layer.K, call_.N = layer.N;
@@ -103,6 +113,18 @@ class Bench {
     if (layer.is_gated) call_.up = up_.data(), call_.up_stride = layer.K;
     call_.y = y_.data(), call_.y_is_bf16 = layer.y_is_bf16, call_.y_stride = layer.N;
     if (layer.has_residual) call_.residual = static_cast<const float*>(call_.y), call_.residual_stride = layer.N;
+    // Shares between 1/2 and 3/2 of the average.
+    std::vector<double> ends{0.0};
+    for (std::int64_t e = 0; e < layer.X; ++e) {
+      ends.push_back(ends.back() + 0.5 + static_cast<double>(e * 2654435761 % 1000) / 1000.0);
+    }
+    std::vector<std::int32_t> offsets;
+    for (const double end : ends) {
+      offsets.push_back(static_cast<std::int32_t>(end / ends.back() * static_cast<double>(c.T)));
+    }
+    offsets_ = must(device::Memory::create(kCuda, offsets.size() * sizeof(std::int32_t)));
+    must(device::copy(offsets_.data(), offsets.data(), offsets_.bytes(), stream));
+    must(stream.synchronize());
   }
 
   void run(const ManyRowsOrder& order, int repeats, const device::Memory& flush, device::Stream& stream) {
@@ -112,7 +134,17 @@ class Bench {
     for (int i = -warm; i < repeats; ++i) {
       cudaMemsetAsync(flush.data(), i & 0xff, flush.bytes(), stream.cuda());
       if (i >= 0) cudaEventRecord(events[static_cast<std::size_t>(2 * i)], stream.cuda());
-      must(linear_many_rows_sm90_as(call_, order, stream));
+      if (case_.layer.X == 1) {
+        must(linear_many_rows_sm90_as(call_, order, stream));
+      } else {
+        const std::int64_t stride = case_.layer.N * case_.layer.K;
+        must(linear_experts_many_rows_sm90_as({.layer = call_,
+                                               .X = case_.layer.X,
+                                               .row_offsets = static_cast<const std::int32_t*>(offsets_.data()),
+                                               .weight_expert_stride = stride,
+                                               .up_expert_stride = stride},
+                                              order, stream));
+      }
       if (i >= 0) cudaEventRecord(events[static_cast<std::size_t>(2 * i + 1)], stream.cuda());
     }
     must(stream.synchronize());
@@ -129,20 +161,23 @@ class Bench {
     const double flops = 2.0 * static_cast<double>(T * layer.K * layer.N) * (layer.is_gated ? 2 : 1);
     const ManyRowsTile tile = many_rows_tiles()[static_cast<std::size_t>(order.tile)];
     std::printf(
-        "{\"op\": \"%s\", \"T\": %ld, \"K\": %ld, \"N\": %ld, \"gated\": %d, \"residual\": %d, \"bf16\": %d, \"tile\": "
-        "\"%dx%d/%d\", \"group\": %d, \"us\": %.2f, \"us_p95\": %.2f, \"tflops\": %.1f, \"of_peak\": %.3f}\n",
-        layer.name, T, layer.K, layer.N, layer.is_gated, layer.has_residual, layer.y_is_bf16, tile.rows, tile.columns,
-        tile.cluster, order.group, median, p95, flops / median * 1e-6, flops / median * 1e6 / kPeakFlops);
+        "{\"op\": \"%s\", \"T\": %ld, \"K\": %ld, \"N\": %ld, \"X\": %ld, \"gated\": %d, \"residual\": %d, \"bf16\": "
+        "%d, \"tile\": "
+        "\"%dx%d/%d\", \"index\": %d, \"group\": %d, \"us\": %.2f, \"us_p95\": %.2f, \"tflops\": "
+        "%.1f, \"of_peak\": %.3f}\n",
+        layer.name, T, layer.K, layer.N, layer.X, layer.is_gated, layer.has_residual, layer.y_is_bf16, tile.rows,
+        tile.columns, tile.cluster, order.tile, order.group, median, p95, flops / median * 1e-6,
+        flops / median * 1e6 / kPeakFlops);
     std::fflush(stdout);
   }
   int chosen() const {
     return many_rows_tile_for(case_.T, case_.layer.K, case_.layer.N, case_.layer.is_gated,
-                              must(device::cuda_multiprocessors(0)));
+                              must(device::cuda_multiprocessors(0)), case_.layer.X);
   }
 
  private:
   Case case_;
-  device::Memory x_, weight_, up_, y_;
+  device::Memory x_, weight_, up_, y_, offsets_;
   LinearCall call_;
 };
 
@@ -154,31 +189,35 @@ std::vector<int> numbers(const std::string& text) {
 }
 
 int run(int count, char** arguments) {
-  bool smoke = false;
+  bool smoke = false, list = false;
   std::string only, tiles;
   std::vector<int> groups{ManyRowsOrder{}.group};
   int repeats = 30;
   for (int i = 1; i < count; ++i) {
     const std::string name = arguments[i], value = i + 1 < count ? arguments[i + 1] : "";
     if (name == "--smoke") smoke = true;
+    if (name == "--list") list = true;
     if (name == "--only") only = value;
     if (name == "--tiles") tiles = value;
     if (name == "--groups") groups = numbers(value);
     if (name == "--repeats") repeats = std::stoi(value);
   }
-  if (device::cuda_devices().empty()) return std::puts("no CUDA device"), 0;
-  const auto stream = must(device::Stream::create_cuda(0));
-  const device::Memory flush = must(device::Memory::create(kCuda, 256 << 20));
+  if (device::cuda_devices().empty() && !list) return std::puts("no CUDA device"), 0;
+  std::unique_ptr<device::Stream> stream;
+  device::Memory flush;
+  if (!list) {
+    stream = must(device::Stream::create_cuda(0));
+    flush = must(device::Memory::create(kCuda, 256 << 20));
+  }
   for (const Case& c : cases(smoke)) {
-    if (!only.empty() && (std::string(c.layer.name) + "," + std::to_string(c.T)).find(only) == std::string::npos)
+    const std::string name = c.layer.name, rows = "," + std::to_string(c.T);
+    if (!only.empty() && only != name && only != rows && only != name + rows) continue;
+    if (list) {
+      std::puts((name + rows).c_str());
       continue;
-    Bench bench(c, *stream);
-    std::vector<int> chosen = tiles.empty() ? std::vector{bench.chosen()} : std::vector<int>{};
-    if (tiles == "all") {
-      for (int i = 0; i < static_cast<int>(many_rows_tiles().size()); ++i) chosen.push_back(i);
-    } else if (!tiles.empty()) {
-      chosen = numbers(tiles);
     }
+    Bench bench(c, *stream);
+    const std::vector<int> chosen = tiles.empty() ? std::vector{bench.chosen()} : numbers(tiles);
     for (const int tile : chosen) {
       for (const int group : groups) bench.run({.tile = tile, .group = group}, repeats, flush, *stream);
     }

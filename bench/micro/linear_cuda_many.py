@@ -4,8 +4,8 @@
     python3 bench/micro/linear_cuda_many.py [--bench build/release/bench/bench_linear_cuda_many] [--only NAME[,T]]
 
 For each shape: Tandem's kernel (the C++ benchmark), torch.matmul with bf16 results and nothing after it, and torch with
-what Tandem's kernel does besides (residual in f32, activation, f32 results) as separate kernels. Tandem and torch are
-measured in turns; both overwrite the L2 cache before each call and take the median.
+what Tandem's kernel does besides (residual in f32, activation, f32 results) as separate kernels; for experts,
+torch's grouped product. In turns, twice; both overwrite the L2 cache before each call; the better median of the two.
 """
 
 import argparse
@@ -33,66 +33,75 @@ def median_us(call, flush, repeats):
     return statistics.median(begin.elapsed_time(end) * 1e3 for begin, end in events)
 
 
+def uniform(*shape, scale=1.0):
+    return torch.empty(*shape, device="cuda", dtype=torch.bfloat16).uniform_(-scale, scale)
+
+
+def expert_ends(X, T):
+    """As the C++ benchmark has them."""
+    shares = [0.5 + e * 2654435761 % 1000 / 1000 for e in range(X)]
+    ends = [int(sum(shares[: e + 1]) / sum(shares) * T) for e in range(X)]
+    return torch.tensor(ends[:-1] + [T], device="cuda", dtype=torch.int32)
+
+
 def peers(case):
     """The product alone in bf16, and the same layer from separate kernels."""
-    T, K, N = case["T"], case["K"], case["N"]
-    x = torch.rand(T, K, device="cuda").mul_(2).sub_(1).bfloat16()
-    weight = torch.empty(N * (2 if case["gated"] else 1), K, device="cuda", dtype=torch.bfloat16).uniform_(-1, 1)
-    out = torch.empty(T, weight.shape[0], device="cuda", dtype=torch.bfloat16)
+    T, K, N, X = case["T"], case["K"], case["N"], case["X"]
+    x = uniform(T, K)
+    width = N * (2 if case["gated"] else 1)
+    if X > 1:
+        weight, ends = uniform(X, width, K, scale=1 / 32), expert_ends(X, T)
 
-    def product():
-        torch.matmul(x, weight.t(), out=out)
+        def product():
+            return torch._grouped_mm(x, weight.transpose(1, 2), offs=ends)
 
-    if case["gated"]:
-
-        def layer():
-            pair = torch.matmul(x, weight.t())
-            return F.silu(pair[:, :N]) * pair[:, N:]
-
-    elif case["residual"]:
-        y = torch.zeros(T, N, device="cuda")
-
-        def layer():
-            y.add_(torch.matmul(x, weight.t()))
-
-    elif case["bf16"]:
-        layer = product
     else:
+        weight = uniform(width, K, scale=1 / 32)
 
-        def layer():
-            return torch.mm(x, weight.t(), out_dtype=torch.float32)
+        def product():
+            return torch.matmul(x, weight.t())
 
+    def layer():
+        if case["gated"]:
+            pair = product()
+            return F.silu(pair[:, :N]) * pair[:, N:]
+        if case["residual"]:
+            return y.add_(product())
+        return product() if case["bf16"] else torch.mm(x, weight.t(), out_dtype=torch.float32)
+
+    y = torch.zeros(T, N, device="cuda") if case["residual"] else None
     return product, layer
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bench", default="build/release/bench/bench_linear_cuda_many")
-    parser.add_argument("--only", help="as the C++ benchmark's")
-    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--only", help="NAME or ,T or NAME,T")
+    parser.add_argument("--tiles", help="the best of these instead of the one chosen")
+    parser.add_argument("--repeats", type=int, default=20)
     args = parser.parse_args()
-    command = [args.bench, "--repeats", str(args.repeats)] + (["--only", args.only] if args.only else [])
 
-    def measure():
-        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-        return [json.loads(line) for line in lines]
+    def run(*more):
+        return subprocess.run([args.bench, *more], check=True, capture_output=True, text=True).stdout.splitlines()
 
     flush = torch.empty(256 << 20, device="cuda", dtype=torch.uint8)
-    first = measure()
-    theirs = []
-    for case in first:
-        product, layer = peers(case)
-        theirs.append([median_us(call, flush, args.repeats) for call in (product, layer)])
-        del product, layer
-        torch.cuda.empty_cache()
-    print(f"{'op':8}{'T':>6}{'K':>7}{'N':>8}  {'tile':8}{'us':>9}{'again':>9}{'TFLOP/s':>9}{'of peak':>8}"
-          f"{'cuBLAS us':>11}{'ratio':>7}{'separate us':>13}{'ratio':>7}")  # fmt: skip
-    for case, again, (product_us, layer_us) in zip(first, measure(), theirs):
-        us = min(case["us"], again["us"])
+    print(f"{'op':12}{'T':>6}{'K':>7}{'N':>8}  {'tile':10}{'us':>9}{'TFLOP/s':>9}{'of peak':>8}{'cuBLAS us':>11}"
+          f"{'ratio':>7}{'separate us':>13}{'ratio':>7}")  # fmt: skip
+    for name in run("--list", *(["--only", args.only] if args.only else [])):
+        options = ["--only", name, "--repeats", str(args.repeats), *(["--tiles", args.tiles] if args.tiles else [])]
+        cases, theirs = [], []
+        for _ in range(2):
+            cases += [json.loads(line) for line in run(*options)]
+            calls = peers(cases[0])
+            theirs.append([median_us(call, flush, args.repeats) for call in calls])
+            del calls
+            torch.cuda.empty_cache()
+        case = min(cases, key=lambda case: case["us"])
+        us, product_us, layer_us = case["us"], min(t[0] for t in theirs), min(t[1] for t in theirs)
         flops = 2 * case["T"] * case["K"] * case["N"] * (2 if case["gated"] else 1)
-        print(f"{case['op']:8}{case['T']:6}{case['K']:7}{case['N']:8}  {case['tile']:8}{case['us']:9.1f}"
-              f"{again['us']:9.1f}{flops / us * 1e-6:9.1f}{flops / us * 1e-6 / PEAK_TFLOPS:8.3f}{product_us:11.1f}"
-              f"{product_us / us:7.3f}{layer_us:13.1f}{layer_us / us:7.3f}")  # fmt: skip
+        print(f"{case['op']:12}{case['T']:6}{case['K']:7}{case['N']:8}  {case['tile']:10}{us:9.1f}"
+              f"{flops / us * 1e-6:9.1f}{flops / us * 1e-6 / PEAK_TFLOPS:8.3f}{product_us:11.1f}"
+              f"{product_us / us:7.3f}{layer_us:13.1f}{layer_us / us:7.3f}", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -38,12 +38,6 @@ __device__ __forceinline__ void load_box_to(std::uint32_t to, const CUtensorMap*
       "l"(map), "r"(shared_address(barrier)), "r"(column), "r"(row), "r"(head), "h"(blocks)
       : "memory");
 }
-// One box into the L2 cache.
-__device__ __forceinline__ void prefetch_box(const CUtensorMap* map, int column, int row, int head) {
-  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(map), "r"(column), "r"(row),
-               "r"(head)
-               : "memory");
-}
 // One box out of shared memory; what lies outside the tensor is not written. Belongs to the thread's bulk group.
 __device__ __forceinline__ void store_box(const CUtensorMap* map, std::uint32_t from, int column, int row, int head) {
   asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map),

@@ -23,11 +23,13 @@
 
 #include <array>
 #include <limits>
+#include <tuple>
 
 #include "kernels/common/launch.cuh"
 #include "kernels/common/tensor_map.cuh"
 #include "kernels/linear/many_rows_sm90.cuh"
 #include "kernels/linear/many_rows_sm90.h"
+#include "kernels/linear/many_rows_sm90_worker.cuh"
 
 namespace tandem::kernels {
 namespace {
@@ -37,7 +39,7 @@ using tensor::DType;
 using tensor::Shape;
 using tensor::TensorView;
 
-template <class C>
+template <class C, bool kExperts>
 __global__ __launch_bounds__(C::kThreads, 1) __cluster_dims__(C::kCluster, 1, 1) void linear_many_rows_sm90_kernel(
     const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap weight_map,
     const __grid_constant__ CUtensorMap up_map, const __grid_constant__ CUtensorMap residual_map,
@@ -58,17 +60,18 @@ __global__ __launch_bounds__(C::kThreads, 1) __cluster_dims__(C::kCluster, 1, 1)
   } else {
     __syncthreads();
   }
+  wait_for_earlier_kernels();
   if (threadIdx.x < 128) {
-    if constexpr (C::kWarpgroups == 2) registers_give_back<40>();
+    if constexpr (C::kWarpgroups == 2) registers_give_back<64>();
     if (threadIdx.x == 0) {
-      produce<C>(&x_map, &weight_map, &up_map, &residual_map, args, shared_address(shared), barriers);
+      produce<C, kExperts>(&x_map, &weight_map, &up_map, &residual_map, args, shared_address(shared), barriers);
     }
   } else {
-    if constexpr (C::kWarpgroups == 2) registers_take<232>();
-    Worker<C> worker(args, shared, barriers);
-    for (Tiles<C> tiles(args); !tiles.done(); tiles.advance()) {
+    if constexpr (C::kWarpgroups == 2) registers_take<216>();
+    Worker<C, kExperts> worker(args, shared, barriers);
+    for (Tiles<C, kExperts> tiles(args); !tiles.done(); tiles.advance()) {
       worker.multiply_tile();
-      worker.finish_tile(&y_map, tiles.row(), tiles.column());
+      worker.finish_tile(&y_map, tiles);
     }
     worker.end();
   }
@@ -76,18 +79,20 @@ __global__ __launch_bounds__(C::kThreads, 1) __cluster_dims__(C::kCluster, 1, 1)
   if constexpr (C::kCluster > 1) cluster_sync();
 }
 
-// [rows, columns], as the map maker wants it.
-TensorView matrix(const void* data, DType dtype, std::int64_t rows, std::int64_t columns, std::int64_t stride) {
-  const std::int64_t strides[] = {stride, columns, 1};
-  return TensorView(const_cast<void*>(data), dtype, Shape{rows, 1, columns}, strides);
+// `count` matrices [rows, columns], as the map maker wants them.
+TensorView matrices(const void* data, DType dtype, std::int64_t rows, std::int64_t columns, std::int64_t stride,
+                    std::int64_t count = 1, std::int64_t matrix_stride = 0) {
+  const std::int64_t strides[] = {stride, matrix_stride, 1};
+  return TensorView(const_cast<void*>(data), dtype, Shape{rows, count, columns}, strides);
 }
 
 bool is_aligned(const void* data, std::int64_t stride, int element_bytes) {
   return reinterpret_cast<std::uintptr_t>(data) % 16 == 0 && stride * element_bytes % 16 == 0;
 }
 
-template <class C>
-Status launch_as(const LinearCall& call, const ManyRowsOrder& order, device::Stream& stream) {
+template <class C, bool kExperts>
+Status launch_as(const ExpertsCall& experts, const ManyRowsOrder& order, device::Stream& stream) {
+  const LinearCall& call = experts.layer;
   const bool is_gated = call.up != nullptr, has_residual = call.residual != nullptr;
   const int multiprocessors = TD_TRY(device::cuda_multiprocessors(stream.device().index));
   const int outputs = (is_gated ? C::kBoxRows : C::kOwnColumns);  // of a warpgroup
@@ -103,9 +108,10 @@ Status launch_as(const LinearCall& call, const ManyRowsOrder& order, device::Str
       .T = static_cast<int>(call.T),
       .N = static_cast<int>(call.N),
       .k_blocks = ceil_div(call.K, C::kDepth),
-      .row_clusters = ceil_div(call.T, C::kRows * C::kCluster),
-      .column_clusters = ceil_div(call.N, outputs * C::kSideBySide),
+      .column_tiles = ceil_div(call.N, outputs * C::kSideBySide),
       .group = std::max(order.group, 1),
+      .X = static_cast<int>(experts.X),
+      .row_offsets = experts.row_offsets,
       .is_gated = is_gated,
       .y_is_bf16 = call.y_is_bf16,
       .has_residual = has_residual && !adds,
@@ -120,23 +126,30 @@ Status launch_as(const LinearCall& call, const ManyRowsOrder& order, device::Str
       .y_stride = call.y_stride,
   };
   const OnDevice on(stream.device());
-  const CUtensorMap x_map = TD_TRY(make_row_map(matrix(call.x, DType::kBf16, call.T, call.K, call.x_stride), C::kRows));
-  const CUtensorMap weight_map =
-      TD_TRY(make_row_map(matrix(call.weight, DType::kBf16, call.N, call.K, call.weight_stride), C::kBoxRows));
+  const CUtensorMap x_map =
+      TD_TRY(make_row_map(matrices(call.x, DType::kBf16, call.T, call.K, call.x_stride), C::kRows));
+  const CUtensorMap weight_map = TD_TRY(make_row_map(
+      matrices(call.weight, DType::kBf16, call.N, call.K, call.weight_stride, experts.X, experts.weight_expert_stride),
+      C::kBoxRows));
   CUtensorMap up_map = weight_map, residual_map = weight_map, y_map = weight_map;
   if (is_gated) {
-    up_map = TD_TRY(make_row_map(matrix(call.up, DType::kBf16, call.N, call.K, call.up_stride), C::kBoxRows));
+    up_map = TD_TRY(make_row_map(
+        matrices(call.up, DType::kBf16, call.N, call.K, call.up_stride, experts.X, experts.up_expert_stride),
+        C::kBoxRows));
   }
   if (args.has_residual) {
     residual_map =
-        TD_TRY(make_row_map(matrix(call.residual, DType::kF32, call.T, call.N, call.residual_stride), 64, 1, 32));
+        TD_TRY(make_row_map(matrices(call.residual, DType::kF32, call.T, call.N, call.residual_stride), 64, 1, 32));
   }
   if (is_y_boxed) {
-    y_map = TD_TRY(make_row_map(
-        matrix(call.y, call.y_is_bf16 ? DType::kBf16 : DType::kF32, call.T, call.N, call.y_stride), 16, 1, y_columns));
+    y_map = TD_TRY(
+        make_row_map(matrices(call.y, call.y_is_bf16 ? DType::kBf16 : DType::kF32, call.T, call.N, call.y_stride), 16,
+                     1, y_columns));
   }
-  const int clusters = std::min(args.row_clusters * args.column_clusters, multiprocessors / C::kCluster);
-  return launch("linear, many rows", linear_many_rows_sm90_kernel<C>,
+  // As many tiles as there can be: of each expert's rows, the last are fewer.
+  const std::int64_t row_clusters = (kExperts ? experts.X - 1 : 0) + ceil_div(call.T, C::kRows * C::kCluster);
+  const auto clusters = std::min<std::int64_t>(row_clusters * args.column_tiles, multiprocessors / C::kCluster);
+  return launch("linear, many rows", linear_many_rows_sm90_kernel<C, kExperts>,
                 {.grid = dim3(static_cast<unsigned>(clusters * C::kCluster)),
                  .threads = C::kThreads,
                  .shared_bytes = C::kSharedBytes},
@@ -147,19 +160,21 @@ Status launch_as(const LinearCall& call, const ManyRowsOrder& order, device::Str
 struct Variant {
   ManyRowsTile tile;
   int depth_ns, around_ns;
-  Status (*launch)(const LinearCall&, const ManyRowsOrder&, device::Stream&);
+  Status (*launch)(const ExpertsCall&, const ManyRowsOrder&, device::Stream&);
+  Status (*launch_experts)(const ExpertsCall&, const ManyRowsOrder&, device::Stream&);  // or null
 };
-template <int kRows, int kColumns, int kCluster, int kStages, int kWarpgroups>
+template <int kRows, int kColumns, int kCluster, int kStages, int kWarpgroups, bool kExperts>
 constexpr Variant variant(int depth_ns, int around_ns) {
-  return {{kRows, kColumns, kCluster},
-          depth_ns,
-          around_ns,
-          launch_as<Config<kRows, kColumns, kCluster, kStages, kWarpgroups>>};
+  using C = Config<kRows, kColumns, kCluster, kStages, kWarpgroups>;
+  Variant made{{kRows, kColumns, kCluster, kExperts}, depth_ns, around_ns, launch_as<C, false>, nullptr};
+  if constexpr (kExperts) made.launch_experts = launch_as<C, true>;
+  return made;
 }
 constexpr Variant kVariants[] = {
-    variant<128, 256, 2, 4, 2>(620, 4000), variant<128, 128, 2, 6, 2>(310, 3500),
-    variant<64, 128, 2, 8, 1>(205, 2700),  variant<64, 128, 1, 8, 1>(215, 2700),  variant<64, 64, 2, 12, 1>(175, 2500),
-    variant<64, 64, 1, 12, 1>(185, 2500),  variant<64, 32, 1, 16, 1>(160, 2300),
+    variant<128, 256, 2, 4, 2, true>(620, 4000), variant<128, 192, 2, 4, 2, false>(480, 4000),
+    variant<128, 128, 2, 6, 2, true>(310, 3500), variant<64, 128, 2, 8, 1, false>(205, 2700),
+    variant<64, 128, 1, 8, 1, true>(215, 2700),  variant<64, 64, 2, 12, 1, false>(175, 2500),
+    variant<64, 32, 1, 16, 1, false>(160, 2300),
 };
 
 }  // namespace
@@ -173,13 +188,17 @@ std::span<const ManyRowsTile> many_rows_tiles() {
   return tiles;
 }
 
-int many_rows_tile_for(std::int64_t T, std::int64_t K, std::int64_t N, bool is_gated, int multiprocessors) {
+int many_rows_tile_for(std::int64_t T, std::int64_t K, std::int64_t N, bool is_gated, int multiprocessors,
+                       std::int64_t X) {
   int best = 0;
   std::int64_t best_ns = std::numeric_limits<std::int64_t>::max();
   for (int i = 0; i < static_cast<int>(std::size(kVariants)); ++i) {
-    const auto& [tile, depth_ns, around_ns, launch] = kVariants[i];
+    const auto& [tile, depth_ns, around_ns, launch, launch_experts] = kVariants[i];
+    if (X > 1 && !tile.takes_experts) continue;
     const std::int64_t rows = tile.rows * tile.cluster, columns = tile.columns / (is_gated ? 2 : 1);
-    const std::int64_t tiles = ((T + rows - 1) / rows) * ((N + columns - 1) / columns);
+    // Each expert has rows of its own, and wastes half a tile of them on average.
+    const std::int64_t row_tiles = std::max((T + rows - 1) / rows + X / 2, X);
+    const std::int64_t tiles = row_tiles * ((N + columns - 1) / columns);
     const std::int64_t at_once = multiprocessors / tile.cluster, turns = (tiles + at_once - 1) / at_once;
     const std::int64_t total = turns * ((K + 63) / 64 * depth_ns + around_ns);
     if (total < best_ns) best = i, best_ns = total;
@@ -196,15 +215,35 @@ bool many_rows_sm90_takes(const LinearCall& call) {
          (call.residual == nullptr || is_aligned(call.residual, call.residual_stride, 4));
 }
 
+bool experts_many_rows_sm90_takes(const ExpertsCall& call) {
+  return many_rows_sm90_takes(call.layer) && call.layer.residual == nullptr && call.X > 0 &&
+         call.X < (std::int64_t{1} << 16) && call.row_offsets != nullptr && call.weight_expert_stride % 8 == 0 &&
+         (call.layer.up == nullptr || call.up_expert_stride % 8 == 0);
+}
+
 Status linear_many_rows_sm90_as(const LinearCall& call, const ManyRowsOrder& order, device::Stream& stream) {
   TD_CHECK(many_rows_sm90_takes(call), call.T, call.K, call.N);
-  return kVariants[order.tile].launch(call, order, stream);
+  return kVariants[order.tile].launch({.layer = call, .X = 1}, order, stream);
+}
+
+Status linear_experts_many_rows_sm90_as(const ExpertsCall& call, const ManyRowsOrder& order, device::Stream& stream) {
+  TD_CHECK(experts_many_rows_sm90_takes(call), call.layer.T, call.layer.K, call.layer.N, call.X);
+  const Variant& variant = kVariants[order.tile];
+  TD_CHECK(variant.tile.takes_experts, order.tile);
+  return variant.launch_experts(call, order, stream);
 }
 
 Status linear_many_rows_sm90(const LinearCall& call, device::Stream& stream) {
   const int multiprocessors = TD_TRY(device::cuda_multiprocessors(stream.device().index));
   const int tile = many_rows_tile_for(call.T, call.K, call.N, call.up != nullptr, multiprocessors);
   return linear_many_rows_sm90_as(call, {.tile = tile}, stream);
+}
+
+Status linear_experts_many_rows_sm90(const ExpertsCall& call, device::Stream& stream) {
+  const int multiprocessors = TD_TRY(device::cuda_multiprocessors(stream.device().index));
+  const auto& [T, K, N] = std::tuple(call.layer.T, call.layer.K, call.layer.N);
+  const int tile = many_rows_tile_for(T, K, N, call.layer.up != nullptr, multiprocessors, call.X);
+  return linear_experts_many_rows_sm90_as(call, {.tile = tile}, stream);
 }
 
 }  // namespace tandem::kernels

@@ -10,11 +10,14 @@ namespace tandem::kernels {
 struct ManyRowsTile {
   int rows = 0, columns = 0;  // of x, and of the weights
   int cluster = 1;            // blocks, one below the other, that share the weights that they load
+  bool takes_experts = false;
 };
 std::span<const ManyRowsTile> many_rows_tiles();
 
-// The tile that is fastest for these sizes, by what was measured. Changes no bit.
-int many_rows_tile_for(std::int64_t T, std::int64_t K, std::int64_t N, bool is_gated, int multiprocessors);
+// The tile that is fastest for these sizes, by what was measured. Changes no bit. Of experts, T is all of
+// their rows.
+int many_rows_tile_for(std::int64_t T, std::int64_t K, std::int64_t N, bool is_gated, int multiprocessors,
+                       std::int64_t X = 1);
 
 // What a benchmark may vary.
 struct ManyRowsOrder {
@@ -23,5 +26,7 @@ struct ManyRowsOrder {
 };
 [[nodiscard]] Status linear_many_rows_sm90_as(const LinearCall& call, const ManyRowsOrder& order,
                                               device::Stream& stream);
+[[nodiscard]] Status linear_experts_many_rows_sm90_as(const ExpertsCall& call, const ManyRowsOrder& order,
+                                                      device::Stream& stream);
 
 }  // namespace tandem::kernels

@@ -52,4 +52,15 @@ bool few_rows_sm90_takes(const LinearCall& call);
 bool many_rows_sm90_takes(const LinearCall& call);
 [[nodiscard]] Status linear_many_rows_sm90(const LinearCall& call, device::Stream& stream);
 
+// A layer, or a gated pair, of each of X experts: rows row_offsets[e] .. row_offsets[e+1] - 1 of x by the e-th matrix,
+// into the same rows of y. The host does not learn which rows are whose: blocks read it when they run.
+struct ExpertsCall {
+  LinearCall layer;  // T rows of all experts together; the first expert's weights; no residual
+  std::int64_t X = 0;
+  const std::int32_t* row_offsets = nullptr;  // [X+1] i32 on the device: ascending, from 0 to T
+  std::int64_t weight_expert_stride = 0, up_expert_stride = 0;
+};
+bool experts_many_rows_sm90_takes(const ExpertsCall& call);
+[[nodiscard]] Status linear_experts_many_rows_sm90(const ExpertsCall& call, device::Stream& stream);
+
 }  // namespace tandem::kernels

@@ -266,6 +266,58 @@ TEST(LinearManyRowsCuda, NanStaysInItsRow) {
   }
 }
 
+// Each expert's rows as its layer alone has them; experts without rows, and with other rows around theirs.
+TEST(LinearManyRowsCuda, ExpertsAreLayersOfTheirOwn) {
+  TANDEM_CUDA_STREAM(stream);
+  constexpr std::int64_t kX = 6, kK = 136, kN = 200;
+  const std::vector<std::int32_t> offsets{0, 0, 37, 300, 301, 301, 430};
+  const std::int64_t T = offsets.back();
+  auto on_device = std::move(device::Memory::create(kCuda, offsets.size() * sizeof(std::int32_t))).value();
+  ASSERT_TRUE(device::copy(on_device.data(), offsets.data(), on_device.bytes(), stream).ok());
+  for (const bool is_gated : {false, true}) {
+    for (const bool y_is_bf16 : {false, true}) {
+      for (const std::int64_t gap : {std::int64_t{8}, std::int64_t{3}}) {
+        const DType y_dtype = y_is_bf16 ? DType::kBf16 : DType::kF32;
+        CudaRows x(DType::kBf16, T, kK, 8, 0, stream);
+        x.set(rounded_to(DType::kBf16, random_values(1, T * kK)));
+        const CudaRows weights(DType::kBf16, kX * kN, kK, random_values(2, kX * kN * kK, 0.25f), stream);
+        const CudaRows ups(DType::kBf16, kX * kN, kK, random_values(3, kX * kN * kK, 0.25f), stream);
+        LinearCall layer{.T = T, .K = kK, .N = kN};
+        layer.x = x.view().data(), layer.x_is_bf16 = true, layer.x_stride = x.view().stride(0);
+        layer.weight = weights.view().data(), layer.weight_stride = kK;
+        if (is_gated) layer.up = ups.view().data(), layer.up_stride = kK;
+        layer.y_is_bf16 = y_is_bf16;
+        std::vector<float> expected;
+        for (std::int64_t e = 0; e < kX; ++e) {
+          LinearCall alone = layer;
+          alone.T = offsets[static_cast<std::size_t>(e + 1)] - offsets[static_cast<std::size_t>(e)];
+          if (alone.T == 0) continue;
+          alone.x = static_cast<const std::uint16_t*>(layer.x) + offsets[static_cast<std::size_t>(e)] * layer.x_stride;
+          alone.weight = static_cast<const std::uint16_t*>(layer.weight) + e * kN * kK;
+          if (is_gated) alone.up = static_cast<const std::uint16_t*>(layer.up) + e * kN * kK;
+          CudaRows y(DType::kF32, alone.T, kN, 0, 0, stream);
+          ASSERT_TRUE(linear_chain(alone, y.view().as<float>(), stream).ok());
+          const std::vector<float> rows = rounded_to(y_dtype, y.get());
+          expected.insert(expected.end(), rows.begin(), rows.end());
+        }
+        for (int tile = 0; tile < static_cast<int>(many_rows_tiles().size()); ++tile) {
+          if (!many_rows_tiles()[static_cast<std::size_t>(tile)].takes_experts) continue;
+          CudaRows y(y_dtype, T, kN, gap, 0, stream);
+          layer.y = y.view().data(), layer.y_stride = y.view().stride(0);
+          const ExpertsCall call{.layer = layer,
+                                 .X = kX,
+                                 .row_offsets = static_cast<const std::int32_t*>(on_device.data()),
+                                 .weight_expert_stride = kN * kK,
+                                 .up_expert_stride = kN * kK};
+          ASSERT_TRUE(experts_many_rows_sm90_takes(call));
+          ASSERT_TRUE(linear_experts_many_rows_sm90_as(call, {.tile = tile}, stream).ok());
+          ASSERT_TRUE(same_bits(y.get(), expected)) << tile << " gated " << is_gated << " bf16 " << y_is_bf16;
+        }
+      }
+    }
+  }
+}
+
 TEST(LinearManyRowsCuda, SaysWhatItTakes) {
   LinearCall call{.T = 100, .K = 64, .N = 64};
   alignas(16) std::byte memory[32] = {};
