@@ -35,7 +35,7 @@ namespace {
 
 using namespace sm90;
 
-constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
+constexpr float kLn2 = 0.6931471805599453f;
 
 template <int kHeadDim, int kComputing>
 struct Config {

@@ -6,6 +6,8 @@
 
 namespace tandem::kernels::sm90 {
 
+inline constexpr float kLog2E = 1.4426950408889634f;
+
 // A place in a ring: which buffer, and the parity of its present turn.
 template <int kBuffers>
 class RingPlace {
