@@ -14,6 +14,8 @@
 
 namespace tandem::kernels::sm90 {
 
+inline constexpr float kLog2E = 1.4426950408889634f;
+
 __device__ __forceinline__ std::uint32_t shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
 }

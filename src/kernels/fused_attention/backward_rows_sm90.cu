@@ -5,11 +5,10 @@
 
 #include "kernels/common/sm90.cuh"
 #include "kernels/fused_attention/backward_rows_sm90.cuh"
+#include "kernels/fused_attention/tile_sm90.cuh"
 
 namespace tandem::kernels::sm90 {
 namespace {
-
-constexpr float kLog2E = 1.4426950408889634f;
 
 // delta = <do, o> - dlse and lse * log2 e for each row of each step; kLanes threads a row.
 //   grid (steps, H), 256 threads

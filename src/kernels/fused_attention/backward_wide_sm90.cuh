@@ -18,7 +18,6 @@ std::size_t backward_wide_sm90_scratch_bytes(const FusedAttentionPlan& plan);
 
 namespace sm90::wide {
 
-constexpr float kLog2E = 1.4426950408889634f;
 constexpr int kD = 256, kSlabs = kD / 64;  // columns beyond the head dim are zero
 constexpr int kStepRows = 64, kKeys = 64;  // query rows of a step of dk and dv; keys of a block
 constexpr int kTileBytes = 64 * kD * 2;

@@ -9,8 +9,6 @@
 
 namespace tandem::kernels::sm90 {
 
-inline constexpr float kLog2E = 1.4426950408889634f;
-
 // What a row's sums are multiplied with; the logarithm of its total is max_log2 + log2(total).
 struct RowEnd {
   float inverse, max_log2, total;
