@@ -82,7 +82,7 @@ Status mix_on_cuda(Context& context, TensorView x, TensorView router, std::span<
   const TensorView offsets = take(context, DType::kI32, Shape{X + 1});
   const TensorView tokens = take(context, DType::kI32, Shape{pairs});
   const TensorView pair_of = take(context, DType::kI32, Shape{T, params.top_k});
-  const TensorView gathered = take(context, DType::kF32, Shape{pairs, C});
+  const TensorView gathered = take(context, product_dtype(context), Shape{pairs, C});
   const TensorView hidden = take(context, product_dtype(context), Shape{pairs, F});
   const TensorView expert_out = take(context, DType::kF32, Shape{pairs, C});
   TD_TRY(run_linear(context, x, router, {}, logits));
@@ -91,7 +91,7 @@ Status mix_on_cuda(Context& context, TensorView x, TensorView router, std::span<
   device::Stream& stream = context.stream;
   TD_TRY(kernels::router_top_k_cuda(logits, params.norm, weights, chosen, stream));
   TD_TRY(kernels::moe_group_cuda(chosen, X, offsets, tokens, pair_of, stream));
-  TD_TRY(kernels::embedding_cuda(tokens, x, 1.0f, gathered, stream));
+  TD_TRY(kernels::moe_gather_cuda(x, tokens, gathered, stream));
   TD_TRY(kernels::linear_gated_grouped_cuda(gathered, offsets, TD_TRY(stack_of(experts, &ExpertWeights::gate)),
                                             TD_TRY(stack_of(experts, &ExpertWeights::up)), params.activation,
                                             context.compute, hidden, scratch, stream));

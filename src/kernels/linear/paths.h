@@ -29,7 +29,7 @@ struct LinearCall {
   bool y_is_bf16 = false;
   std::int64_t y_stride = 0;
 
-  // Of grouped layers (plain paths only): [groups+1]; a group's weight lies group_stride elements after the one before.
+  // Of grouped layers: [groups+1]; a group's weight lies group_stride elements after the one before.
   const std::int32_t* offsets = nullptr;
   std::int64_t groups = 1, group_stride = 0;
 };

@@ -36,12 +36,24 @@ enum class RouterNorm : std::uint8_t {
                                      tensor::TensorView pair_of, float alpha, tensor::TensorView residual,
                                      tensor::TensorView y, device::Stream& stream);
 
-// The same on CUDA, but for the gathering (kernels/embedding takes rows). X at most 1024; logits and rows dense.
-// Errors: kInvalidArgument (also: a build without CUDA), before any write; kDeviceLost.
+// The same on CUDA, queued; nothing waits for the device. Two calls with equal arguments give equal bits, and a token's
+// weights and sums depend on its own row only.
+// Errors: kInvalidArgument (also X > 512, topk > 32, or more than 2^30 pairs).
+//
+// What the indices say cannot be seen from here. An expert outside 0..X-1 belongs to nobody: its pairs come after
+// offsets[X], as token -1. A token or pair that is not there gives a row of NaN.
+inline constexpr std::int64_t kMoeExpertsMax = 512, kMoeTopKMax = 32;
+
 [[nodiscard]] Status router_top_k_cuda(tensor::TensorView logits, RouterNorm norm, tensor::TensorView weights,
                                        tensor::TensorView experts, device::Stream& stream);
+
 [[nodiscard]] Status moe_group_cuda(tensor::TensorView experts, std::int64_t X, tensor::TensorView offsets,
                                     tensor::TensorView tokens, tensor::TensorView pair_of, device::Stream& stream);
+
+//   y [T*topk,C] f32, or bf16: rounded to nearest
+[[nodiscard]] Status moe_gather_cuda(tensor::TensorView x, tensor::TensorView tokens, tensor::TensorView y,
+                                     device::Stream& stream);
+
 [[nodiscard]] Status moe_combine_cuda(tensor::TensorView expert_out, tensor::TensorView weights,
                                       tensor::TensorView pair_of, float alpha, tensor::TensorView residual,
                                       tensor::TensorView y, device::Stream& stream);

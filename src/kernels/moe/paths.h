@@ -1,4 +1,4 @@
-// What CUDA implements of moe.h: arguments already checked (cuda.cc).
+// The kernels of mixtures of experts on CUDA. Arguments have been checked (cuda.cc); pointers are the device's.
 #pragma once
 
 #include <cstdint>
@@ -9,33 +9,49 @@
 
 namespace tandem::kernels {
 
-inline constexpr std::int64_t kMoeExpertsMax = 1024;
-
-struct RouterCall {
-  std::int64_t T = 0;
-  int X = 0, top_k = 0;
-  bool over_all = false;  // RouterNorm::kSoftmaxOverAll
-  const float* logits = nullptr;
-  float* weights = nullptr;
-  std::int32_t* experts = nullptr;
+struct RouterArguments {
+  const float* logits;
+  std::int64_t stride;  // of logits
+  float* weights;
+  std::int32_t* experts;
+  std::int64_t tokens;
+  int X, top_k;
+  RouterNorm norm;
 };
-[[nodiscard]] Status router_top_k_sm80(const RouterCall& call, device::Stream& stream);
+Status router_top_k_sm80(const RouterArguments& arguments, device::Stream& stream);
 
-struct GroupCall {
-  int pairs = 0, top_k = 0, X = 0;
-  const std::int32_t* experts = nullptr;
-  std::int32_t *offsets = nullptr, *tokens = nullptr, *pair_of = nullptr;
+struct GroupArguments {
+  const std::int32_t* experts;
+  std::int32_t *offsets, *tokens, *pair_of;
+  int pairs, X, top_k;
 };
-[[nodiscard]] Status moe_group_sm80(const GroupCall& call, device::Stream& stream);
+Status moe_group_sm80(const GroupArguments& arguments, device::Stream& stream);
 
-struct CombineCall {
-  std::int64_t T = 0, width = 0, residual_stride = 0, y_stride = 0;
-  int top_k = 0;
-  float alpha = 1.0f;
-  const float *expert_out = nullptr, *weights = nullptr, *residual = nullptr;
-  const std::int32_t* pair_of = nullptr;
-  float* y = nullptr;
+struct GatherArguments {
+  const float* x;
+  std::int64_t x_stride;
+  const std::int32_t* tokens;
+  void* y;
+  std::int64_t y_stride;
+  std::int64_t pairs;
+  int x_rows, width;
 };
-[[nodiscard]] Status moe_combine_sm80(const CombineCall& call, device::Stream& stream);
+// `is_bf16`: y's elements, else f32. `is_aligned`: four elements at a time may be read and written.
+Status moe_gather_sm80(const GatherArguments& arguments, bool is_bf16, bool is_aligned, device::Stream& stream);
+
+struct CombineArguments {
+  const float* expert_out;
+  std::int64_t expert_out_stride;
+  const float* weights;
+  const std::int32_t* pair_of;
+  const float* residual;  // or null
+  std::int64_t residual_stride;
+  float* y;
+  std::int64_t y_stride;
+  std::int64_t tokens;
+  int pairs, top_k, width;
+  float alpha;
+};
+Status moe_combine_sm80(const CombineArguments& arguments, bool is_aligned, device::Stream& stream);
 
 }  // namespace tandem::kernels

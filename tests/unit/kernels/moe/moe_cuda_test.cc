@@ -1,4 +1,6 @@
-// Mixture of experts on CUDA against the CPU's.
+// Mixtures of experts on CUDA against the CPU's functions and double precision.
+#include <gtest/gtest.h>
+
 #include <cmath>
 #include <limits>
 
@@ -10,127 +12,338 @@ namespace {
 
 using namespace testing;
 
-// A tensor of i32 on the device, read back on demand.
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr RouterNorm kNorms[] = {RouterNorm::kSoftmaxOverAll, RouterNorm::kSoftmaxOverSelected};
+
+// int32 on the device, -77 where nothing has been written, between guards.
 class CudaInts {
  public:
-  CudaInts(const Shape& shape, device::Stream& stream)
-      : shape_(shape),
-        stream_(stream),
-        memory_(device::Memory::create(kCuda, static_cast<std::size_t>(shape.count()) * 4).value()) {}
-  void set(const std::vector<std::int32_t>& values) {
-    ASSERT_TRUE(device::copy(memory_.data(), values.data(), values.size() * 4, stream_).ok());
-    ASSERT_TRUE(stream_.synchronize().ok());
+  CudaInts(std::int64_t count, device::Stream& stream)
+      : stream_(stream),
+        host_(static_cast<std::size_t>(count + 2 * kMargin), kGuard),
+        memory_(std::move(device::Memory::create(kCuda, host_.size() * sizeof(std::int32_t))).value()) {
+    upload();
   }
-  std::vector<std::int32_t> get() const {
-    std::vector<std::int32_t> values(static_cast<std::size_t>(shape_.count()));
-    EXPECT_TRUE(device::copy(values.data(), memory_.data(), values.size() * 4, stream_).ok());
+  CudaInts(const std::vector<std::int32_t>& values, device::Stream& stream)
+      : CudaInts(static_cast<std::int64_t>(values.size()), stream) {
+    std::copy(values.begin(), values.end(), host_.begin() + kMargin);
+    upload();
+  }
+  TensorView view(const Shape& shape) const {
+    return TensorView(static_cast<std::int32_t*>(memory_.data()) + kMargin, DType::kI32, shape, kCuda);
+  }
+  std::vector<std::int32_t> get() {
+    EXPECT_TRUE(device::copy(host_.data(), memory_.data(), host_.size() * sizeof(std::int32_t), stream_).ok());
     EXPECT_TRUE(stream_.synchronize().ok());
-    return values;
+    for (std::size_t i = 0; i < kMargin; ++i) {
+      EXPECT_EQ(host_[i], kGuard);
+      EXPECT_EQ(host_[host_.size() - 1 - i], kGuard);
+    }
+    return {host_.begin() + kMargin, host_.end() - kMargin};
   }
-  TensorView view() const { return TensorView(memory_.data(), DType::kI32, shape_, kCuda); }
 
  private:
-  Shape shape_;
+  void upload() {
+    ASSERT_TRUE(device::copy(memory_.data(), host_.data(), host_.size() * sizeof(std::int32_t), stream_).ok());
+    ASSERT_TRUE(stream_.synchronize().ok());
+  }
+
+  static constexpr std::int64_t kMargin = 3;  // so that nothing lies on 16 bytes
+  static constexpr std::int32_t kGuard = -77;
   device::Stream& stream_;
+  std::vector<std::int32_t> host_;
   device::Memory memory_;
 };
 
-TEST(MoeCuda, ChoosesAsOnTheCpu) {
+struct Routing {
+  std::vector<float> weights;
+  std::vector<std::int32_t> experts;
+};
+
+Routing route(const std::vector<float>& logits, std::int64_t X, std::int64_t top_k, RouterNorm norm, std::int64_t gap,
+              device::Stream& stream) {
+  const auto tokens = static_cast<std::int64_t>(logits.size()) / X;
+  CudaRows rows(DType::kF32, tokens, X, gap, gap, stream), weights(DType::kF32, tokens, top_k, 0, 1, stream);
+  CudaInts experts(tokens * top_k, stream);
+  rows.set(logits);
+  EXPECT_TRUE(router_top_k_cuda(rows.view(), norm, weights.view(), experts.view({tokens, top_k}), stream).ok());
+  return {weights.get(), experts.get()};
+}
+
+Routing route_on_cpu(const std::vector<float>& logits, std::int64_t X, std::int64_t top_k, RouterNorm norm) {
+  const auto tokens = static_cast<std::int64_t>(logits.size()) / X;
+  Routing routing{std::vector<float>(static_cast<std::size_t>(tokens * top_k)),
+                  std::vector<std::int32_t>(static_cast<std::size_t>(tokens * top_k))};
+  const auto stream = device::Stream::create_cpu(1);
+  EXPECT_TRUE(router_top_k_cpu(view_of(logits, {tokens, X}), norm, view_of(routing.weights, {tokens, top_k}),
+                               view_of(routing.experts, {tokens, top_k}), *stream)
+                  .ok());
+  return routing;
+}
+
+// The weights of the chosen experts, in `Real` throughout.
+template <class Real>
+std::vector<Real> weights_of(const std::vector<float>& logits, std::int64_t X, std::int64_t top_k, RouterNorm norm,
+                             const std::vector<std::int32_t>& experts) {
+  std::vector<Real> weights(experts.size());
+  for (std::int64_t t = 0; t < static_cast<std::int64_t>(logits.size()) / X; ++t) {
+    const float* const row = logits.data() + t * X;
+    const std::int32_t* const chosen = experts.data() + t * top_k;
+    const Real max = row[chosen[0]];
+    Real sum = 0;
+    if (norm == RouterNorm::kSoftmaxOverAll) {
+      for (std::int64_t x = 0; x < X; ++x) sum += std::exp(static_cast<Real>(row[x]) - max);
+    } else {
+      for (std::int64_t c = 0; c < top_k; ++c) sum += std::exp(static_cast<Real>(row[chosen[c]]) - max);
+    }
+    for (std::int64_t c = 0; c < top_k; ++c) {
+      weights[static_cast<std::size_t>(t * top_k + c)] = std::exp(static_cast<Real>(row[chosen[c]]) - max) / sum;
+    }
+  }
+  return weights;
+}
+
+TEST(RouterCuda, ChoosesAsTheCpuDoesAndWeighsAsWell) {
   TANDEM_CUDA_STREAM(stream);
-  const auto cpu = device::Stream::create_cpu(1);
-  for (const auto& [T, X, top_k] :
-       {std::tuple<int, int, int>{5, 4, 2}, {33, 8, 8}, {70, 128, 8}, {3, 1024, 4}, {2, 1, 1}}) {
-    for (const RouterNorm norm : {RouterNorm::kSoftmaxOverAll, RouterNorm::kSoftmaxOverSelected}) {
-      std::vector<float> logits = random_values(7, T * X, 8.0f);
-      for (float& logit : logits) logit = std::round(logit);  // many equals
-      if (T > 3) logits[static_cast<std::size_t>(X)] = std::numeric_limits<float>::quiet_NaN();
-      std::vector<float> weights(static_cast<std::size_t>(T * top_k));
-      std::vector<std::int32_t> experts(weights.size());
-      const Shape chosen{T, top_k};
-      ASSERT_TRUE(router_top_k_cpu(TensorView(logits.data(), DType::kF32, Shape{T, X}), norm,
-                                   TensorView(weights.data(), DType::kF32, chosen),
-                                   TensorView(experts.data(), DType::kI32, chosen), *cpu)
-                      .ok());
-      const CudaRows logits_there(DType::kF32, T, X, logits, stream);
-      CudaRows weights_there(DType::kF32, T, top_k, 0, 0, stream);
-      const CudaInts experts_there(chosen, stream);
-      ASSERT_TRUE(
-          router_top_k_cuda(logits_there.view(), norm, weights_there.view(), experts_there.view(), stream).ok());
-      const std::vector<float> got = weights_there.get();
-      const std::vector<std::int32_t> got_experts = experts_there.get();
-      for (std::size_t i = 0; i < got.size(); ++i) {
-        const bool is_bad_row = T > 3 && i / static_cast<std::size_t>(top_k) == 1;
-        if (is_bad_row) {
-          EXPECT_TRUE(std::isnan(got[i]));
-        } else {
-          ASSERT_EQ(got_experts[i], experts[i]) << T << " " << X << " at " << i;
-          ASSERT_NEAR(got[i], weights[i], 2e-6f);
+  constexpr std::pair<int, int> kSizes[] = {{1, 1},   {2, 2},   {8, 2},    {31, 3},  {32, 32}, {33, 5},
+                                            {64, 6},  {127, 8}, {128, 8},  {129, 4}, {160, 6}, {256, 8},
+                                            {300, 1}, {384, 8}, {511, 10}, {512, 32}};
+  std::uint64_t seed = 0;
+  for (const auto& [X, top_k] : kSizes) {
+    for (const std::int64_t tokens : {1, 8, 67}) {
+      for (const bool has_ties : {false, true}) {
+        const std::vector<float> logits =
+            has_ties ? random_integers(++seed, tokens * X, 3) : random_values(++seed, tokens * X, 8.0f);
+        for (const RouterNorm norm : kNorms) {
+          const Routing got = route(logits, X, top_k, norm, 0, stream);
+          ASSERT_EQ(got.experts, route_on_cpu(logits, X, top_k, norm).experts) << X << " " << top_k;
+          expect_as_good_as(got.weights, weights_of<float>(logits, X, top_k, norm, got.experts),
+                            weights_of<double>(logits, X, top_k, norm, got.experts));
+          const Routing again = route(logits, X, top_k, norm, 3, stream);  // at other addresses
+          ASSERT_TRUE(same_bits(again.weights, got.weights));
+          const std::vector<float> last_row(logits.end() - X, logits.end());
+          const Routing alone = route(last_row, X, top_k, norm, 0, stream);
+          ASSERT_TRUE(same_bits(alone.weights, std::span(got.weights).last(static_cast<std::size_t>(top_k))));
         }
       }
     }
   }
 }
 
-TEST(MoeCuda, GroupsAndCombinesAsOnTheCpu) {
+TEST(RouterCuda, HandlesWhatIsNoNumberAsTheCpuDoes) {
   TANDEM_CUDA_STREAM(stream);
-  const auto cpu = device::Stream::create_cpu(1);
-  for (const auto& [T, X, top_k] : {std::tuple<int, int, int>{1, 4, 2}, {33, 5, 3}, {700, 128, 8}}) {
-    constexpr std::int64_t C = 70;
-    const std::int64_t pairs = T * top_k;
-    std::vector<std::int32_t> experts(static_cast<std::size_t>(pairs));
-    for (std::size_t i = 0; i < experts.size(); ++i) {
-      experts[i] = static_cast<std::int32_t>(philox({3, 1}, i)[0] % static_cast<std::uint32_t>(X));
+  const float nan = std::nanf("");
+  const std::vector<float> logits = {nan,  nan,  nan,        nan,   -kInfinity, -kInfinity, -kInfinity, -kInfinity,
+                                     1.0f, nan,  -kInfinity, 2.0f,  kInfinity,  0.0f,       kInfinity,  -kInfinity,
+                                     0.0f, -nan, nan,        -0.0f, -0.0f,      0.0f,       -0.0f,      0.0f,
+                                     5.0f, 5.0f, -kInfinity, 6.0f,  -1e38f,     1e38f,      -1e-45f,    1e-45f};
+  for (const RouterNorm norm : kNorms) {
+    for (const std::int64_t top_k : {1, 2, 4}) {
+      const Routing got = route(logits, 4, top_k, norm, 0, stream), expected = route_on_cpu(logits, 4, top_k, norm);
+      EXPECT_EQ(got.experts, expected.experts);
+      for (std::size_t i = 0; i < got.weights.size(); ++i) {
+        ASSERT_EQ(std::isnan(got.weights[i]), std::isnan(expected.weights[i])) << i;
+        if (!std::isnan(got.weights[i])) {
+          EXPECT_NEAR(got.weights[i], expected.weights[i], 1e-6f) << i;
+        }
+      }
     }
-    std::vector<std::int32_t> offsets(static_cast<std::size_t>(X) + 1), tokens(experts.size()), pair_of(experts.size());
-    const Shape chosen{T, top_k};
-    ASSERT_TRUE(moe_group_cpu(TensorView(experts.data(), DType::kI32, chosen), X, TensorView::of(std::span(offsets)),
-                              TensorView::of(std::span(tokens)), TensorView(pair_of.data(), DType::kI32, chosen), *cpu)
-                    .ok());
-    CudaInts experts_there(chosen, stream);
-    const CudaInts offsets_there(Shape{X + 1}, stream), tokens_there(Shape{pairs}, stream),
-        pair_of_there(chosen, stream);
-    experts_there.set(experts);
-    ASSERT_TRUE(
-        moe_group_cuda(experts_there.view(), X, offsets_there.view(), tokens_there.view(), pair_of_there.view(), stream)
-            .ok());
-    EXPECT_EQ(offsets_there.get(), offsets);
-    EXPECT_EQ(tokens_there.get(), tokens);
-    EXPECT_EQ(pair_of_there.get(), pair_of);
-
-    std::vector<float> rows = random_values(1, pairs * C), weights = random_values(2, pairs);
-    std::vector<float> y = random_values(3, T * C);
-    const CudaRows rows_there(DType::kF32, pairs, C, rows, stream),
-        weights_there(DType::kF32, T, top_k, weights, stream);
-    CudaRows y_there(DType::kF32, T, C, 4, 0, stream), fresh(DType::kF32, T, C, 0, 0, stream);
-    y_there.set(y);
-    ASSERT_TRUE(moe_combine_cuda(rows_there.view(), weights_there.view(), pair_of_there.view(), 0.5f, y_there.view(),
-                                 y_there.view(), stream)
-                    .ok());
-    ASSERT_TRUE(moe_combine_cuda(rows_there.view(), weights_there.view(), pair_of_there.view(), 0.5f, TensorView(),
-                                 fresh.view(), stream)
-                    .ok());
-    std::vector<float> alone(y.size());
-    const auto combine = [&](TensorView residual, std::vector<float>& to) {
-      return moe_combine_cpu(TensorView(rows.data(), DType::kF32, Shape{pairs, C}),
-                             TensorView(weights.data(), DType::kF32, chosen),
-                             TensorView(pair_of.data(), DType::kI32, chosen), 0.5f, residual,
-                             TensorView(to.data(), DType::kF32, Shape{T, C}), *cpu);
-    };
-    ASSERT_TRUE(combine(TensorView(y.data(), DType::kF32, Shape{T, C}), y).ok());
-    ASSERT_TRUE(combine(TensorView(), alone).ok());
-    EXPECT_TRUE(same_bits(y_there.get(), y));
-    EXPECT_TRUE(same_bits(fresh.get(), alone));
   }
 }
 
-TEST(MoeCuda, BadArgumentsAreNamed) {
+struct Groups {
+  std::vector<std::int32_t> offsets, tokens, pair_of;
+  friend bool operator==(const Groups&, const Groups&) = default;
+};
+
+Groups group(const std::vector<std::int32_t>& experts, std::int64_t X, std::int64_t top_k, device::Stream& stream) {
+  const auto pairs = static_cast<std::int64_t>(experts.size());
+  CudaInts chosen(experts, stream), offsets(X + 1, stream), tokens(pairs, stream), pair_of(pairs, stream);
+  EXPECT_TRUE(moe_group_cuda(chosen.view({pairs / top_k, top_k}), X, offsets.view({X + 1}), tokens.view({pairs}),
+                             pair_of.view({pairs / top_k, top_k}), stream)
+                  .ok());
+  return {offsets.get(), tokens.get(), pair_of.get()};
+}
+
+Groups group_on_cpu(const std::vector<std::int32_t>& experts, std::int64_t X, std::int64_t top_k) {
+  const auto pairs = static_cast<std::int64_t>(experts.size());
+  Groups groups{std::vector<std::int32_t>(static_cast<std::size_t>(X + 1)), std::vector<std::int32_t>(experts.size()),
+                std::vector<std::int32_t>(experts.size())};
+  const auto stream = device::Stream::create_cpu(1);
+  EXPECT_TRUE(moe_group_cpu(view_of(experts, {pairs / top_k, top_k}), X, view_of(groups.offsets, {X + 1}),
+                            view_of(groups.tokens, {pairs}), view_of(groups.pair_of, {pairs / top_k, top_k}), *stream)
+                  .ok());
+  return groups;
+}
+
+TEST(MoeGroupCuda, SortsAsTheCpuDoes) {
   TANDEM_CUDA_STREAM(stream);
-  const CudaRows logits(DType::kF32, 2, 4, 0, 0, stream), weights(DType::kF32, 2, 5, 0, 0, stream);
-  const CudaInts experts(Shape{2, 5}, stream);
-  const Status status =
-      router_top_k_cuda(logits.view(), RouterNorm::kSoftmaxOverAll, weights.view(), experts.view(), stream);
-  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
-  EXPECT_NE(status.message().find("5 of 4 experts"), std::string::npos);
+  std::uint64_t seed = 0;
+  for (const std::int64_t X : {1, 2, 8, 128, 512}) {
+    for (const std::int64_t top_k : {1, 3, 8}) {
+      for (const std::int64_t tokens : {0, 1, 10, 11, 32, 171, 512, 513, 2000}) {
+        for (const bool is_even : {false, true}) {
+          std::vector<std::int32_t> experts(static_cast<std::size_t>(tokens * top_k));
+          ++seed;
+          for (std::size_t i = 0; i < experts.size(); ++i) {
+            const double u = philox_uniform({.seed = seed}, i);
+            experts[i] = static_cast<std::int32_t>((is_even ? u : u * u * u * u) * static_cast<double>(X));
+          }
+          ASSERT_EQ(group(experts, X, top_k, stream), group_on_cpu(experts, X, top_k)) << X << " " << experts.size();
+        }
+      }
+    }
+  }
+}
+
+TEST(MoeGroupCuda, PutsPairsOfNoExpertLast) {
+  TANDEM_CUDA_STREAM(stream);
+  const Groups got = group({4, -1, 1, 0, 5, 1, 2147483647, 4}, 5, 2, stream);
+  EXPECT_EQ(got.offsets, (std::vector<std::int32_t>{0, 1, 3, 3, 3, 5}));
+  EXPECT_EQ(got.tokens, (std::vector<std::int32_t>{1, 1, 2, 0, 3, -1, -1, -1}));
+  EXPECT_EQ(got.pair_of, (std::vector<std::int32_t>{3, 5, 1, 0, 6, 2, 7, 4}));
+}
+
+TEST(MoeRowsCuda, GatherCopiesAndRounds) {
+  TANDEM_CUDA_STREAM(stream);
+  constexpr std::int64_t kTokens = 9, kPairs = 37;
+  std::vector<std::int32_t> tokens(kPairs);
+  for (std::size_t p = 0; p < tokens.size(); ++p) tokens[p] = static_cast<std::int32_t>(p * p % kTokens);
+  tokens[5] = -1, tokens[6] = kTokens;  // that are not there
+  for (const std::int64_t width : {1, 3, 4, 16, 17, 100, 1024, 2050}) {
+    for (const std::int64_t gap : {0, 1, 4}) {
+      for (const DType dtype : {DType::kF32, DType::kBf16}) {
+        CudaRows x(DType::kF32, kTokens, width, gap, gap, stream), y(dtype, kPairs, width, gap, gap, stream);
+        const std::vector<float> values = random_values(7, kTokens * width);
+        x.set(values);
+        const CudaInts from(tokens, stream);
+        ASSERT_TRUE(moe_gather_cuda(x.view(), from.view({kPairs}), y.view(), stream).ok());
+        const std::vector<float> got = y.get();
+        for (std::int64_t i = 0; i < kPairs * width; ++i) {
+          const std::int32_t token = tokens[static_cast<std::size_t>(i / width)];
+          const float element = got[static_cast<std::size_t>(i)];
+          if (token < 0 || token >= kTokens) {
+            ASSERT_TRUE(std::isnan(element));
+          } else {
+            const float expected = values[static_cast<std::size_t>(token * width + i % width)];
+            ASSERT_EQ(element, rounded_to(dtype, expected)) << width << " " << i;
+          }
+        }
+      }
+    }
+  }
+}
+
+// A sum of one token's experts as the contract has it, in `Real` throughout.
+template <class Real>
+std::vector<Real> combined(const std::vector<float>& rows, const std::vector<float>& weights,
+                           const std::vector<std::int32_t>& pair_of, float alpha, const std::vector<float>& residual,
+                           std::int64_t top_k, std::int64_t width) {
+  std::vector<Real> y(weights.size() / static_cast<std::size_t>(top_k) * static_cast<std::size_t>(width));
+  for (std::size_t i = 0; i < y.size(); ++i) {
+    const auto t = static_cast<std::int64_t>(i) / width, column = static_cast<std::int64_t>(i) % width;
+    Real sum = 0;
+    for (std::int64_t c = t * top_k; c < (t + 1) * top_k; ++c) {
+      sum += static_cast<Real>(weights[static_cast<std::size_t>(c)]) *
+             static_cast<Real>(rows[static_cast<std::size_t>(pair_of[static_cast<std::size_t>(c)] * width + column)]);
+    }
+    y[i] = static_cast<Real>(alpha) * sum + (residual.empty() ? Real{0} : static_cast<Real>(residual[i]));
+  }
+  return y;
+}
+
+TEST(MoeRowsCuda, CombineIsTheWeightedSum) {
+  TANDEM_CUDA_STREAM(stream);
+  constexpr std::int64_t kTokens = 13;
+  for (const std::int64_t top_k : {1, 2, 8, 9}) {
+    std::vector<std::int32_t> experts(static_cast<std::size_t>(kTokens * top_k));
+    for (std::size_t i = 0; i < experts.size(); ++i) experts[i] = static_cast<std::int32_t>(i * 7 % 16);
+    const std::vector<std::int32_t> pair_of = group_on_cpu(experts, 16, top_k).pair_of;
+    for (const std::int64_t width : {1, 4, 17, 100, 1024, 2051}) {
+      for (const bool is_whole : {false, true}) {  // whole numbers: exact in any order
+        const auto values = [&](std::uint64_t seed, std::int64_t count) {
+          return is_whole ? random_integers(seed, count, 20) : random_values(seed, count);
+        };
+        const std::vector<float> rows = values(1, kTokens * top_k * width), weights = values(2, kTokens * top_k),
+                                 residual = values(3, kTokens * width);
+        std::vector<float> first;
+        for (const std::int64_t gap : {0, 1}) {
+          CudaRows out(DType::kF32, kTokens * top_k, width, gap, gap, stream),
+              y(DType::kF32, kTokens, width, gap, gap, stream), bare(DType::kF32, kTokens, width, gap, gap, stream);
+          const CudaRows weight(DType::kF32, kTokens, top_k, weights, stream);
+          const CudaInts pairs(pair_of, stream);
+          out.set(rows);
+          y.set(residual);
+          ASSERT_TRUE(moe_combine_cuda(out.view(), weight.view(), pairs.view({kTokens, top_k}), 0.5f, y.view(),
+                                       y.view(), stream)
+                          .ok());
+          ASSERT_TRUE(moe_combine_cuda(out.view(), weight.view(), pairs.view({kTokens, top_k}), 0.5f, TensorView(),
+                                       bare.view(), stream)
+                          .ok());
+          const std::vector<float> got = y.get();
+          if (gap == 0) first = got;
+          ASSERT_TRUE(same_bits(got, first));
+          const auto plain = combined<float>(rows, weights, pair_of, 0.5f, residual, top_k, width);
+          if (is_whole) {
+            ASSERT_EQ(got, plain);
+          }
+          expect_as_good_as(got, plain, combined<double>(rows, weights, pair_of, 0.5f, residual, top_k, width));
+          expect_as_good_as(bare.get(), combined<float>(rows, weights, pair_of, 0.5f, {}, top_k, width),
+                            combined<double>(rows, weights, pair_of, 0.5f, {}, top_k, width));
+        }
+      }
+    }
+  }
+}
+
+TEST(MoeRowsCuda, CombineHidesNoNaNAndFollowsNoWrongIndex) {
+  TANDEM_CUDA_STREAM(stream);
+  std::vector<float> rows(4 * 6, 1.0f);
+  rows[1 * 6 + 2] = std::nanf("");
+  CudaRows out(DType::kF32, 4, 6, rows, stream), y(DType::kF32, 3, 6, 0, 0, stream);
+  const CudaRows weights(DType::kF32, 3, 2, {0.5f, 0.5f, 0.0f, 1.0f, 1.0f, 0.0f}, stream);
+  const CudaInts pair_of({0, 3, 1, 2, 3, 4}, stream);
+  ASSERT_TRUE(
+      moe_combine_cuda(out.view(), weights.view(), pair_of.view({3, 2}), 1.0f, TensorView(), y.view(), stream).ok());
+  const std::vector<float> got = y.get();
+  for (std::size_t i = 0; i < got.size(); ++i) EXPECT_EQ(std::isnan(got[i]), i == 8 || i >= 12) << i;
+  EXPECT_EQ(got[0], 1.0f);
+}
+
+// Arguments are checked before the device is touched, so this needs none.
+TEST(MoeCuda, RefusesWhatDoesNotFit) {
+  const auto stream = device::Stream::borrow_cuda(0, nullptr);
+  std::vector<float> memory(64);
+  const auto floats = [&](const Shape& shape) { return TensorView(memory.data(), DType::kF32, shape, kCuda); };
+  const auto ints = [&](const Shape& shape) { return TensorView(memory.data(), DType::kI32, shape, kCuda); };
+  const auto invalid = [](const Status& status) { return status.code() == StatusCode::kInvalidArgument; };
+  const auto routed = [&](const TensorView& logits, const TensorView& weights, const TensorView& experts) {
+    return router_top_k_cuda(logits, RouterNorm::kSoftmaxOverAll, weights, experts, *stream);
+  };
+  EXPECT_TRUE(invalid(routed(floats({2, 4}), floats({2, 5}), ints({2, 5}))));
+  EXPECT_TRUE(invalid(routed(floats({2, 4}), floats({2, 0}), ints({2, 0}))));
+  EXPECT_TRUE(invalid(routed(floats({2, 4}), floats({2, 2}), ints({2, 3}))));
+  EXPECT_TRUE(invalid(routed(floats({2, 4}), floats({2, 2}), floats({2, 2}))));
+  EXPECT_TRUE(invalid(routed(view_of(memory, {2, 4}), floats({2, 2}), ints({2, 2}))));
+  EXPECT_TRUE(invalid(routed(floats({1, 513}), floats({1, 2}), ints({1, 2}))));
+  EXPECT_TRUE(invalid(routed(floats({1, 64}), floats({1, 33}), ints({1, 33}))));
+  EXPECT_TRUE(invalid(moe_group_cuda(ints({2, 2}), 5, ints({5}), ints({4}), ints({2, 2}), *stream)));
+  EXPECT_TRUE(invalid(moe_group_cuda(ints({2, 2}), 5, ints({6}), ints({3}), ints({2, 2}), *stream)));
+  EXPECT_TRUE(invalid(moe_group_cuda(ints({2, 2}), 5, ints({6}), ints({4}), ints({4}), *stream)));
+  EXPECT_TRUE(invalid(moe_group_cuda(ints({2, 2}), 0, ints({1}), ints({4}), ints({2, 2}), *stream)));
+  EXPECT_TRUE(invalid(moe_group_cuda(ints({2, 2}), 513, ints({514}), ints({4}), ints({2, 2}), *stream)));
+  EXPECT_TRUE(invalid(moe_gather_cuda(floats({5, 8}), ints({4}), floats({4, 7}), *stream)));
+  EXPECT_TRUE(invalid(
+      moe_gather_cuda(floats({5, 8}), ints({4}), TensorView(memory.data(), DType::kF16, Shape{4, 8}, kCuda), *stream)));
+  EXPECT_TRUE(invalid(moe_gather_cuda(floats({5, 8}), floats({4}), floats({4, 8}), *stream)));
+  const auto sum = [&](const TensorView& weights, const TensorView& pair_of, const TensorView& residual) {
+    return moe_combine_cuda(floats({5, 8}), weights, pair_of, 1.0f, residual, floats({4, 8}), *stream);
+  };
+  EXPECT_TRUE(invalid(sum(floats({4, 1}), ints({4, 2}), TensorView())));
+  EXPECT_TRUE(invalid(sum(floats({3, 1}), ints({3, 1}), TensorView())));
+  EXPECT_TRUE(invalid(sum(floats({4, 1}), ints({4, 1}), floats({4, 7}))));
+  const auto cpu = device::Stream::create_cpu(1);
+  EXPECT_TRUE(invalid(moe_gather_cuda(floats({5, 8}), ints({4}), floats({4, 8}), *cpu)));
 }
 
 }  // namespace
