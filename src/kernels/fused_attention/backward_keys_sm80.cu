@@ -82,13 +82,13 @@ __global__ void __launch_bounds__(kThreads) fused_attention_dkdv_sm80_kernel(con
   const std::uint32_t warp_rows = warp * 16 * 2 * kD;
   const std::uint32_t by_rows = lane_offset_by_rows(lane, 2 * kD), by_chunks = lane_offset_by_chunks(lane, 2 * kD);
 
-  const WorkItem item = arguments.backward_items[blockIdx.x];
+  const KeyItem item = arguments.backward_items[blockIdx.x];
   const KeyTile tile = arguments.key_tiles[item.tile];
   const int first_column = static_cast<int>(blockIdx.y) * kColumns;
   StepCursor cursor(arguments, tile);
 
   const auto load_step = [&](const Step& step, int stage) {
-    const int head = item.head * arguments.heads_per_group + step.head;
+    const int head = item.head + step.head;
     const std::uint32_t q_tile = stages + stage * 2 * kStreamBytes;
     load_tile<kStep, kD>(q_tile, arguments.q.at(step.query_row, head), arguments.q.row_stride, step.rows, arguments.D);
     load_tile<kStep, kD>(q_tile + kStreamBytes, arguments.dout.at(step.query_row, head), arguments.dout.row_stride,
@@ -104,9 +104,9 @@ __global__ void __launch_bounds__(kThreads) fused_attention_dkdv_sm80_kernel(con
 
   float dk[kColumns / 8][4] = {}, dv[kColumns / 8][4] = {};
   if (!cursor.is_end()) {
-    load_tile<kTileRows, kD>(k_tile, arguments.k.at(tile.key_row, item.head), arguments.k.row_stride, tile.keys,
+    load_tile<kTileRows, kD>(k_tile, arguments.k.at(tile.key_row, item.kv_head), arguments.k.row_stride, tile.keys,
                              arguments.D);
-    load_tile<kTileRows, kD>(v_tile, arguments.v.at(tile.key_row, item.head), arguments.v.row_stride, tile.keys,
+    load_tile<kTileRows, kD>(v_tile, arguments.v.at(tile.key_row, item.kv_head), arguments.v.row_stride, tile.keys,
                              arguments.D);
     load_step(cursor.step<kStep>(), 0);
   }
@@ -165,9 +165,9 @@ __global__ void __launch_bounds__(kThreads) fused_attention_dkdv_sm80_kernel(con
   // A warp's rows of K and V are read by itself only, and now serve it for the way out.
   const int rows_count = tile.keys - 16 * warp, columns_count = arguments.D - first_column;
   const std::int64_t row = tile.key_row + 16 * warp;
-  store_rows<E, kD, kColumns>(dk, k_tile + warp_rows, arguments.dk.at(row, item.head) + first_column,
+  store_rows<E, kD, kColumns>(dk, k_tile + warp_rows, arguments.dk.at(row, item.kv_head) + first_column,
                               arguments.dk.row_stride, rows_count, columns_count);
-  store_rows<E, kD, kColumns>(dv, v_tile + warp_rows, arguments.dv.at(row, item.head) + first_column,
+  store_rows<E, kD, kColumns>(dv, v_tile + warp_rows, arguments.dv.at(row, item.kv_head) + first_column,
                               arguments.dv.row_stride, rows_count, columns_count);
 }
 

@@ -117,7 +117,7 @@ Status backward_sm80(const FusedBackwardCall& call) {
       .forward_items = reinterpret_cast<const WorkItem*>(call.words + plan.forward_items.offset),
       .key_tiles = reinterpret_cast<const KeyTile*>(call.words + plan.key_tiles.offset),
       .key_visits = reinterpret_cast<const KeyVisit*>(call.words + plan.key_visits.offset),
-      .backward_items = reinterpret_cast<const WorkItem*>(call.words + plan.backward_items.offset),
+      .backward_items = reinterpret_cast<const KeyItem*>(call.words + plan.backward_items.offset),
       .forward_tiles_count = static_cast<int>(plan.forward_tiles.count),
       .forward_items_count = static_cast<int>(plan.forward_items.count),
       .backward_items_count = static_cast<int>(plan.backward_items.count),

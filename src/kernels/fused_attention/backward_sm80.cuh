@@ -17,7 +17,7 @@ struct BackwardArguments {
   const WorkItem* forward_items;
   const KeyTile* key_tiles;
   const KeyVisit* key_visits;
-  const WorkItem* backward_items;
+  const KeyItem* backward_items;
   int forward_tiles_count, forward_items_count, backward_items_count;
   int step_rows;  // of the plan's backward
   int heads_per_group, D;

@@ -36,12 +36,11 @@ static_assert(kSharedBytes <= 226 * 1024);
 struct KeysArguments {
   const KeyTile* tiles;
   const KeyVisit* visits;
-  const WorkItem* items;
+  const KeyItem* items;
   int items_count;
   int* taken;  // items taken so far, beyond the first one of each block
   int steps_count;
   int left, right;
-  int heads_per_group;
   float scale, softcap;
   const float* lse;    // [H,steps,kStepRows], BackwardRows
   const float* delta;  // the same
@@ -91,10 +90,10 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
       barrier_arrive(&barriers.item_full[item_place.index()]);
       break;
     }
-    const WorkItem item = args.items[index];
+    const KeyItem item = args.items[index];
     const KeyTile tile = args.tiles[item.tile];
     const bool has_steps = tile.visit_begin < tile.visit_end;
-    note = {tile.key_row, tile.keys, item.head, tile.steps * args.heads_per_group,
+    note = {tile.key_row, tile.keys, item.kv_head, tile.steps * item.heads,
             has_steps ? ItemNote::kSteps : ItemNote::kNoSteps};
     barrier_arrive(&barriers.item_full[item_place.index()]);
     item_place.advance();
@@ -102,7 +101,7 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
     bool is_first = true;
     for (int i = tile.visit_begin; i < tile.visit_end; ++i) {
       const volatile KeyVisit& visit = args.visits[i];  // read again at each use: this thread has few registers
-      for (int h = item.head * args.heads_per_group; h < (item.head + 1) * args.heads_per_group; ++h) {
+      for (int h = item.head; h < item.head + item.heads; ++h) {
         for (int step = visit.step_end - 1; step >= visit.step_begin; --step) {
           const int position = visit.position + step * kStepRows;
           const int rows = min(kStepRows, visit.query_count - step * kStepRows);
@@ -127,10 +126,10 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
             is_first = false;
             barrier_wait(&barriers.k_empty, kv_place.parity() ^ 1);
             barrier_expect_bytes(&barriers.k_full, kTileBytes);
-            load_rows<kKeys>(shared + kK, k_map, &barriers.k_full, tile.key_row, item.head);
+            load_rows<kKeys>(shared + kK, k_map, &barriers.k_full, tile.key_row, item.kv_head);
             barrier_wait(&barriers.v_empty, kv_place.parity() ^ 1);
             barrier_expect_bytes(&barriers.v_full, kTileBytes);
-            load_rows<kKeys>(shared + kV, v_map, &barriers.v_full, tile.key_row, item.head);
+            load_rows<kKeys>(shared + kV, v_map, &barriers.v_full, tile.key_row, item.kv_head);
             kv_place.advance();
           }
           barrier_wait(&barriers.do_empty[place.index()], place.parity() ^ 1);
@@ -393,13 +392,12 @@ Status launch(const FusedBackwardCall& call, const BackwardRows& rows, int* take
   const KeysArguments args{
       .tiles = reinterpret_cast<const KeyTile*>(call.words + plan.key_tiles.offset),
       .visits = reinterpret_cast<const KeyVisit*>(call.words + plan.key_visits.offset),
-      .items = reinterpret_cast<const WorkItem*>(call.words + plan.backward_items.offset),
+      .items = reinterpret_cast<const KeyItem*>(call.words + plan.backward_items.offset),
       .items_count = static_cast<int>(plan.backward_items.count),
       .taken = taken,
       .steps_count = static_cast<int>(plan.steps_count),
       .left = plan.window().left,
       .right = plan.window().right,
-      .heads_per_group = static_cast<int>(plan.shape().H / plan.shape().G),
       .scale = call.params.scale,
       .softcap = call.params.softcap,
       .lse = rows.lse,

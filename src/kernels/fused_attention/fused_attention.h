@@ -20,9 +20,10 @@
 // is widened instead). Softmax online
 // in base 2 over key blocks in the plan's order (arXiv:2205.14135, 2307.08691, 2407.08608); a row's result depends on
 // its own segment only. Backward recomputes p from lse. dk and dv are sums in one register accumulator, over segments,
-// heads of the group and query blocks in the plan's order. dq is added up key tile by key tile: with `deterministic`
-// in ascending order, so that equal inputs give equal bits and a row's dq depends on its own segment only; without, in
-// the order of arrival.
+// query blocks and heads of the group in the plan's order; where the plan cuts a key tile's heads into items, sums of
+// such sums, in the order of heads. Both are the same in every run. dq is added up key tile by key tile: with
+// `deterministic` in ascending order, so that equal inputs give equal bits and a row's dq depends on its own segment
+// only; without, in the order of arrival.
 //
 // Errors: kInvalidArgument, before anything is written.   Threads: the stream's.
 // Memory: none allocated. Scratch from the functions below, on the stream's device, aligned to 256 bytes (CUDA), with
@@ -56,6 +57,8 @@ struct FusedAttentionGradients {
 };
 
 std::size_t fused_attention_forward_scratch_bytes(const FusedAttentionPlan& plan, int threads_count);
+// On Hopper, D <= 128, with W = D rounded up to 64 or 128: 4 H T W for the sums of dq, and 1024 W for each of
+// plan.sums_count items; little else.
 std::size_t fused_attention_backward_scratch_bytes(const FusedAttentionPlan& plan, int threads_count);
 
 // `words`: the plan's words on the stream's device, i32, dense (absent on the CPU).

@@ -5,17 +5,12 @@
 #include <numeric>
 
 #include "kernels/fused_attention/interval.h"
+#include "kernels/fused_attention/work_order.h"
 
 namespace tandem::kernels {
 namespace {
 
 constexpr const char* kOp = "fused attention plan";
-
-// Keys and values that a group of heads and sequences may hold in the second-level cache at a time, in bytes of 16-bit
-// elements: the work is ordered so that what shares keys runs together.
-constexpr std::int64_t kSectionBytes = 24 << 20;
-
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 Status check_segment(std::size_t index, const AttentionSegment& s, const AttentionShape& shape) {
   const auto outside = [](std::int64_t begin, std::int64_t count, std::int64_t rows) {
@@ -116,46 +111,6 @@ std::int64_t count_forward_work(std::span<const AttentionSegment> segments, cons
   return work;
 }
 
-// A tile's place in the order of work: `family` groups what shares keys, heavy tiles go first within it.
-struct Ranked {
-  std::int32_t tile;
-  std::int64_t family, cost, order;
-};
-
-// Families are taken together, as many (family, head) pairs as fit the section's bytes; within a section, the tiles in
-// descending cost (and, for equal cost, in `order`), each for all of the section's heads.
-std::vector<WorkItem> order_work(std::vector<Ranked> tiles, const std::vector<std::int64_t>& family_bytes,
-                                 std::int64_t heads) {
-  std::stable_sort(tiles.begin(), tiles.end(), [](const Ranked& a, const Ranked& b) { return a.family < b.family; });
-  std::vector<WorkItem> items;
-  items.reserve(tiles.size() * static_cast<std::size_t>(heads));
-  for (std::size_t begin = 0; begin < tiles.size();) {
-    // As many families as fit with all heads; or one family with as many heads as fit.
-    std::size_t end = begin;
-    std::int64_t bytes = 0;
-    while (end < tiles.size()) {
-      const std::int64_t family = tiles[end].family;
-      const std::int64_t more = family_bytes[static_cast<std::size_t>(family)];
-      if (end > begin && (bytes + more) * heads > kSectionBytes) break;
-      bytes += more;
-      while (end < tiles.size() && tiles[end].family == family) ++end;
-    }
-    std::sort(tiles.begin() + static_cast<std::ptrdiff_t>(begin), tiles.begin() + static_cast<std::ptrdiff_t>(end),
-              [](const Ranked& a, const Ranked& b) { return a.cost != b.cost ? a.cost > b.cost : a.order < b.order; });
-    const std::int64_t heads_at_once =
-        std::clamp<std::int64_t>(kSectionBytes / std::max<std::int64_t>(bytes, 1), 1, heads);
-    for (std::int64_t head = 0; head < heads; head += heads_at_once) {
-      for (std::size_t i = begin; i < end; ++i) {
-        for (std::int64_t h = head; h < std::min(head + heads_at_once, heads); ++h) {
-          items.push_back({tiles[i].tile, static_cast<std::int32_t>(h)});
-        }
-      }
-    }
-    begin = end;
-  }
-  return items;
-}
-
 }  // namespace
 
 AttentionTiling attention_tiling(AttentionPath path, std::int64_t D) {
@@ -254,11 +209,13 @@ Result<FusedAttentionPlan> FusedAttentionPlan::create(std::span<const AttentionS
   std::vector<std::vector<KeyVisit>> visits_of_tile;
   std::vector<KeyTile> key_tiles;
   std::vector<Ranked> key_order;
+  std::vector<std::int64_t> range_of_tile;
   std::vector<std::size_t> first_tile_of_range;
   for (std::size_t r = 0; r < ranges.size(); ++r) {
     first_tile_of_range.push_back(key_tiles.size());
     for (std::int32_t row = 0; row < ranges[r].count; row += tiling.backward_keys) {
       key_order.push_back({static_cast<std::int32_t>(key_tiles.size()), family_of_range[r], 0, 0});
+      range_of_tile.push_back(static_cast<std::int64_t>(r));
       key_tiles.push_back({ranges[r].begin + row, std::min(tiling.backward_keys, ranges[r].count - row), 0, 0, 0, {}});
     }
   }
@@ -316,6 +273,10 @@ Result<FusedAttentionPlan> FusedAttentionPlan::create(std::span<const AttentionS
 
   std::vector<KeyVisit> key_visits;
   for (std::size_t tile = 0; tile < key_tiles.size(); ++tile) {
+    // First those who have these keys for a prefix: all tiles of it see all of their steps, and can follow each other
+    // one step apart, while of its own segment a later tile sees less.
+    std::stable_partition(visits_of_tile[tile].begin(), visits_of_tile[tile].end(),
+                          [](const KeyVisit& visit) { return visit.key_position < visit.prefix_count; });
     key_tiles[tile].visit_begin = static_cast<std::int32_t>(key_visits.size());
     key_visits.insert(key_visits.end(), visits_of_tile[tile].begin(), visits_of_tile[tile].end());
     key_tiles[tile].visit_end = static_cast<std::int32_t>(key_visits.size());
@@ -323,13 +284,57 @@ Result<FusedAttentionPlan> FusedAttentionPlan::create(std::span<const AttentionS
   }
   std::vector<std::int64_t> kv_family_bytes(family_bytes);
   for (std::int64_t& bytes : kv_family_bytes) bytes = bytes * shape.H / shape.G;
+  const bool waits = path == AttentionPath::kSm90 && shape.D <= 128;  // items of the backward for each other
+  // Answers come last: their steps wait for all tiles of the prompt, which are then done.
+  const auto answers =
+      std::stable_partition(key_order.begin(), key_order.end(), [&range_of_tile](const Ranked& ranked) {
+        return ranked.family == range_of_tile[static_cast<std::size_t>(ranked.tile)];
+      });
+  const std::int64_t heads_min = waits ? heads_together(shape) : 0;
+  std::vector<WorkItem> key_work = order_work({key_order.begin(), answers}, kv_family_bytes, shape.G, heads_min);
+  const auto answers_work = order_work({answers, key_order.end()}, kv_family_bytes, shape.G, heads_min);
+  key_work.insert(key_work.end(), answers_work.begin(), answers_work.end());
+  const std::int64_t group = shape.H / shape.G;
+  std::vector<std::int64_t> heads_of_tile(key_tiles.size(), group);
+  std::vector<std::int64_t> tiles_of_range(ranges.size(), 0);  // and of those who have it for a prefix
+  for (const std::int64_t range : range_of_tile) {
+    const std::int64_t prefix = family_of_range[static_cast<std::size_t>(range)];
+    ++tiles_of_range[static_cast<std::size_t>(range)];
+    if (prefix != range) ++tiles_of_range[static_cast<std::size_t>(prefix)];
+  }
+  for (std::size_t r = 0; waits && r < ranges.size(); ++r) {
+    const std::size_t begin = first_tile_of_range[r];
+    const std::size_t end = r + 1 < ranges.size() ? first_tile_of_range[r + 1] : key_tiles.size();
+    std::int64_t steps = 0;
+    for (std::size_t tile = begin; tile < end; ++tile) steps = std::max<std::int64_t>(steps, key_tiles[tile].steps);
+    for (std::size_t tile = begin; tile < end; ++tile) {
+      if (key_tiles[tile].steps == 0) continue;
+      heads_of_tile[tile] = heads_of_item(shape, tiles_of_range[r], steps * tiling.backward_rows);
+    }
+  }
+  std::vector<KeyItem> key_items;
+  std::vector<KeySums> key_sums;
+  for (const WorkItem& work : key_work) {
+    const KeyTile& tile = key_tiles[static_cast<std::size_t>(work.tile)];
+    const std::int64_t heads = heads_of_tile[static_cast<std::size_t>(work.tile)];
+    const auto items = static_cast<std::int32_t>(ceil_div(group, heads));
+    for (std::int64_t first = 0; first < group; first += heads) {
+      key_items.push_back({work.tile, work.head, static_cast<std::int32_t>(work.head * group + first),
+                           static_cast<std::int32_t>(std::min(heads, group - first)),
+                           items == 1 ? -1 : static_cast<std::int32_t>(plan.sums_count + first / heads)});
+    }
+    if (items == 1) continue;
+    key_sums.push_back({tile.key_row, tile.keys, work.head, static_cast<std::int32_t>(plan.sums_count), items});
+    plan.sums_count += items;
+  }
 
   plan.forward_tiles = append(plan.words_, forward_tiles);
-  plan.forward_items = append(plan.words_, order_work(std::move(forward_order), family_bytes, shape.H));
+  plan.forward_items = append(plan.words_, order_work(std::move(forward_order), family_bytes, shape.H, 0));
   plan.key_tiles = append(plan.words_, key_tiles);
   plan.key_visits = append(plan.words_, key_visits);
   plan.backward_steps = append(plan.words_, backward_steps);
-  plan.backward_items = append(plan.words_, order_work(std::move(key_order), kv_family_bytes, shape.G));
+  plan.backward_items = append(plan.words_, key_items);
+  plan.backward_sums = append(plan.words_, key_sums);
   return plan;
 }
 

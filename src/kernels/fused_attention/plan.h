@@ -95,9 +95,25 @@ struct BackwardStep {
   std::int32_t position, context;  // of the first row; S of the segment
 };
 
-// What a thread block does next: a tile, for one head (query head in the forward, kv head in the backward).
+// What a thread block does next in the forward: a tile, for one query head.
 struct WorkItem {
   std::int32_t tile, head;
+};
+
+// And in the backward: a key tile of one kv head, for some or all query heads of its group. 8 words.
+struct KeyItem {
+  std::int32_t tile, kv_head;
+  std::int32_t head, heads;  // first query head, how many
+  std::int32_t sums;         // where dk and dv go if these are not all heads, else -1
+  std::int32_t spare[3];
+};
+
+// A key tile of one kv head whose query heads are several items: its dk and dv are theirs added up, in the order of
+// heads. 8 words.
+struct KeySums {
+  std::int32_t key_row, keys, kv_head;
+  std::int32_t begin, count;  // KeyItem::sums of the first item, how many items
+  std::int32_t spare[3];
 };
 
 class FusedAttentionPlan {
@@ -120,8 +136,9 @@ class FusedAttentionPlan {
   struct Table {
     std::int64_t offset = 0, count = 0;  // in words; in entries
   };
-  Table forward_tiles, forward_items, key_tiles, key_visits, backward_steps, backward_items;
+  Table forward_tiles, forward_items, key_tiles, key_visits, backward_steps, backward_items, backward_sums;
   std::int64_t steps_count = 0;    // of all segments: dq accumulators, for each head
+  std::int64_t sums_count = 0;     // of key items that are not for all heads
   std::int64_t visible_pairs = 0;  // pairs (query, key) of one head: what FLOPs are counted from
 
  private:

@@ -128,6 +128,12 @@ std::vector<NamedCase> make_cases() {
     add("HeadDim" + std::to_string(D), sized(2, 1, D, two));
   }
   add("HeadDim128Answers", sized(4, 2, 128, prompt_and_answers(150, {140, 30}, 1)));
+  // Long tiles of many heads are cut into items, on Hopper.
+  add("Heads8Of1Long64", sized(8, 1, 64, one_segment(517, 517)));
+  add("Heads8Of1Long128", sized(8, 1, 128, one_segment(517, 517)));
+  add("Heads7Of1Long128", sized(7, 1, 128, one_segment(700, 700)));
+  add("Heads40Of2Ragged128", sized(40, 2, 128, packed_segments({260, 0, 7}, 1)));
+  add("Heads12Of2Answers128", sized(12, 2, 128, prompt_and_answers(300, {200, 150, 60}, 1)));
   add("HeadDim256Answers", sized(2, 2, 256, prompt_and_answers(100, {70, 30}, 1)));
   add("HeadDim128Long", sized(2, 1, 128, one_segment(517, 517)));
   add("HeadDim256Long", sized(2, 1, 256, one_segment(300, 300)));

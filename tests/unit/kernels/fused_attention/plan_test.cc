@@ -274,14 +274,26 @@ void check_backward(const FusedAttentionPlan& plan) {
   EXPECT_EQ(plan.visible_pairs, visible);
   for (const std::int32_t step : steps) EXPECT_TRUE(step >= 0 && step < plan.steps_count);
 
-  // The work's order, for each head by itself, takes the tiles of every step by ascending ordinal; and a step's
-  // ordinals leave none out, since it waits for each in turn.
-  std::vector<std::map<std::int32_t, std::size_t>> place(static_cast<std::size_t>(plan.shape().G));
-  const auto items = entries<WorkItem>(plan, plan.backward_items);
+  // The work's order takes every tile once for each query head, the heads of a group ascending; for each head by
+  // itself, the tiles of every step by ascending ordinal; and a step's ordinals leave none out, since it waits for each
+  // in turn.
+  std::vector<std::map<std::int32_t, std::size_t>> place(static_cast<std::size_t>(plan.shape().H));
+  const auto items = entries<KeyItem>(plan, plan.backward_items);
+  const std::int64_t group = plan.shape().H / plan.shape().G;
+  std::map<std::pair<std::int32_t, std::int32_t>, std::int64_t> heads_taken;  // by tile and kv head
   for (std::size_t i = 0; i < items.size(); ++i) {
-    EXPECT_TRUE(place[static_cast<std::size_t>(items[i].head)].emplace(items[i].tile, i).second);
+    const KeyItem& item = items[i];
+    EXPECT_GE(item.heads, 1);
+    std::int64_t& taken = heads_taken[{item.tile, item.kv_head}];
+    EXPECT_EQ(item.head, item.kv_head * group + taken);
+    taken += item.heads;
+    for (std::int32_t h = item.head; h < item.head + item.heads; ++h) {
+      EXPECT_TRUE(place.at(static_cast<std::size_t>(h)).emplace(item.tile, i).second);
+    }
+    EXPECT_TRUE(item.heads == group || (plan.path() == AttentionPath::kSm90 && plan.shape().D <= 128));
   }
-  EXPECT_EQ(static_cast<std::int64_t>(items.size()), plan.key_tiles.count * plan.shape().G);
+  EXPECT_EQ(static_cast<std::int64_t>(heads_taken.size()), plan.key_tiles.count * plan.shape().G);
+  for (const auto& [of, taken] : heads_taken) EXPECT_EQ(taken, group);
   for (auto& [step, seen] : ordinals) {
     std::sort(seen.begin(), seen.end());
     for (std::size_t i = 1; i < seen.size(); ++i) {
@@ -300,11 +312,64 @@ TEST(FusedAttentionPlan, TablesCoverEveryVisiblePairOnceInOrder) {
     const Segments segments = random_segments(seed, T, S);
     const AttentionPath path = seed % 2 == 0 ? AttentionPath::kSm80 : AttentionPath::kSm90;
     const std::int64_t D = seed % 3 == 0 ? 64 : seed % 3 == 1 ? 128 : 256;
-    const auto plan = FusedAttentionPlan::create(segments, windows[seed % std::size(windows)], {T, S, 6, 2, D}, path);
+    const auto plan = FusedAttentionPlan::create(segments, windows[seed % std::size(windows)],
+                                                 {T, S, seed % 4 < 2 ? 6 : 24, 2, D}, path);
     ASSERT_TRUE(plan.ok()) << plan.status().to_string();
     check_forward(plan.value());
     check_backward(plan.value());
     if (HasFailure()) return;
+  }
+}
+
+// Key tiles of many query heads are cut into items: so finely that one sequence makes work for a whole machine, but not
+// into items that are short, nor one tile into many.
+TEST(FusedAttentionPlan, CutsTilesByHeads) {
+  const auto heads_of_item = [](std::int32_t length, std::int64_t H, std::int64_t G) {
+    const auto plan = FusedAttentionPlan::create(testing::one_segment(length, length), {kAll, 0},
+                                                 {length, length, H, G, 128}, AttentionPath::kSm90);
+    if (length < 1000) check_backward(plan.value());
+    const auto items = entries<KeyItem>(plan.value(), plan.value().backward_items);
+    EXPECT_EQ(items.front().heads, items[items.size() / 2].heads);
+    return items.front().heads;
+  };
+  EXPECT_EQ(heads_of_item(2048, 64, 8), 4);  // 16 tiles, 8 kv heads, two items each
+  EXPECT_EQ(heads_of_item(4096, 64, 8), 8);
+  EXPECT_EQ(heads_of_item(4096, 8, 1), 1);
+  EXPECT_EQ(heads_of_item(512, 8, 1), 8);
+  EXPECT_EQ(heads_of_item(512, 10, 1), 5);  // at least eight, and two items of one size
+  EXPECT_EQ(heads_of_item(512, 64, 1), 8);
+  EXPECT_EQ(heads_of_item(2048, 6, 2), 2);
+}
+
+// What answers wait for is taken before them: all prompts' tiles, which go through the answers before their own
+// segment.
+TEST(FusedAttentionPlan, TakesPromptsBeforeAnswers) {
+  Segments segments = testing::prompt_and_answers(300, {130, 70}, 0);
+  for (AttentionSegment s : testing::prompt_and_answers(200, {260}, 0)) {
+    s.query_begin += 500, s.key_begin += 500;
+    if (s.prefix_count > 0) s.prefix_begin += 500;
+    segments.push_back(s);
+  }
+  const auto made = FusedAttentionPlan::create(segments, {kAll, 0}, {960, 960, 16, 2, 128}, AttentionPath::kSm90);
+  ASSERT_TRUE(made.ok());
+  const FusedAttentionPlan& plan = made.value();
+  check_backward(plan);
+  const auto tiles = entries<KeyTile>(plan, plan.key_tiles);
+  const auto visits = entries<KeyVisit>(plan, plan.key_visits);
+  const auto is_of_prompt = [](std::int32_t key_row) { return key_row < 300 || (key_row >= 500 && key_row < 700); };
+  bool has_answer = false;
+  for (const KeyItem& item : entries<KeyItem>(plan, plan.backward_items)) {
+    const bool is_answer = !is_of_prompt(tiles.at(static_cast<std::size_t>(item.tile)).key_row);
+    EXPECT_GE(is_answer, has_answer) << item.tile;
+    has_answer = is_answer;
+  }
+  EXPECT_TRUE(has_answer);
+  for (const KeyTile& tile : tiles) {
+    if (!is_of_prompt(tile.key_row)) continue;
+    EXPECT_GT(tile.visit_end - tile.visit_begin, 1);
+    for (std::int32_t i = tile.visit_begin; i < tile.visit_end; ++i) {
+      EXPECT_EQ(visits.at(static_cast<std::size_t>(i)).prefix_count == 0, i == tile.visit_end - 1);
+    }
   }
 }
 
