@@ -1,6 +1,7 @@
 // The two warpgroups that compute in the backward on Hopper to head dim 128 (backward_sm90.cu).
 #pragma once
 
+#include "kernels/common/ring.cuh"
 #include "kernels/common/sm90.cuh"
 #include "kernels/fused_attention/backward_sm90.cuh"
 #include "kernels/fused_attention/tile_sm90.cuh"
@@ -24,6 +25,7 @@ __device__ __forceinline__ void write_zeros(const BackwardArguments& args, const
 template <int kD, class Half>
 __device__ __forceinline__ void consume(const BackwardArguments& args, std::byte* shared, Barriers<kD>& barriers) {
   using C = Config<kD>;
+  constexpr float kLog2E = 1.4426950408889634f;
   // From one lane, so that the compiler knows it for uniform: descriptors then need no move before each product.
   const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0) - 1;
   const int thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;

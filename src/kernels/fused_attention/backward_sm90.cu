@@ -26,7 +26,6 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "kernels/common/launch.cuh"
 #include "kernels/common/sm90.cuh"
