@@ -78,13 +78,16 @@ struct NormRopeAppend {
                                            device::Stream& stream);
 
 // attention_cpu() with q of the cache's dtype, f32 or bf16, and out f32 or bf16 (rounded once, for what only a product
-// reads). Rows of q and out begin on 16 bytes; D <= 256; B <= 256; at most 2^31 - 1 heads of queries. Fast on Hopper
-// with a bf16 cache and H/G <= 64, for pages of powers of two from 16 tokens on; with other pages slower, elsewhere
-// slow. Order: as above in blocks of fused_attention's width (docs/kernels/attention.md) with a bf16 cache on Hopper,
-// so that serving has the bits of training (docs/kernels/attention_decode.md); of kAttentionKeyBlock elsewhere. Nothing
-// of query_start, context_len and block_table is read on the host, so that a captured launch serves steps of other
-// contents: T and B are bounds; rows past query_start[B] are left alone. What is not checked must hold: query_start
-// ascends from 0 to T at most; queries <= context_len <= context_max; blocks that some query sees exist.
+// reads). Rows of q and out begin on 16 bytes; D <= 256; B <= 256; at most 2^31 - 1 heads of queries.
+//
+// On Hopper a bf16 cache with pages of a power of two from 16 tokens on, and H/G <= 64, is fast, and a row has the bits
+// of training: those of fused_attention's forward (docs/kernels/attention_decode.md). Everything else is slow, and
+// keeps the order above with blocks of kAttentionKeyBlock.
+//
+// Nothing of query_start, context_len and block_table is read on the host, so that a captured launch serves steps of
+// other contents: T and B are bounds; rows past query_start[B] are left alone. What is not checked must hold:
+// query_start ascends from 0 to T at most; queries <= context_len <= context_max; blocks that some query sees exist.
+//
 // Scratch, on 256 bytes, from attention_cuda_scratch_bytes(), with any content.
 struct PagedShape {
   std::int64_t T = 0, B = 0, H = 0, G = 0, D = 0, context_max = 0;

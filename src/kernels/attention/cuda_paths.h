@@ -53,7 +53,7 @@ struct PagedAttentionCall {
 // Any card, any page size, f32 and bf16: one warp a row.
 [[nodiscard]] Status attention_plain_sm80(const PagedAttentionCall& call, device::Stream& stream);
 
-// Hopper, bf16: on warpgroup products, in the order of the fused forward.
+// Hopper, bf16, pages of a power of two from 16 on: on warpgroup products, in the order of the fused forward.
 bool attention_paged_sm90_takes(const PagedAttentionCall& call);
 [[nodiscard]] Status attention_paged_sm90(const PagedAttentionCall& call, device::Stream& stream);
 

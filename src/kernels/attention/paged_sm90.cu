@@ -21,12 +21,9 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
-#include <bit>
-#include <numeric>
 
-#include "kernels/attention/cuda_paths.h"
+#include "kernels/attention/paged_tiles_sm90.cuh"
 #include "kernels/common/launch.cuh"
-#include "kernels/common/tensor_map.cuh"
 #include "kernels/fused_attention/rows_sm90.cuh"
 #include "kernels/fused_attention/tile_sm90.cuh"
 
@@ -34,8 +31,6 @@ namespace tandem::kernels {
 namespace {
 
 using namespace sm90;
-
-constexpr int kSequencesMax = static_cast<int>(kAttentionCudaSequencesMax);
 
 template <int kHeadDim, int kComputing>
 struct PagedConfig {
@@ -61,18 +56,6 @@ struct PagedConfig {
                                         65536 / (kBlocks * kThreads) / 8 * 8 * (kWarpgroups + 1));
 };
 
-struct PagedArguments {
-  PagedAttentionCall call;
-  int heads_per_group, tile_tokens, box_keys;
-  int page_shift;  // P is 2^this, or -1
-  int* taken;      // items taken so far, beyond the first one of each block
-};
-
-// What a block computes.
-struct Item {
-  int b, g, token, tokens, position;  // first row of q, how many tokens, position of the first
-};
-
 constexpr int kItemNotes = 2;
 
 template <class C>
@@ -80,11 +63,6 @@ struct alignas(16) PagedBarriers {
   std::uint64_t q_full[C::kQBuffers], q_empty[C::kQBuffers], full[C::kSlots], empty[C::kSlots];
   std::uint64_t item_full[kItemNotes], item_empty[kItemNotes];
   Item item[kItemNotes];
-};
-
-// Of all sequences: how many tiles come before its own, and how many it has. Ordered by contexts, the longest first.
-struct Sequences {
-  int before[kSequencesMax], tiles[kSequencesMax];
 };
 
 // Q, the ring, the barriers; the sequences after them, or where they are needed once only, in the ring.
@@ -95,119 +73,6 @@ struct PagedShared {
   static constexpr int kBytes = kBarriers + static_cast<int>(sizeof(PagedBarriers<C>)) +
                                 (C::kPersistent ? static_cast<int>(sizeof(Sequences)) : 0);
   static_assert(C::kBlocks * (kBytes + 1024) <= 228 * 1024);
-};
-
-// The key blocks of a tile: those that some row of it sees something of.
-struct KeyWalk {
-  int key_begin, key_end;      // that some row sees
-  int whole_begin, whole_end;  // that every row sees
-  int first, last;             // blocks
-
-  __device__ __forceinline__ KeyWalk(const Item& item, int window, int keys) {
-    const int position_last = item.position + item.tokens - 1;
-    key_begin = window > 0 ? max(0, item.position - window + 1) : 0;
-    whole_begin = window > 0 ? max(0, position_last - window + 1) : 0;
-    key_end = position_last + 1;
-    whole_end = item.position + 1;
-    first = key_begin / keys;
-    last = (key_end - 1) / keys;
-  }
-};
-
-// All threads call. `contexts` is room for as many numbers as there are sequences.
-template <int kThreads>
-__device__ __forceinline__ void order_sequences(const PagedArguments& args, Sequences& sequences, int* contexts) {
-  const PagedAttentionCall& call = args.call;
-  const int B = static_cast<int>(call.B), thread = static_cast<int>(threadIdx.x);
-  for (int b = thread; b < B; b += kThreads) {
-    const int queries = call.query_start[b + 1] - call.query_start[b];
-    contexts[b] = call.context_len[b];
-    sequences.tiles[b] = (queries + args.tile_tokens - 1) / args.tile_tokens;
-  }
-  __syncthreads();
-  for (int b = thread; b < B; b += kThreads) {
-    const int context = contexts[b];
-    int before = 0;
-    for (int other = 0; other < B; ++other) {
-      const int c = contexts[other];
-      if (c > context || (c == context && other < b)) before += sequences.tiles[other];
-    }
-    sequences.before[b] = before;
-  }
-  fence_async_shared();  // the copy engine writes where these are, or were
-  __syncthreads();
-}
-
-// One warp calls: the item of this number, or one of no tokens. The last tile of a sequence, which sees most, first.
-__device__ __forceinline__ Item find_item(const PagedArguments& args, const Sequences& sequences, int index) {
-  const PagedAttentionCall& call = args.call;
-  const int tile = index / call.G, lane = static_cast<int>(threadIdx.x) % 32;
-  for (int first = 0; first < call.B; first += 32) {
-    const int b = first + lane;
-    const int of_sequence = b < call.B ? tile - sequences.before[b] : -1;
-    const unsigned owner =
-        __ballot_sync(0xffffffffu, of_sequence >= 0 && of_sequence < sequences.tiles[min(b, kSequencesMax - 1)]);
-    if (owner == 0) continue;
-    const int owning = __ffs(static_cast<int>(owner)) - 1, sequence = first + owning;
-    const int start = call.query_start[sequence], queries = call.query_start[sequence + 1] - start;
-    const int token =
-        (sequences.tiles[sequence] - 1 - __shfl_sync(0xffffffffu, of_sequence, owning)) * args.tile_tokens;
-    return {sequence, index % call.G, start + token, min(args.tile_tokens, queries - token),
-            call.context_len[sequence] - queries + token};
-  }
-  return {};
-}
-
-// What a lane of the copying warp copies of a tile of K or V: one box of 64 columns of some keys of one page; and,
-// where pages are small, those 32 boxes further on. Boxes without a key that some row sees are left out.
-template <class C>
-class KeyCopies {
- public:
-  __device__ __forceinline__ KeyCopies(const PagedArguments& args, const Item& item, const KeyWalk& walk)
-      : args_(args),
-        table_(args.call.block_table + item.b * args.call.table_stride),
-        g_(item.g),
-        key_begin_(walk.key_begin),
-        key_end_(walk.key_end) {}
-
-  // Which head of the cache the lane's box of a block lies in, or -1; some time before it is wanted.
-  __device__ __forceinline__ int find(int block, int part = 0) const {
-    const int at = offset(part), j = block * C::kKeys + at;
-    if (at >= C::kKeys || j >= key_end_ || j + args_.box_keys <= key_begin_) return -1;
-    return __ldg(table_ + page(j)) * args_.call.G + g_;
-  }
-  __device__ __forceinline__ void copy(std::uint32_t to, const CUtensorMap* map, std::uint64_t* full, int block,
-                                       int found) const {
-    const int start = block * C::kKeys, box = args_.box_keys;
-    if (threadIdx.x == 0) {
-      const int begin = max(key_begin_, start) / box, end = (min(key_end_, start + C::kKeys) + box - 1) / box;
-      barrier_expect_bytes(full, static_cast<std::uint32_t>((end - begin) * box * C::kD * 2));
-    }
-    __syncwarp();
-    for (int part = 0;;) {
-      const int at = offset(part), j = start + at;
-      if (found >= 0) {
-        load_box(to + column() * C::kKeys * 2 + at * 128, map, full, column(), j - page(j) * page_keys(), found);
-      }
-      if (++part * 32 * box >= C::kKeys * (C::kD / 64)) break;
-      found = find(block, part);
-    }
-  }
-
- private:
-  static constexpr int kSlabs = C::kD / 64;
-  __device__ __forceinline__ int page_keys() const { return static_cast<int>(args_.call.P); }
-  __device__ __forceinline__ int page(int j) const {
-    return args_.page_shift >= 0 ? j >> args_.page_shift : j / page_keys();
-  }
-  __device__ __forceinline__ int offset(int part) const {
-    return (static_cast<int>(threadIdx.x) + 32 * part) / kSlabs * args_.box_keys;
-  }
-  static __device__ __forceinline__ int column() { return static_cast<int>(threadIdx.x) % kSlabs * 64; }
-
-  const PagedArguments& args_;
-  const std::int32_t* table_;
-  int g_, key_begin_, key_end_;
 };
 
 // One warp.
@@ -230,7 +95,7 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
     if (item.tokens == 0) return;
     item_place.advance();
     const KeyWalk walk(item, args.call.window, C::kKeys);
-    const KeyCopies<C> copies(args, item, walk);
+    const KeyCopies<C::kKeys, C::kD / 64> copies(args, item, walk);
     int found = copies.find(walk.first);
     barrier_wait(&barriers.q_empty[q_place.index()], q_place.parity() ^ 1);
     if (threadIdx.x == 0) {
@@ -442,36 +307,13 @@ __global__ __launch_bounds__(C::kThreads,
   }
 }
 
-tensor::TensorView view_of(const void* data, std::int64_t R, std::int64_t H, std::int64_t D, std::int64_t row_stride,
-                           std::int64_t head_stride, device::Device device) {
-  const std::int64_t strides[] = {row_stride, head_stride, 1};
-  return tensor::TensorView(const_cast<void*>(data), tensor::DType::kBf16, tensor::Shape{R, H, D}, strides, device);
-}
-
 template <class C>
 Status launch_paged(const PagedAttentionCall& call, device::Stream& stream) {
   const device::Device device = stream.device();
-  const int heads_per_group = call.H / call.G, tile_tokens = C::kRows / heads_per_group;
-  const int box_keys = static_cast<int>(std::gcd<std::int64_t>(call.P, C::kKeys));
-  // A box of Q holds some heads of some tokens: "rows" of the map are heads here, and its "heads" are tokens.
-  const CUtensorMap q_map =
-      TD_TRY(make_row_map(view_of(call.q, call.H, call.T, call.D, call.q_head_stride, call.q_token_stride, device),
-                          heads_per_group, tile_tokens));
-  const auto cache_map = [&](const void* cache) {
-    return make_row_map(view_of(cache, call.P, call.blocks * call.G, call.D, call.D, call.P * call.D, device),
-                        box_keys);
-  };
-  const CUtensorMap k_map = TD_TRY(cache_map(call.k)), v_map = TD_TRY(cache_map(call.v));
-  const bool is_power = std::has_single_bit(static_cast<std::uint64_t>(call.P));
-  const PagedArguments args{call,
-                            heads_per_group,
-                            tile_tokens,
-                            box_keys,
-                            is_power ? std::countr_zero(static_cast<std::uint64_t>(call.P)) : -1,
-                            reinterpret_cast<int*>(call.scratch)};
-  // Each sequence fills its last tile in part.
-  const std::int64_t tiles = std::min(call.T, call.T / tile_tokens + call.B);
-  std::int64_t grid = tiles * call.G;
+  const PagedArguments args = paged_arguments(call, C::kRows, C::kKeys);
+  const CUtensorMap q_map = TD_TRY(query_map(args, device)), k_map = TD_TRY(cache_map(args, call.k, device)),
+                    v_map = TD_TRY(cache_map(args, call.v, device));
+  std::int64_t grid = items_max(args);
   if constexpr (C::kPersistent) {
     grid = std::min<std::int64_t>(grid, TD_TRY(device::cuda_multiprocessors(device.index)));
     cudaMemsetAsync(args.taken, 0, sizeof(int), stream.cuda());
@@ -490,7 +332,10 @@ Status launch_height(const PagedAttentionCall& call, device::Stream& stream) {
 
 }  // namespace
 
-bool attention_paged_sm90_takes(const PagedAttentionCall& call) { return call.is_bf16 && call.H / call.G <= 64; }
+bool attention_paged_sm90_takes(const PagedAttentionCall& call) {
+  const bool is_power = std::has_single_bit(static_cast<std::uint64_t>(call.P));
+  return call.is_bf16 && call.H / call.G <= 64 && is_power && call.P >= 16;
+}
 
 Status attention_paged_sm90(const PagedAttentionCall& call, device::Stream& stream) {
   if (call.D <= 64) return launch_height<64>(call, stream);

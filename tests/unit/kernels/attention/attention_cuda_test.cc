@@ -111,6 +111,19 @@ TEST(AttentionCuda, ARowsBitsAreItsOwnSequences) {
   }
 }
 
+TEST(AttentionCuda, TakesAnyPageSize) {
+  TANDEM_CUDA_STREAM(stream);
+  for (const DType dtype : {DType::kBf16, DType::kF32}) {
+    for (const std::int64_t P : {1, 5, 8, 24, 256}) {
+      AttentionCase problem = AttentionCase::random({6, 2, 64, P, dtype}, ragged(), 400);
+      problem.params.window = 50;
+      const CudaAttentionRun run{.block_tokens = P};
+      SCOPED_TRACE(name_of(problem, run));
+      expect_accurate(problem, run_on_cuda(problem, run, stream));
+    }
+  }
+}
+
 TEST(AttentionCuda, RoundsItsOutputOnce) {
   TANDEM_CUDA_STREAM(stream);
   for (const std::int64_t D : {64, 128, 256}) {

@@ -1,0 +1,186 @@
+// What Hopper's kernels of paged attention share: which tile of queries a block computes, which blocks of keys that
+// tile visits, and how these are copied out of pages.
+//
+// A tile holds the H/G query heads of a kv head and some query tokens of a sequence as rows: row r is token r / (H/G),
+// head r % (H/G). Blocks of keys lie where the fused forward has them.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <numeric>
+
+#include "kernels/attention/cuda_paths.h"
+#include "kernels/common/sm90.cuh"
+#include "kernels/common/tensor_map.cuh"
+
+namespace tandem::kernels::sm90 {
+
+constexpr int kSequencesMax = static_cast<int>(kAttentionCudaSequencesMax);
+
+struct PagedArguments {
+  PagedAttentionCall call;
+  int heads_per_group, tile_tokens, box_keys;
+  int page_shift;  // P is 2^this, or -1
+  int* taken;      // items taken so far, beyond the first one of each block
+};
+
+// What a block computes.
+struct Item {
+  int b, g, token, tokens, position;  // first row of q, how many tokens, position of the first
+};
+
+// Of all sequences: how many tiles come before its own, and how many it has. Ordered by contexts, the longest first.
+struct Sequences {
+  int before[kSequencesMax], tiles[kSequencesMax];
+};
+
+// The key blocks of a tile: those that some row of it sees something of.
+struct KeyWalk {
+  int key_begin, key_end;      // that some row sees
+  int whole_begin, whole_end;  // that every row sees
+  int first, last;             // blocks
+
+  __device__ __forceinline__ KeyWalk(const Item& item, int window, int keys) {
+    const int position_last = item.position + item.tokens - 1;
+    key_begin = window > 0 ? max(0, item.position - window + 1) : 0;
+    whole_begin = window > 0 ? max(0, position_last - window + 1) : 0;
+    key_end = position_last + 1;
+    whole_end = item.position + 1;
+    first = key_begin / keys;
+    last = (key_end - 1) / keys;
+  }
+};
+
+// All threads call. `contexts` is room for as many numbers as there are sequences.
+template <int kThreads>
+__device__ __forceinline__ void order_sequences(const PagedArguments& args, Sequences& sequences, int* contexts) {
+  const PagedAttentionCall& call = args.call;
+  const int B = static_cast<int>(call.B), thread = static_cast<int>(threadIdx.x);
+  for (int b = thread; b < B; b += kThreads) {
+    const int queries = call.query_start[b + 1] - call.query_start[b];
+    contexts[b] = call.context_len[b];
+    sequences.tiles[b] = (queries + args.tile_tokens - 1) / args.tile_tokens;
+  }
+  __syncthreads();
+  for (int b = thread; b < B; b += kThreads) {
+    const int context = contexts[b];
+    int before = 0;
+    for (int other = 0; other < B; ++other) {
+      const int c = contexts[other];
+      if (c > context || (c == context && other < b)) before += sequences.tiles[other];
+    }
+    sequences.before[b] = before;
+  }
+  fence_async_shared();  // the copy engine writes where these are, or were
+  __syncthreads();
+}
+
+// One warp calls: the item of this number, or one of no tokens. The last tile of a sequence, which sees most, first.
+__device__ __forceinline__ Item find_item(const PagedArguments& args, const Sequences& sequences, int index) {
+  const PagedAttentionCall& call = args.call;
+  const int tile = index / call.G, lane = static_cast<int>(threadIdx.x) % 32;
+  for (int first = 0; first < call.B; first += 32) {
+    const int b = first + lane;
+    const int of_sequence = b < call.B ? tile - sequences.before[b] : -1;
+    const unsigned owner =
+        __ballot_sync(0xffffffffu, of_sequence >= 0 && of_sequence < sequences.tiles[min(b, kSequencesMax - 1)]);
+    if (owner == 0) continue;
+    const int owning = __ffs(static_cast<int>(owner)) - 1, sequence = first + owning;
+    const int start = call.query_start[sequence], queries = call.query_start[sequence + 1] - start;
+    const int token =
+        (sequences.tiles[sequence] - 1 - __shfl_sync(0xffffffffu, of_sequence, owning)) * args.tile_tokens;
+    return {sequence, index % call.G, start + token, min(args.tile_tokens, queries - token),
+            call.context_len[sequence] - queries + token};
+  }
+  return {};
+}
+
+// What a lane of the copying warp, the block's first, copies of a tile of K or V: one box of some keys of one page, in
+// one of kSlabs slabs of 64 columns; and, where pages are small, those 32 boxes further on. Boxes without a key that
+// some row sees are left out.
+template <int kKeys, int kSlabs>
+class KeyCopies {
+ public:
+  __device__ __forceinline__ KeyCopies(const PagedArguments& args, const Item& item, const KeyWalk& walk)
+      : args_(args),
+        table_(args.call.block_table + item.b * args.call.table_stride),
+        g_(item.g),
+        key_begin_(walk.key_begin),
+        key_end_(walk.key_end) {}
+
+  // Which head of the cache the lane's box of a block lies in, or -1; some time before it is wanted.
+  __device__ __forceinline__ int find(int block, int part = 0) const {
+    const int at = offset(part), j = block * kKeys + at;
+    if (at >= kKeys || j >= key_end_ || j + args_.box_keys <= key_begin_) return -1;
+    return __ldg(table_ + page(j)) * args_.call.G + g_;
+  }
+  __device__ __forceinline__ void copy(std::uint32_t to, const CUtensorMap* map, std::uint64_t* full, int block,
+                                       int found) const {
+    const int start = block * kKeys, box = args_.box_keys;
+    if (lane() == 0) {
+      const int begin = max(key_begin_, start) / box, end = (min(key_end_, start + kKeys) + box - 1) / box;
+      barrier_expect_bytes(full, static_cast<std::uint32_t>((end - begin) * box * kSlabs * 128));
+    }
+    __syncwarp();
+    for (int part = 0;;) {
+      const int at = offset(part), j = start + at;
+      if (found >= 0) {
+        load_box(to + slab() * kKeys * 128 + at * 128, map, full, slab() * 64, j - page(j) * page_keys(), found);
+      }
+      if (++part * 32 * box >= kKeys * kSlabs) break;
+      found = find(block, part);
+    }
+  }
+
+ private:
+  __device__ __forceinline__ int page_keys() const { return static_cast<int>(args_.call.P); }
+  __device__ __forceinline__ int page(int j) const {
+    return args_.page_shift >= 0 ? j >> args_.page_shift : j / page_keys();
+  }
+  __device__ __forceinline__ int offset(int part) const { return (lane() + 32 * part) / kSlabs * args_.box_keys; }
+  static __device__ __forceinline__ int slab() { return lane() % kSlabs; }
+  static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x); }
+
+  const PagedArguments& args_;
+  const std::int32_t* table_;
+  int g_, key_begin_, key_end_;
+};
+
+// ---- On the host. ----
+
+inline tensor::TensorView bf16_rows(const void* data, std::int64_t R, std::int64_t H, std::int64_t D,
+                                    std::int64_t row_stride, std::int64_t head_stride, device::Device device) {
+  const std::int64_t strides[] = {row_stride, head_stride, 1};
+  return tensor::TensorView(const_cast<void*>(data), tensor::DType::kBf16, tensor::Shape{R, H, D}, strides, device);
+}
+
+inline PagedArguments paged_arguments(const PagedAttentionCall& call, int rows, int keys) {
+  const bool is_power = std::has_single_bit(static_cast<std::uint64_t>(call.P));
+  const int heads_per_group = call.H / call.G;
+  return {call,
+          heads_per_group,
+          rows / heads_per_group,
+          static_cast<int>(std::gcd<std::int64_t>(call.P, keys)),
+          is_power ? std::countr_zero(static_cast<std::uint64_t>(call.P)) : -1,
+          reinterpret_cast<int*>(call.scratch)};
+}
+
+// A box of Q holds some heads of some tokens: "rows" of the map are heads here, and its "heads" are tokens.
+inline Result<CUtensorMap> query_map(const PagedArguments& args, device::Device device) {
+  const PagedAttentionCall& call = args.call;
+  return make_row_map(bf16_rows(call.q, call.H, call.T, call.D, call.q_head_stride, call.q_token_stride, device),
+                      args.heads_per_group, args.tile_tokens);
+}
+// Rows are a page's tokens; heads are the kv heads of all pages.
+inline Result<CUtensorMap> cache_map(const PagedArguments& args, const void* cache, device::Device device) {
+  const PagedAttentionCall& call = args.call;
+  return make_row_map(bf16_rows(cache, call.P, call.blocks * call.G, call.D, call.D, call.P * call.D, device),
+                      args.box_keys);
+}
+// Tiles that there could be, of all heads: each sequence fills its last tile in part.
+inline std::int64_t items_max(const PagedArguments& args) {
+  const PagedAttentionCall& call = args.call;
+  return std::min(call.T, call.T / args.tile_tokens + call.B) * call.G;
+}
+
+}  // namespace tandem::kernels::sm90
