@@ -31,7 +31,52 @@ if(TANDEM_SANITIZE)
   target_compile_options(tandem_flags INTERFACE -fsanitize=${TANDEM_SANITIZE} -fno-sanitize-recover=all
                                                 -fno-omit-frame-pointer)
   target_link_options(tandem_flags INTERFACE -fsanitize=${TANDEM_SANITIZE})
+  # Undefined behaviour is looked for in our code, not in each of Highway's and the standard library's functions that
+  # is inlined into it: half of the time of compiling a kernel, and much of the time of running it.
+  target_compile_options(
+    tandem_flags
+    INTERFACE $<$<COMPILE_LANG_AND_ID:CXX,Clang>:-fsanitize-ignorelist=${CMAKE_SOURCE_DIR}/tools/cmake/ubsan_ignore.txt>)
+  # No emulated vectors, which are very slow to compile and to run here: the baseline is AVX2.
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    target_compile_options(tandem_flags INTERFACE -march=haswell -maes)
+    # With which GCC 12 reports more of the copies inside std::string that are not there.
+    target_compile_options(tandem_flags INTERFACE $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wno-array-bounds
+                                                  -Wno-stringop-overflow -Wno-stringop-overread>)
+  endif()
 endif()
+
+# tandem_precompile(TARGET [FUZZED] [HEADERS ... LINK ...]): with TANDEM_PRECOMPILE, the target's files see the common
+# headers and those named (of the libraries named) as precompiled ones, made once for all targets that ask for the same.
+set(TANDEM_COMMON_HEADERS <algorithm> <array> <chrono> <cmath> <cstdint> <filesystem> <functional> <map> <memory> <mutex>
+                          <optional> <span> <string> <string_view> <thread> <unordered_map> <utility> <vector>
+                          <boost/json.hpp> <fmt/format.h>)
+function(tandem_precompile target)
+  cmake_parse_arguments(ARG "FUZZED" "" "HEADERS;LINK" ${ARGN})
+  if(NOT TANDEM_PRECOMPILE)
+    return()
+  endif()
+  string(MD5 digest "${ARGN}")
+  set(holder tandem_headers_${digest})
+  if(NOT TARGET ${holder})
+    file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/generated/empty.cc CONTENT "")
+    add_library(${holder} OBJECT ${CMAKE_BINARY_DIR}/generated/empty.cc)
+    target_link_libraries(${holder} PRIVATE tandem_flags Boost::json Threads::Threads ${ARG_LINK})
+    target_precompile_headers(${holder} PRIVATE ${TANDEM_COMMON_HEADERS} ${ARG_HEADERS})
+    if(ARG_FUZZED)
+      tandem_fuzzed(${holder})
+    endif()
+    # ccache keeps a precompiled header only if the time is not in it.
+    target_compile_options(${holder} PRIVATE $<$<COMPILE_LANG_AND_ID:CXX,Clang>:SHELL:-Xclang -fno-pch-timestamp>)
+  endif()
+  target_precompile_headers(${target} REUSE_FROM ${holder})
+endfunction()
+
+# Counts branches in the target's code for the fuzzers. Not in the kernels, which no fuzzer reaches.
+function(tandem_fuzzed target)
+  if(TANDEM_FUZZERS)
+    target_compile_options(${target} PRIVATE -fsanitize=fuzzer-no-link)
+  endif()
+endfunction()
 
 # For targets with CUDA sources.
 function(tandem_cuda_properties target)
@@ -42,10 +87,10 @@ function(tandem_cuda_properties target)
   target_compile_definitions(${target} PRIVATE TANDEM_WITH_CUDA)
 endfunction()
 
-# tandem_library(NAME LINK ...): src/NAME/**.cc, and src/NAME/**.cu where CUDA is compiled, as libtandem_NAME.
+# tandem_library(NAME [FUZZED] LINK ...): src/NAME/**.cc, and src/NAME/**.cu where CUDA is compiled, as libtandem_NAME.
 # **_sm80.cu run on any card from compute capability 8.0; the rest is for Hopper.
 function(tandem_library name)
-  cmake_parse_arguments(ARG "" "" "LINK" ${ARGN})
+  cmake_parse_arguments(ARG "FUZZED" "" "LINK" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cc)
   if(TANDEM_HAS_CUDA)
     file(GLOB_RECURSE cuda_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cu)
@@ -55,6 +100,12 @@ function(tandem_library name)
   if(sources OR cuda_sources OR portable_sources)
     add_library(tandem_${name} STATIC ${sources} ${cuda_sources})
     target_link_libraries(tandem_${name} PUBLIC tandem_flags ${ARG_LINK})
+    if(ARG_FUZZED)
+      tandem_fuzzed(tandem_${name})
+      tandem_precompile(tandem_${name} FUZZED)
+    else()
+      tandem_precompile(tandem_${name})
+    endif()
     if(cuda_sources OR portable_sources)
       tandem_cuda_properties(tandem_${name})
       target_link_libraries(tandem_${name} PUBLIC CUDA::cudart_static)

@@ -162,6 +162,11 @@ std::vector<NamedCase> make_cases() {
   answers.has_sinks = answers.has_dlse = true;
   answers.window = {90, 0};
   add("AnswersWithEverything", answers);
+#ifdef TANDEM_SANITIZED  // a third of them goes through the same code
+  std::vector<NamedCase> some;
+  for (std::size_t i = 0; i < cases.size(); i += 3) some.push_back(std::move(cases[i]));
+  return some;
+#endif
   return cases;
 }
 
