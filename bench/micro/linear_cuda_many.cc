@@ -1,6 +1,6 @@
 // Linear layers of many rows on a GPU, one JSON line each: linear_many_rows_sm90() alone, without what chooses it.
 //
-//   bench_linear_cuda_many [--smoke] [--list] [--only NAME|,T|NAME,T] [--tiles I,J] [--groups G,H] [--repeats N]
+//   bench_linear_cuda_many [--smoke] [--list] [--only NAME|,T|NAME,T] [--tiles I,J] [--bands G,H] [--repeats N]
 //
 // Before each call the L2 cache is overwritten, which also keeps the GPU busy until the call is queued. Random values;
 // median and 95th percentile of the calls. bench/micro/linear_cuda_many.py measures cuBLAS the same way beside it.
@@ -125,6 +125,11 @@ class Bench {
     offsets_ = must(device::Memory::create(kCuda, offsets.size() * sizeof(std::int32_t)));
     must(device::copy(offsets_.data(), offsets.data(), offsets_.bytes(), stream));
     must(stream.synchronize());
+    if (layer.X > 1) {
+      call_.offsets = static_cast<const std::int32_t*>(offsets_.data());
+      call_.groups = layer.X;
+      call_.group_stride = layer.N * layer.K;
+    }
   }
 
   void run(const ManyRowsOrder& order, int repeats, const device::Memory& flush, device::Stream& stream) {
@@ -134,17 +139,7 @@ class Bench {
     for (int i = -warm; i < repeats; ++i) {
       cudaMemsetAsync(flush.data(), i & 0xff, flush.bytes(), stream.cuda());
       if (i >= 0) cudaEventRecord(events[static_cast<std::size_t>(2 * i)], stream.cuda());
-      if (case_.layer.X == 1) {
-        must(linear_many_rows_sm90_as(call_, order, stream));
-      } else {
-        const std::int64_t stride = case_.layer.N * case_.layer.K;
-        must(linear_experts_many_rows_sm90_as({.layer = call_,
-                                               .X = case_.layer.X,
-                                               .row_offsets = static_cast<const std::int32_t*>(offsets_.data()),
-                                               .weight_expert_stride = stride,
-                                               .up_expert_stride = stride},
-                                              order, stream));
-      }
+      must(linear_many_rows_sm90_as(call_, order, stream));
       if (i >= 0) cudaEventRecord(events[static_cast<std::size_t>(2 * i + 1)], stream.cuda());
     }
     must(stream.synchronize());
@@ -163,16 +158,16 @@ class Bench {
     std::printf(
         "{\"op\": \"%s\", \"T\": %ld, \"K\": %ld, \"N\": %ld, \"X\": %ld, \"gated\": %d, \"residual\": %d, \"bf16\": "
         "%d, \"tile\": "
-        "\"%dx%d/%d\", \"index\": %d, \"group\": %d, \"us\": %.2f, \"us_p95\": %.2f, \"tflops\": "
+        "\"%dx%d/%d\", \"index\": %d, \"band\": %d, \"us\": %.2f, \"us_p95\": %.2f, \"tflops\": "
         "%.1f, \"of_peak\": %.3f}\n",
         layer.name, T, layer.K, layer.N, layer.X, layer.is_gated, layer.has_residual, layer.y_is_bf16, tile.rows,
-        tile.columns, tile.cluster, order.tile, order.group, median, p95, flops / median * 1e-6,
+        tile.columns, tile.cluster, order.tile, order.band, median, p95, flops / median * 1e-6,
         flops / median * 1e6 / kPeakFlops);
     std::fflush(stdout);
   }
   int chosen() const {
     return many_rows_tile_for(case_.T, case_.layer.K, case_.layer.N, case_.layer.is_gated,
-                              must(device::cuda_multiprocessors(0)), case_.layer.X);
+                              must(device::cuda_multiprocessors(0)), case_.layer.X > 1 ? case_.layer.X : 0);
   }
 
  private:
@@ -191,7 +186,7 @@ std::vector<int> numbers(const std::string& text) {
 int run(int count, char** arguments) {
   bool smoke = false, list = false;
   std::string only, tiles;
-  std::vector<int> groups{ManyRowsOrder{}.group};
+  std::vector<int> bands{ManyRowsOrder{}.band};
   int repeats = 30;
   for (int i = 1; i < count; ++i) {
     const std::string name = arguments[i], value = i + 1 < count ? arguments[i + 1] : "";
@@ -199,7 +194,7 @@ int run(int count, char** arguments) {
     if (name == "--list") list = true;
     if (name == "--only") only = value;
     if (name == "--tiles") tiles = value;
-    if (name == "--groups") groups = numbers(value);
+    if (name == "--bands") bands = numbers(value);
     if (name == "--repeats") repeats = std::stoi(value);
   }
   if (device::cuda_devices().empty() && !list) return std::puts("no CUDA device"), 0;
@@ -219,7 +214,7 @@ int run(int count, char** arguments) {
     Bench bench(c, *stream);
     const std::vector<int> chosen = tiles.empty() ? std::vector{bench.chosen()} : numbers(tiles);
     for (const int tile : chosen) {
-      for (const int group : groups) bench.run({.tile = tile, .group = group}, repeats, flush, *stream);
+      for (const int band : bands) bench.run({.tile = tile, .band = band}, repeats, flush, *stream);
     }
   }
   return 0;

@@ -85,11 +85,6 @@ Status run(LinearCall call, const TensorView& x, const InputNorm& norm, Compute 
     product = call;
   }
   if (!is_bf16) return linear_plain_f32(product, stream);
-  if (is_grouped) {
-    const ExpertsCall experts{product, product.groups, product.offsets, product.group_stride, product.group_stride};
-    return experts_many_rows_sm90_takes(experts) ? linear_experts_many_rows_sm90(experts, stream)
-                                                 : linear_plain_bf16(product, stream);
-  }
   if (is_few(product)) return linear_few_rows_sm90(product, stream);
   return many_rows_sm90_takes(product) ? linear_many_rows_sm90(product, stream) : linear_plain_bf16(product, stream);
 }
@@ -177,8 +172,6 @@ bool few_rows_sm90_takes(const LinearCall&) { return false; }
 Status linear_few_rows_sm90(const LinearCall&, device::Stream&) { return no_cuda_code(kOp); }
 bool many_rows_sm90_takes(const LinearCall&) { return false; }
 Status linear_many_rows_sm90(const LinearCall&, device::Stream&) { return no_cuda_code(kOp); }
-bool experts_many_rows_sm90_takes(const ExpertsCall&) { return false; }
-Status linear_experts_many_rows_sm90(const ExpertsCall&, device::Stream&) { return no_cuda_code(kOp); }
 
 #endif
 

@@ -23,7 +23,6 @@
 
 #include <array>
 #include <limits>
-#include <tuple>
 
 #include "kernels/common/launch.cuh"
 #include "kernels/common/tensor_map.cuh"
@@ -39,7 +38,7 @@ using tensor::DType;
 using tensor::Shape;
 using tensor::TensorView;
 
-template <class C, bool kExperts>
+template <class C, bool kGrouped>
 __global__ __launch_bounds__(C::kThreads, 1) __cluster_dims__(C::kCluster, 1, 1) void linear_many_rows_sm90_kernel(
     const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap weight_map,
     const __grid_constant__ CUtensorMap up_map, const __grid_constant__ CUtensorMap residual_map,
@@ -64,12 +63,12 @@ __global__ __launch_bounds__(C::kThreads, 1) __cluster_dims__(C::kCluster, 1, 1)
   if (threadIdx.x < 128) {
     if constexpr (C::kWarpgroups == 2) registers_give_back<64>();
     if (threadIdx.x == 0) {
-      produce<C, kExperts>(&x_map, &weight_map, &up_map, &residual_map, args, shared_address(shared), barriers);
+      produce<C, kGrouped>(&x_map, &weight_map, &up_map, &residual_map, args, shared_address(shared), barriers);
     }
   } else {
     if constexpr (C::kWarpgroups == 2) registers_take<216>();
-    Worker<C, kExperts> worker(args, shared, barriers);
-    for (Tiles<C, kExperts> tiles(args); !tiles.done(); tiles.advance()) {
+    Worker<C, kGrouped> worker(args, shared, barriers);
+    for (Tiles<C, kGrouped> tiles(args); !tiles.done(); tiles.advance()) {
       worker.multiply_tile();
       worker.finish_tile(&y_map, tiles);
     }
@@ -90,9 +89,8 @@ bool is_aligned(const void* data, std::int64_t stride, int element_bytes) {
   return reinterpret_cast<std::uintptr_t>(data) % 16 == 0 && stride * element_bytes % 16 == 0;
 }
 
-template <class C, bool kExperts>
-Status launch_as(const ExpertsCall& experts, const ManyRowsOrder& order, device::Stream& stream) {
-  const LinearCall& call = experts.layer;
+template <class C, bool kGrouped>
+Status launch_as(const LinearCall& call, const ManyRowsOrder& order, device::Stream& stream) {
   const bool is_gated = call.up != nullptr, has_residual = call.residual != nullptr;
   const int multiprocessors = TD_TRY(device::cuda_multiprocessors(stream.device().index));
   const int outputs = (is_gated ? C::kBoxRows : C::kOwnColumns);  // of a warpgroup
@@ -109,9 +107,9 @@ Status launch_as(const ExpertsCall& experts, const ManyRowsOrder& order, device:
       .N = static_cast<int>(call.N),
       .k_blocks = ceil_div(call.K, C::kDepth),
       .column_tiles = ceil_div(call.N, outputs * C::kSideBySide),
-      .group = std::max(order.group, 1),
-      .X = static_cast<int>(experts.X),
-      .row_offsets = experts.row_offsets,
+      .band = std::max(order.band, 1),
+      .groups = static_cast<int>(call.groups),
+      .offsets = call.offsets,
       .is_gated = is_gated,
       .y_is_bf16 = call.y_is_bf16,
       .has_residual = has_residual && !adds,
@@ -129,13 +127,12 @@ Status launch_as(const ExpertsCall& experts, const ManyRowsOrder& order, device:
   const CUtensorMap x_map =
       TD_TRY(make_row_map(matrices(call.x, DType::kBf16, call.T, call.K, call.x_stride), C::kRows));
   const CUtensorMap weight_map = TD_TRY(make_row_map(
-      matrices(call.weight, DType::kBf16, call.N, call.K, call.weight_stride, experts.X, experts.weight_expert_stride),
+      matrices(call.weight, DType::kBf16, call.N, call.K, call.weight_stride, call.groups, call.group_stride),
       C::kBoxRows));
   CUtensorMap up_map = weight_map, residual_map = weight_map, y_map = weight_map;
   if (is_gated) {
     up_map = TD_TRY(make_row_map(
-        matrices(call.up, DType::kBf16, call.N, call.K, call.up_stride, experts.X, experts.up_expert_stride),
-        C::kBoxRows));
+        matrices(call.up, DType::kBf16, call.N, call.K, call.up_stride, call.groups, call.group_stride), C::kBoxRows));
   }
   if (args.has_residual) {
     residual_map =
@@ -146,10 +143,10 @@ Status launch_as(const ExpertsCall& experts, const ManyRowsOrder& order, device:
         make_row_map(matrices(call.y, call.y_is_bf16 ? DType::kBf16 : DType::kF32, call.T, call.N, call.y_stride), 16,
                      1, y_columns));
   }
-  // As many tiles as there can be: of each expert's rows, the last are fewer.
-  const std::int64_t row_clusters = (kExperts ? experts.X - 1 : 0) + ceil_div(call.T, C::kRows * C::kCluster);
+  // As many tiles as there can be: of each group's rows, the last are fewer.
+  const std::int64_t row_clusters = (kGrouped ? call.groups - 1 : 0) + ceil_div(call.T, C::kRows * C::kCluster);
   const auto clusters = std::min<std::int64_t>(row_clusters * args.column_tiles, multiprocessors / C::kCluster);
-  return launch("linear, many rows", linear_many_rows_sm90_kernel<C, kExperts>,
+  return launch("linear, many rows", linear_many_rows_sm90_kernel<C, kGrouped>,
                 {.grid = dim3(static_cast<unsigned>(clusters * C::kCluster)),
                  .threads = C::kThreads,
                  .shared_bytes = C::kSharedBytes},
@@ -160,14 +157,14 @@ Status launch_as(const ExpertsCall& experts, const ManyRowsOrder& order, device:
 struct Variant {
   ManyRowsTile tile;
   int depth_ns, around_ns;
-  Status (*launch)(const ExpertsCall&, const ManyRowsOrder&, device::Stream&);
-  Status (*launch_experts)(const ExpertsCall&, const ManyRowsOrder&, device::Stream&);  // or null
+  Status (*launch)(const LinearCall&, const ManyRowsOrder&, device::Stream&);
+  Status (*launch_grouped)(const LinearCall&, const ManyRowsOrder&, device::Stream&);  // or null
 };
-template <int kRows, int kColumns, int kCluster, int kStages, int kWarpgroups, bool kExperts>
+template <int kRows, int kColumns, int kCluster, int kStages, int kWarpgroups, bool kGrouped>
 constexpr Variant variant(int depth_ns, int around_ns) {
   using C = Config<kRows, kColumns, kCluster, kStages, kWarpgroups>;
-  Variant made{{kRows, kColumns, kCluster, kExperts}, depth_ns, around_ns, launch_as<C, false>, nullptr};
-  if constexpr (kExperts) made.launch_experts = launch_as<C, true>;
+  Variant made{{kRows, kColumns, kCluster, kGrouped}, depth_ns, around_ns, launch_as<C, false>, nullptr};
+  if constexpr (kGrouped) made.launch_grouped = launch_as<C, true>;
   return made;
 }
 constexpr Variant kVariants[] = {
@@ -189,15 +186,16 @@ std::span<const ManyRowsTile> many_rows_tiles() {
 }
 
 int many_rows_tile_for(std::int64_t T, std::int64_t K, std::int64_t N, bool is_gated, int multiprocessors,
-                       std::int64_t X) {
+                       std::int64_t groups) {
   int best = 0;
   std::int64_t best_ns = std::numeric_limits<std::int64_t>::max();
   for (int i = 0; i < static_cast<int>(std::size(kVariants)); ++i) {
-    const auto& [tile, depth_ns, around_ns, launch, launch_experts] = kVariants[i];
-    if (X > 1 && !tile.takes_experts) continue;
+    const auto& [tile, depth_ns, around_ns, launch, launch_grouped] = kVariants[i];
+    // Small tiles read a group's weights once for each of its row tiles: only where one is enough for most.
+    if (groups > 0 && (!tile.takes_groups || (tile.rows == 64 && T > tile.rows * groups))) continue;
     const std::int64_t rows = tile.rows * tile.cluster, columns = tile.columns / (is_gated ? 2 : 1);
-    // Each expert has rows of its own, and wastes half a tile of them on average.
-    const std::int64_t row_tiles = std::max((T + rows - 1) / rows + X / 2, X);
+    // Each group has rows of its own, and wastes half a tile of them on average.
+    const std::int64_t row_tiles = std::max((T + rows - 1) / rows + groups / 2, groups);
     const std::int64_t tiles = row_tiles * ((N + columns - 1) / columns);
     const std::int64_t at_once = multiprocessors / tile.cluster, turns = (tiles + at_once - 1) / at_once;
     const std::int64_t total = turns * ((K + 63) / 64 * depth_ns + around_ns);
@@ -212,38 +210,24 @@ bool many_rows_sm90_takes(const LinearCall& call) {
          call.N < kMax && call.K < kMax && is_aligned(call.x, call.x_stride, 2) &&
          is_aligned(call.weight, call.weight_stride, 2) &&
          (call.up == nullptr || is_aligned(call.up, call.up_stride, 2)) &&
-         (call.residual == nullptr || is_aligned(call.residual, call.residual_stride, 4));
-}
-
-bool experts_many_rows_sm90_takes(const ExpertsCall& call) {
-  return many_rows_sm90_takes(call.layer) && call.layer.residual == nullptr && call.X > 0 &&
-         call.X < (std::int64_t{1} << 16) && call.row_offsets != nullptr && call.weight_expert_stride % 8 == 0 &&
-         (call.layer.up == nullptr || call.up_expert_stride % 8 == 0);
+         (call.residual == nullptr || is_aligned(call.residual, call.residual_stride, 4)) &&
+         (call.offsets == nullptr ||
+          (call.residual == nullptr && call.groups > 0 && call.groups < (1 << 16) && call.group_stride % 8 == 0));
 }
 
 Status linear_many_rows_sm90_as(const LinearCall& call, const ManyRowsOrder& order, device::Stream& stream) {
   TD_CHECK(many_rows_sm90_takes(call), call.T, call.K, call.N);
-  return kVariants[order.tile].launch({.layer = call, .X = 1}, order, stream);
-}
-
-Status linear_experts_many_rows_sm90_as(const ExpertsCall& call, const ManyRowsOrder& order, device::Stream& stream) {
-  TD_CHECK(experts_many_rows_sm90_takes(call), call.layer.T, call.layer.K, call.layer.N, call.X);
   const Variant& variant = kVariants[order.tile];
-  TD_CHECK(variant.tile.takes_experts, order.tile);
-  return variant.launch_experts(call, order, stream);
+  if (call.offsets == nullptr) return variant.launch(call, order, stream);
+  TD_CHECK(variant.tile.takes_groups, order.tile);
+  return variant.launch_grouped(call, order, stream);
 }
 
 Status linear_many_rows_sm90(const LinearCall& call, device::Stream& stream) {
   const int multiprocessors = TD_TRY(device::cuda_multiprocessors(stream.device().index));
-  const int tile = many_rows_tile_for(call.T, call.K, call.N, call.up != nullptr, multiprocessors);
+  const int tile = many_rows_tile_for(call.T, call.K, call.N, call.up != nullptr, multiprocessors,
+                                      call.offsets == nullptr ? 0 : call.groups);
   return linear_many_rows_sm90_as(call, {.tile = tile}, stream);
-}
-
-Status linear_experts_many_rows_sm90(const ExpertsCall& call, device::Stream& stream) {
-  const int multiprocessors = TD_TRY(device::cuda_multiprocessors(stream.device().index));
-  const auto& [T, K, N] = std::tuple(call.layer.T, call.layer.K, call.layer.N);
-  const int tile = many_rows_tile_for(T, K, N, call.layer.up != nullptr, multiprocessors, call.X);
-  return linear_experts_many_rows_sm90_as(call, {.tile = tile}, stream);
 }
 
 }  // namespace tandem::kernels

@@ -39,12 +39,12 @@ struct Config {
 struct Arguments {
   int T, N;  // of y
   int k_blocks;
-  int column_tiles, group;  // and how many rows of clusters' tiles are visited before the next rows are
-  // Experts: e has the rows row_offsets[e] .. row_offsets[e+1]-1 and the e-th matrix of the weights. Or one, with all.
+  int column_tiles, band;  // and how many rows of clusters' tiles are visited before the next rows are
+  // Of grouped layers: g has the rows offsets[g] .. offsets[g+1]-1 and the g-th matrix of the weights.
   // (Which of the two is known when the kernel is compiled: a loop whose end is read from memory makes the compiler
   // take threads for parted, and move descriptors from vector registers before each product, a quarter slower.)
-  int X;
-  const int* row_offsets;  // or null
+  int groups;
+  const int* offsets;
   bool is_gated, y_is_bf16;
   bool has_residual;  // that is read; or
   bool adds_to_y;     // the residual is y, and the copy engine adds to it
@@ -56,9 +56,9 @@ struct Arguments {
   std::int64_t y_stride;
 };
 
-// The tiles of one block, in order: experts ascending; of an expert, groups of rows one after the other, so that what
-// the device works on at a time is about as wide as high, and little of it is read from memory twice.
-template <class C, bool kExperts>
+// The tiles of one block, in order: groups ascending; of a group, bands of rows one after the other, so that what the
+// device works on at a time is about as wide as high, and little of it is read from memory twice.
+template <class C, bool kGrouped>
 class Tiles {
  public:
   __device__ __forceinline__ explicit Tiles(const Arguments& args)
@@ -67,23 +67,23 @@ class Tiles {
     locate();
   }
   __device__ __forceinline__ bool done() const {
-    return kExperts ? expert_ == args_.X : next_ >= row_clusters_ * args_.column_tiles;
+    return kGrouped ? group_ == args_.groups : next_ >= row_clusters_ * args_.column_tiles;
   }
   __device__ __forceinline__ void advance() {
     next_ += static_cast<int>(gridDim.x) / C::kCluster;
     locate();
   }
-  __device__ __forceinline__ int expert() const { return expert_; }
+  __device__ __forceinline__ int group() const { return group_; }
   __device__ __forceinline__ int row() const { return row_; }          // of x and y
-  __device__ __forceinline__ int row_end() const { return row_end_; }  // of the expert's rows
+  __device__ __forceinline__ int row_end() const { return row_end_; }  // of the group's rows
   __device__ __forceinline__ int column() const { return column_; }    // in tiles
 
  private:
-  // The bounds of this expert's rows.
+  // The bounds of this group's rows.
   __device__ __forceinline__ void enter() {
-    if constexpr (kExperts) {
-      row_begin_ = __ldg(args_.row_offsets + expert_);
-      row_end_ = __ldg(args_.row_offsets + expert_ + 1);
+    if constexpr (kGrouped) {
+      row_begin_ = __ldg(args_.offsets + group_);
+      row_end_ = max(min(__ldg(args_.offsets + group_ + 1), args_.T), row_begin_);
     } else {
       row_begin_ = 0;
       row_end_ = args_.T;
@@ -91,21 +91,21 @@ class Tiles {
     row_clusters_ = (row_end_ - row_begin_ + C::kRows * C::kCluster - 1) / (C::kRows * C::kCluster);
   }
   __device__ __forceinline__ void locate() {
-    while (kExperts && next_ >= row_clusters_ * args_.column_tiles) {
+    while (kGrouped && next_ >= row_clusters_ * args_.column_tiles) {
       next_ -= row_clusters_ * args_.column_tiles;
-      if (++expert_ == args_.X) return;
+      if (++group_ == args_.groups) return;
       enter();
     }
-    const int per_group = args_.group * args_.column_tiles;
-    const int first = next_ / per_group * args_.group, within = next_ % per_group;
-    const int rows = min(args_.group, row_clusters_ - first);
+    const int per_band = args_.band * args_.column_tiles;
+    const int first = next_ / per_band * args_.band, within = next_ % per_band;
+    const int rows = min(args_.band, row_clusters_ - first);
     row_ = row_begin_ + ((first + within % rows) * C::kCluster + rank_) * C::kRows;
     column_ = within / rows;
   }
 
   const Arguments& args_;
-  int next_;  // among the expert's
-  int rank_, expert_ = 0, row_begin_, row_end_, row_clusters_, row_ = 0, column_ = 0;
+  int next_;  // among the group's
+  int rank_, group_ = 0, row_begin_, row_end_, row_clusters_, row_ = 0, column_ = 0;
 };
 
 template <class C>
@@ -125,7 +125,7 @@ __device__ __forceinline__ int first_output(const Arguments& args, int tile_colu
   return part * own_outputs<C>(args);
 }
 
-template <class C, bool kExperts>
+template <class C, bool kGrouped>
 __device__ __forceinline__ void produce(const CUtensorMap* x_map, const CUtensorMap* weight_map,
                                         const CUtensorMap* up_map, const CUtensorMap* residual_map,
                                         const Arguments& args, std::uint32_t shared, Barriers<C>& barriers) {
@@ -133,7 +133,7 @@ __device__ __forceinline__ void produce(const CUtensorMap* x_map, const CUtensor
   constexpr std::uint16_t kAll = (1 << C::kCluster) - 1;
   const CUtensorMap* const second_map = args.is_gated ? up_map : weight_map;
   RingPlace<C::kStages> place;
-  for (Tiles<C, kExperts> tiles(args); !tiles.done(); tiles.advance()) {
+  for (Tiles<C, kGrouped> tiles(args); !tiles.done(); tiles.advance()) {
     for (int k = 0; k < args.k_blocks; ++k, place.advance()) {
       std::uint64_t* const full = &barriers.full[place.index()];
       barrier_wait(&barriers.empty[place.index()], place.parity() ^ 1);
@@ -147,9 +147,9 @@ __device__ __forceinline__ void produce(const CUtensorMap* x_map, const CUtensor
         const int row = first + (args.is_gated ? 0 : i % 2 * C::kBoxRows);
         const CUtensorMap* const map = i % 2 == 0 ? weight_map : second_map;
         if constexpr (C::kCluster == 1) {
-          load_box(b + i * C::kBoxRows * 128, map, full, k * C::kDepth, row, tiles.expert());
+          load_box(b + i * C::kBoxRows * 128, map, full, k * C::kDepth, row, tiles.group());
         } else {
-          load_box_to(b + i * C::kBoxRows * 128, map, full, k * C::kDepth, row, tiles.expert(), kAll);
+          load_box_to(b + i * C::kBoxRows * 128, map, full, k * C::kDepth, row, tiles.group(), kAll);
         }
       }
     }

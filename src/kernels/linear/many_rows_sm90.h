@@ -10,23 +10,21 @@ namespace tandem::kernels {
 struct ManyRowsTile {
   int rows = 0, columns = 0;  // of x, and of the weights
   int cluster = 1;            // blocks, one below the other, that share the weights that they load
-  bool takes_experts = false;
+  bool takes_groups = false;
 };
 std::span<const ManyRowsTile> many_rows_tiles();
 
-// The tile that is fastest for these sizes, by what was measured. Changes no bit. Of experts, T is all of
-// their rows.
+// The tile that is fastest for these sizes, by what was measured. Changes no bit. Of grouped layers (groups > 0),
+// T is all of their rows.
 int many_rows_tile_for(std::int64_t T, std::int64_t K, std::int64_t N, bool is_gated, int multiprocessors,
-                       std::int64_t X = 1);
+                       std::int64_t groups = 0);
 
 // What a benchmark may vary.
 struct ManyRowsOrder {
   int tile = 0;
-  int group = 8;  // rows of clusters that are visited before the next rows are
+  int band = 8;  // rows of clusters that are visited before the next rows are
 };
 [[nodiscard]] Status linear_many_rows_sm90_as(const LinearCall& call, const ManyRowsOrder& order,
                                               device::Stream& stream);
-[[nodiscard]] Status linear_experts_many_rows_sm90_as(const ExpertsCall& call, const ManyRowsOrder& order,
-                                                      device::Stream& stream);
 
 }  // namespace tandem::kernels

@@ -42,7 +42,7 @@ __device__ __forceinline__ void finish_pairs(float* gate, const float* up) {
 
 // One warpgroup: its sums, a thread's place in them (rows lane/4 and lane/4 + 8 of its warp's 16; of every 8 columns,
 // 2 (lane%4) and the next), and where its warp writes from.
-template <class C, bool kExperts>
+template <class C, bool kGrouped>
 class Worker {
  public:
   __device__ __forceinline__ Worker(const Arguments& args, std::byte* shared, Barriers<C>& barriers)
@@ -82,7 +82,7 @@ class Worker {
   }
 
   // What follows the sums, and y.
-  __device__ __forceinline__ void finish_tile(const CUtensorMap* y_map, const Tiles<C, kExperts>& tiles) {
+  __device__ __forceinline__ void finish_tile(const CUtensorMap* y_map, const Tiles<C, kGrouped>& tiles) {
     const int column = first_output<C>(args_, tiles.column(), warpgroup_);
     const int row = tiles.row() + (C::kSideBySide == 1 ? warpgroup_ * 64 : 0) + warp_ * 16;  // the warp's first
     if (args_.is_gated) {
@@ -94,8 +94,8 @@ class Worker {
     } else if (args_.has_residual || args_.bias != nullptr || args_.alpha != 1.0f) {
       finish_sums(column);
     }
-    // The copy engine knows where y ends, but not where the expert's rows do.
-    const bool is_ragged = kExperts && row + 16 > tiles.row_end();
+    // The copy engine knows where y ends, but not where the group's rows do.
+    const bool is_ragged = kGrouped && row + 16 > tiles.row_end();
     if (column + own_outputs<C>(args_) > args_.boxed_columns || is_ragged) {
       write_plainly(row, tiles.row_end(), column);
     } else if (args_.y_is_bf16) {

@@ -29,7 +29,7 @@ struct LinearCall {
   bool y_is_bf16 = false;
   std::int64_t y_stride = 0;
 
-  // Of grouped layers: [groups+1]; a group's weight lies group_stride elements after the one before.
+  // Of grouped layers (few rows: none): [groups+1]; a group's weight lies group_stride elements after the one before.
   const std::int32_t* offsets = nullptr;
   std::int64_t groups = 1, group_stride = 0;
 };
@@ -48,19 +48,8 @@ inline constexpr std::int64_t kFewRows = 64;
 bool few_rows_sm90_takes(const LinearCall& call);
 [[nodiscard]] Status linear_few_rows_sm90(const LinearCall& call, device::Stream& stream);
 
-// Any number of rows on warpgroup products; x is bf16, its norm done.
+// Any number of rows on warpgroup products; x is bf16, its norm done. Grouped layers have no residual.
 bool many_rows_sm90_takes(const LinearCall& call);
 [[nodiscard]] Status linear_many_rows_sm90(const LinearCall& call, device::Stream& stream);
-
-// A layer, or a gated pair, of each of X experts: rows row_offsets[e] .. row_offsets[e+1] - 1 of x by the e-th matrix,
-// into the same rows of y. The host does not learn which rows are whose: blocks read it when they run.
-struct ExpertsCall {
-  LinearCall layer;  // T rows of all experts together; the first expert's weights; no residual
-  std::int64_t X = 0;
-  const std::int32_t* row_offsets = nullptr;  // [X+1] i32 on the device: ascending, from 0 to T
-  std::int64_t weight_expert_stride = 0, up_expert_stride = 0;
-};
-bool experts_many_rows_sm90_takes(const ExpertsCall& call);
-[[nodiscard]] Status linear_experts_many_rows_sm90(const ExpertsCall& call, device::Stream& stream);
 
 }  // namespace tandem::kernels

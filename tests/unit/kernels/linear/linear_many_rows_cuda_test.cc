@@ -1,7 +1,7 @@
 #ifdef TANDEM_WITH_CUDA
 #include "kernels/linear/many_rows_sm90.h"
 #include "unit/kernels/cuda_rows.h"
-#include "unit/kernels/linear/chain.h"
+#include "unit/kernels/linear/chain_cuda.h"
 
 namespace tandem::kernels {
 namespace {
@@ -78,7 +78,9 @@ class Layer {
   std::vector<float> chain() {
     if (p_.in_place) residual_.set(residual_values_);
     CudaRows y(DType::kF32, p_.T, p_.N, 0, 0, stream_);
-    EXPECT_TRUE(linear_chain(call(), y.view().as<float>(), stream_).ok());
+    LinearCall plain = call();
+    plain.y = y.view().data(), plain.y_is_bf16 = false, plain.y_stride = p_.N;
+    linear_by_chain(plain, stream_);
     return rounded(y.get());
   }
   template <class Real>
@@ -168,7 +170,7 @@ TEST(LinearManyRowsCuda, IsOneChainOfSums) {
     for (int tile = 0; tile < static_cast<int>(many_rows_tiles().size()); ++tile) {
       SCOPED_TRACE(problem.describe() + " tile " + std::to_string(tile));
       ASSERT_TRUE(same_bits(layer.run({.tile = tile}), chain));
-      ASSERT_TRUE(same_bits(layer.run({.tile = tile, .group = 1}), chain));
+      ASSERT_TRUE(same_bits(layer.run({.tile = tile, .band = 1}), chain));
     }
   }
 }
@@ -184,7 +186,7 @@ TEST(LinearManyRowsCuda, IsOneChainOfSumsOverManyTiles) {
     const std::vector<float> chain = layer.chain();
     for (int tile = 0; tile < static_cast<int>(many_rows_tiles().size()); ++tile) {
       SCOPED_TRACE(problem.describe() + " tile " + std::to_string(tile));
-      for (int i = 0; i < 3; ++i) ASSERT_TRUE(same_bits(layer.run({.tile = tile, .group = 4 * i}), chain));
+      for (int i = 0; i < 3; ++i) ASSERT_TRUE(same_bits(layer.run({.tile = tile, .band = 4 * i}), chain));
     }
   }
 }
@@ -266,8 +268,8 @@ TEST(LinearManyRowsCuda, NanStaysInItsRow) {
   }
 }
 
-// Each expert's rows as its layer alone has them; experts without rows, and with other rows around theirs.
-TEST(LinearManyRowsCuda, ExpertsAreLayersOfTheirOwn) {
+// Each group's rows as its layer alone has them; groups without rows, and with other rows around theirs.
+TEST(LinearManyRowsCuda, GroupsAreLayersOfTheirOwn) {
   TANDEM_CUDA_STREAM(stream);
   constexpr std::int64_t kX = 6, kK = 136, kN = 200;
   const std::vector<std::int32_t> offsets{0, 0, 37, 300, 301, 301, 430};
@@ -296,26 +298,48 @@ TEST(LinearManyRowsCuda, ExpertsAreLayersOfTheirOwn) {
           alone.weight = static_cast<const std::uint16_t*>(layer.weight) + e * kN * kK;
           if (is_gated) alone.up = static_cast<const std::uint16_t*>(layer.up) + e * kN * kK;
           CudaRows y(DType::kF32, alone.T, kN, 0, 0, stream);
-          ASSERT_TRUE(linear_chain(alone, y.view().as<float>(), stream).ok());
+          alone.y = y.view().data(), alone.y_is_bf16 = false, alone.y_stride = kN;
+          linear_by_chain(alone, stream);
           const std::vector<float> rows = rounded_to(y_dtype, y.get());
           expected.insert(expected.end(), rows.begin(), rows.end());
         }
         for (int tile = 0; tile < static_cast<int>(many_rows_tiles().size()); ++tile) {
-          if (!many_rows_tiles()[static_cast<std::size_t>(tile)].takes_experts) continue;
+          if (!many_rows_tiles()[static_cast<std::size_t>(tile)].takes_groups) continue;
           CudaRows y(y_dtype, T, kN, gap, 0, stream);
           layer.y = y.view().data(), layer.y_stride = y.view().stride(0);
-          const ExpertsCall call{.layer = layer,
-                                 .X = kX,
-                                 .row_offsets = static_cast<const std::int32_t*>(on_device.data()),
-                                 .weight_expert_stride = kN * kK,
-                                 .up_expert_stride = kN * kK};
-          ASSERT_TRUE(experts_many_rows_sm90_takes(call));
-          ASSERT_TRUE(linear_experts_many_rows_sm90_as(call, {.tile = tile}, stream).ok());
+          LinearCall call = layer;
+          call.offsets = static_cast<const std::int32_t*>(on_device.data());
+          call.groups = kX;
+          call.group_stride = kN * kK;
+          ASSERT_TRUE(many_rows_sm90_takes(call));
+          ASSERT_TRUE(linear_many_rows_sm90_as(call, {.tile = tile}, stream).ok());
           ASSERT_TRUE(same_bits(y.get(), expected)) << tile << " gated " << is_gated << " bf16 " << y_is_bf16;
         }
       }
     }
   }
+}
+
+// The tiles that were fastest (docs/kernels/linear_cuda.md), on 132 multiprocessors.
+TEST(LinearManyRowsCuda, ChoosesWhatWasFastest) {
+  const auto tile = [](std::int64_t T, std::int64_t K, std::int64_t N, bool is_gated = false, std::int64_t groups = 0) {
+    const ManyRowsTile& chosen =
+        many_rows_tiles()[static_cast<std::size_t>(many_rows_tile_for(T, K, N, is_gated, 132, groups))];
+    EXPECT_TRUE(groups == 0 || chosen.takes_groups);
+    return std::pair(chosen.rows, chosen.columns);
+  };
+  EXPECT_EQ(tile(8192, 8192, 8192), std::pair(128, 256));
+  for (const std::int64_t N : {4096, 6144, 128256}) EXPECT_EQ(tile(4096, 4096, N), std::pair(128, 256)) << N;
+  EXPECT_EQ(tile(4096, 4096, 14336, true), std::pair(128, 256));
+  EXPECT_EQ(tile(512, 4096, 6144), std::pair(128, 192));
+  EXPECT_EQ(tile(512, 4096, 4096), std::pair(128, 128));
+  EXPECT_EQ(tile(512, 4096, 14336, true), std::pair(128, 128));
+  EXPECT_EQ(tile(256, 14336, 4096), std::pair(64, 128));
+  EXPECT_EQ(tile(256, 4096, 14336, true), std::pair(128, 256));
+  EXPECT_EQ(tile(128, 4096, 4096), std::pair(64, 64));
+  EXPECT_EQ(tile(128, 4096, 128256), std::pair(64, 128));
+  EXPECT_EQ(tile(1024, 4096, 14336, true, 8), std::pair(128, 256));
+  EXPECT_EQ(tile(4096, 2048, 768, true, 128), std::pair(64, 128));
 }
 
 TEST(LinearManyRowsCuda, SaysWhatItTakes) {
@@ -339,6 +363,10 @@ TEST(LinearManyRowsCuda, SaysWhatItTakes) {
   EXPECT_FALSE(without([&](LinearCall& c) { c.weight_stride = 65; }));
   EXPECT_FALSE(without([&](LinearCall& c) { c.up = memory, c.up_stride = 65; }));
   EXPECT_FALSE(without([&](LinearCall& c) { c.residual = residual, c.residual_stride = 65; }));
+  const std::int32_t offsets[2] = {};
+  EXPECT_TRUE(without([&](LinearCall& c) { c.offsets = offsets, c.group_stride = 64 * 64; }));
+  EXPECT_FALSE(without([&](LinearCall& c) { c.offsets = offsets, c.group_stride = 65; }));
+  EXPECT_FALSE(without([&](LinearCall& c) { c.offsets = offsets, c.residual = residual, c.residual_stride = 64; }));
 }
 
 }  // namespace
