@@ -195,8 +195,12 @@ TEST(AttentionLayer, OfACausalSequenceHasTheBitsOfTheCachedPathsOps) {
     std::vector<float> keys(static_cast<std::size_t>(cache.count())), values(keys.size());
     const std::vector<std::int32_t> query_start = {0, 150}, context_len = {150};
     const kernels::PagedKv kv{view_of(keys, cache), view_of(values, cache), view_of(block_table, {1, kBlocks})};
+    // The chain turns its heads itself; by these angles of zero they stay as they are.
+    std::vector<float> ones(static_cast<std::size_t>(layer.table().cos.count()), 1.0f), zeros(ones.size(), 0.0f);
+    const Shape angles = layer.table().cos.shape();
+    const RopeTable stays{view_of(ones, angles), view_of(zeros, angles)};
     const std::vector<float> cached = chain_of_ops(layer, bench, [&](const Projected& p) {
-      return attention(bench.context, p, kv,
+      return attention(bench.context, p, {}, stays, kv,
                        {TensorView::of(std::span(slots)), view_of(query_start, {2}), view_of(context_len, {1})},
                        layer.weights().sinks, {config.attention.scale, config.attention.softcap, window}, nullptr)
           .value();

@@ -174,11 +174,12 @@ TEST_F(Gradients, OpsWithoutABackwardRefuseATapeByName) {
     return message.find(op) != std::string::npos && message.find("without a tape") != std::string::npos;
   };
   EXPECT_TRUE(names(refusal(embedding(context_, rows, x, 1.0f, &tape_)), "embedding"));
-  EXPECT_TRUE(names(refusal(linear_gated(context_, x, x, x, kernels::Activation::kSilu, &tape_)), "linear_gated"));
+  EXPECT_TRUE(names(refusal(norm_linear_gated(context_, x, {}, {}, x, x, kernels::Activation::kSilu, &tape_)),
+                    "norm_linear_gated"));
   EXPECT_TRUE(names(refusal(gate(context_, x, x, kernels::Activation::kSilu, &tape_)), "gate"));
   EXPECT_TRUE(names(refusal(gather_rows(context_, x, rows, &tape_)), "gather_rows"));
   EXPECT_TRUE(names(refusal(softcap(context_, x, 1.0f, &tape_)), "softcap"));
-  EXPECT_TRUE(names(refusal(attention(context_, {}, {}, {}, {}, {}, &tape_)), "attention"));
+  EXPECT_TRUE(names(refusal(attention(context_, {}, {}, {}, {}, {}, {}, {}, &tape_)), "attention"));
   EXPECT_TRUE(names(refusal(mixture_of_experts(context_, x, x, {}, {}, {}, &tape_)), "mixture_of_experts"));
 }
 
