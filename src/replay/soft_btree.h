@@ -72,6 +72,9 @@ class SoftBTreeSnapshot {
   [[nodiscard]] Status backward(std::span<const Real> queries, std::span<const Real> d_reads,
                                 std::span<const Real> d_log_z, const SoftBTreeGradients<Real>& gradients) const;
 
+  // ids[j] drawn with probability p_i(queries[j]) by the uniform numbers uniforms[j] in [0, 1).
+  [[nodiscard]] Status sample(std::span<const Real> queries, std::span<const double> uniforms,
+                              std::span<EntryId> ids) const;
   // log_probs[j] = ln p_i(queries[j]) of i = ids[j]. kNotFound names an id that is not there.
   [[nodiscard]] Status log_prob(std::span<const Real> queries, std::span<const EntryId> ids,
                                 std::span<Real> log_probs) const;

@@ -276,5 +276,134 @@ TYPED_TEST(SoftBTreeTyped, GradientsMatern) {
   }
 }
 
+// A grid of uniforms finds every entry as often as its probability says, and log_prob agrees.
+template <class Real>
+void samples_of(SoftKernel kernel) {
+  std::mt19937 random(3);
+  std::normal_distribution<double> normal;
+  auto tree = make<Real>(1, Real(0.5), kernel);
+  std::vector<EntryId> there;
+  const std::vector<Real> value = {0};
+  for (int i = 0; i < 400; ++i) {
+    const Real key = i < 150 ? Real(0.25) : Real(normal(random));  // a run of equal keys over several leaves
+    const auto id = tree.insert(key, value, i % 9 == 0 ? Real(0) : Real(0.5 + i % 5));
+    there.push_back(*id);
+  }
+  const auto snapshot = tree.snapshot();
+  for (const Real q : {Real(0.25), Real(-0.7), Real(9), Real(-9)}) {
+    const std::size_t draws = 200000;
+    std::vector<Real> queries(draws, q), log_probs(there.size());
+    std::vector<double> uniforms(draws);
+    for (std::size_t j = 0; j < draws; ++j) uniforms[j] = (double(j) + 0.5) / double(draws);
+    std::vector<EntryId> ids(draws);
+    ASSERT_TRUE(snapshot.sample(queries, uniforms, ids).ok());
+    std::vector<int> counts(there.size());
+    for (const EntryId id : ids) ++counts[id];
+    queries.resize(there.size());
+    ASSERT_TRUE(snapshot.log_prob(queries, there, log_probs).ok());
+    double sum = 0;
+    for (std::size_t i = 0; i < there.size(); ++i) {
+      const double p = std::exp(double(log_probs[i]));
+      sum += p;
+      ASSERT_NEAR(counts[i], p * double(draws), 1.5 + 1e-4 * double(draws) * p) << "entry " << i << " query " << q;
+    }
+    EXPECT_NEAR(sum, 1, 1e-5);
+  }
+}
+
+TYPED_TEST(SoftBTreeTyped, SamplesFollowTheProbabilities) {
+  samples_of<TypeParam>(SoftKernel::kLaplace);
+  samples_of<TypeParam>(SoftKernel::kMatern32);
+}
+
+TYPED_TEST(SoftBTreeTyped, ReadWithoutIsTheTreeWithoutIt) {
+  for (const SoftKernel kernel : {SoftKernel::kLaplace, SoftKernel::kMatern32}) {
+    std::mt19937 random(5);
+    std::normal_distribution<double> normal;
+    auto tree = make<TypeParam>(1, TypeParam(0.05), kernel);
+    Plain<TypeParam> plain;
+    std::vector<TypeParam> queries, reads;
+    std::vector<EntryId> except;
+    for (int i = 0; i < 600; ++i) {
+      const TypeParam key = i < 200 ? TypeParam(0.5) : TypeParam(normal(random));
+      const std::vector<TypeParam> value = {TypeParam(normal(random))};
+      const TypeParam weight = i % 7 == 0 ? TypeParam(0) : TypeParam(1);
+      const auto id = tree.insert(key, value, weight);
+      plain.entries[*id] = {key, weight, value};
+      queries.push_back(i % 2 ? key : TypeParam(normal(random)));
+      except.push_back(*id);
+    }
+    reads.resize(queries.size());
+    ASSERT_TRUE(tree.snapshot().read_without(queries, except, reads).ok());
+    for (std::size_t j = 0; j < queries.size(); ++j) {
+      const auto want = plain.read(queries[j], tree.options().tau, kernel, nullptr, except[j]);
+      ASSERT_NEAR(reads[j], want[0], this->kTolerance) << j;
+    }
+  }
+  auto one = make<TypeParam>(1, 1);
+  const std::vector<TypeParam> value = {1}, query = {0};
+  const std::vector<EntryId> id = {*one.insert(0, value)};
+  std::vector<TypeParam> read = {7};
+  EXPECT_EQ(one.snapshot().read_without(query, id, read).code(), StatusCode::kNotFound);
+  EXPECT_EQ(read[0], 7);
+}
+
+TYPED_TEST(SoftBTreeTyped, OldestAndLightest) {
+  auto tree = make<TypeParam>(1, 1);
+  const std::vector<TypeParam> value = {1};
+  const EntryId a = *tree.insert(3, value, 2), b = *tree.insert(1, value, 1), c = *tree.insert(2, value, 1);
+  EXPECT_EQ(tree.oldest(), a);
+  EXPECT_EQ(tree.lightest(), b);
+  ASSERT_TRUE(tree.erase(b).ok());
+  EXPECT_EQ(tree.lightest(), c);
+  const EntryId d = *tree.insert(0, value, 1);  // takes b's id, and is younger than c
+  EXPECT_EQ(d, b);
+  EXPECT_EQ(tree.lightest(), c);
+  ASSERT_TRUE(tree.set_weight(c, 5).ok());
+  EXPECT_EQ(tree.lightest(), d);
+  ASSERT_TRUE(tree.erase(a).ok());
+  EXPECT_EQ(tree.oldest(), c);
+  tree.check_invariants();
+}
+
+TYPED_TEST(SoftBTreeTyped, RefusedCallsChangeNothing) {
+  constexpr TypeParam kNan = std::numeric_limits<TypeParam>::quiet_NaN();
+  constexpr TypeParam kInfinity = std::numeric_limits<TypeParam>::infinity();
+  EXPECT_FALSE(SoftBTree<TypeParam>::create({.value_width = 0}).ok());
+  EXPECT_FALSE(SoftBTree<TypeParam>::create({.tau = 0}).ok());
+  EXPECT_FALSE(SoftBTree<TypeParam>::create({.tau = kNan}).ok());
+  auto tree = make<TypeParam>(1, 1);
+  const std::vector<TypeParam> one = {1}, two = {1, 2}, bad = {kNan};
+  const EntryId id = *tree.insert(0, one, 3);
+  const std::uint64_t version = tree.version();
+  EXPECT_EQ(tree.insert(kNan, one).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(tree.insert(kInfinity, one).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(tree.insert(0, one, -1).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(tree.insert(0, two).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(tree.insert(0, bad).code(), StatusCode::kInvalidArgument);
+  std::vector<EntryId> ids(2);
+  EXPECT_EQ(tree.insert_batch(std::vector<TypeParam>{0, kNan}, two, {}, ids).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(tree.erase(id + 1).code(), StatusCode::kNotFound);
+  EXPECT_EQ(tree.erase_batch(std::vector<EntryId>{id, id + 1}).code(), StatusCode::kNotFound);
+  EXPECT_EQ(tree.erase_batch(std::vector<EntryId>{id, id}).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(tree.set_key(id, kInfinity).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(tree.set_weight(id, kNan).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(tree.set_weight(id + 1, 1).code(), StatusCode::kNotFound);
+  EXPECT_EQ(tree.set_value(id, two).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(tree.set_tau(-1).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(tree.entry(id + 1).code(), StatusCode::kNotFound);
+  std::vector<TypeParam> read = {5};
+  EXPECT_EQ(tree.snapshot().read(bad, read).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(tree.snapshot().read(two, read).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(read[0], 5);
+  EXPECT_EQ(tree.version(), version);
+  EXPECT_EQ(tree.size(), 1);
+  EXPECT_EQ(tree.entry(id)->weight, 3);
+  tree.check_invariants();
+  // All weights 0: nothing to read, though entries are there.
+  ASSERT_TRUE(tree.set_weight(id, 0).ok());
+  EXPECT_EQ(tree.snapshot().read(one, read).code(), StatusCode::kNotFound);
+}
+
 }  // namespace
 }  // namespace tandem::replay
