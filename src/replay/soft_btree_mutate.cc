@@ -100,6 +100,7 @@ class Insertion {
           return before(item.key, item.id, n->first_keys[j + 1], n->first_ids[j + 1]);
         });
       }
+      if (n->level == 1) nodes_.prefetch(n->children[j]);
       nodes_.unshare(n->children[j]);
       below(n->children[j], begin, stop, beside[j]);
       touched[j] = true;
@@ -174,6 +175,7 @@ class Removal {
           return before(item.key, item.id, n->first_keys[j + 1], n->first_ids[j + 1]);
         });
       }
+      if (n->level == 1) nodes_.prefetch(n->children[j]);
       nodes_.unshare(n->children[j]);
       below(n->children[j], begin, stop);
       thin |= n->children[j]->size < n->children[j]->least();

@@ -20,9 +20,14 @@ void Probe<Real>::clear(Real q) {
 }
 
 template <class Real>
-void Probe<Real>::locate(const Nodes<Real>& nodes, const Node* root, Real q) {
+void Probe<Real>::descend(const Nodes<Real>& nodes, const Node* root, Real q) {
   clear(q);
   visit(nodes, root);
+}
+
+template <class Real>
+void Probe<Real>::arrive() {
+  for (auto& part : leaves) meet_leaf(part);
   measure();
 }
 
@@ -30,7 +35,7 @@ template <class Real>
 void Probe<Real>::locate_without(const Nodes<Real>& nodes, const Node* root, Real q, Real key, EntryId id) {
   clear(q);
   visit_without(nodes, root, key, id);
-  measure();
+  arrive();
 }
 
 template <class Real>
@@ -76,8 +81,9 @@ void Probe<Real>::visit(const Nodes<Real>& nodes, const Node* node) {
     }
     node = n->children[r - 1];
     if (!nodes.live(n, r - 1)) return;
+    if (n->level == 1) nodes.prefetch(node);
   }
-  meet_leaf(Nodes<Real>::leaf(node), -1);
+  leaves.push_back({Nodes<Real>::leaf(node), 0, 0, -1});
 }
 
 template <class Real>
@@ -101,11 +107,13 @@ void Probe<Real>::visit_without(const Nodes<Real>& nodes, const Node* node, Real
     node = n->children[path];
   }
   const auto* leaf = Nodes<Real>::leaf(node);
-  meet_leaf(leaf, Nodes<Real>::place_of(leaf, key, id));
+  leaves.push_back({leaf, 0, 0, Nodes<Real>::place_of(leaf, key, id)});
 }
 
 template <class Real>
-void Probe<Real>::meet_leaf(const Leaf<Real>* leaf, int except) {
+void Probe<Real>::meet_leaf(LeafPart<Real>& part) {
+  const Leaf<Real>* leaf = part.leaf;
+  const int except = part.except;
   int at = 0;
   for (int i = 0; i < leaf->size; ++i) at += leaf->keys[i] < query;
   int after_at = at;
@@ -124,7 +132,8 @@ void Probe<Real>::meet_leaf(const Leaf<Real>* leaf, int except) {
       break;
     }
   }
-  leaves.push_back({leaf, at, after_at, except});
+  part.at = at;
+  part.after = after_at;
 }
 
 template <class Real>

@@ -38,8 +38,15 @@ struct Probe {
   Real nearest, beyond_before, beyond_after;
   bool found() const { return has_before || has_after || has_tie; }
 
-  // Clears, walks down from `root`, and knows the distances afterwards.
-  void locate(const Nodes<Real>& nodes, const Node* root, Real q);
+  // Walks down from `root`, and knows the distances afterwards.
+  void locate(const Nodes<Real>& nodes, const Node* root, Real q) {
+    descend(nodes, root, q);
+    arrive();
+  }
+  // The two halves of it: down to the leaves, which are asked for from memory; and into them. Between the two, other
+  // queries may descend.
+  void descend(const Nodes<Real>& nodes, const Node* root, Real q);
+  void arrive();
   // The same with one entry left out.
   void locate_without(const Nodes<Real>& nodes, const Node* root, Real q, Real key, EntryId id);
 
@@ -47,7 +54,7 @@ struct Probe {
   void clear(Real q);
   void visit(const Nodes<Real>& nodes, const Node* node);
   void visit_without(const Nodes<Real>& nodes, const Node* node, Real key, EntryId id);
-  void meet_leaf(const Leaf<Real>* leaf, int except);
+  void meet_leaf(LeafPart<Real>& part);
   void meet_before(Real key);
   void meet_after(Real key);
   void measure();

@@ -1,4 +1,6 @@
 // Reading a version of the tree.
+#include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "base/check.h"
@@ -57,6 +59,8 @@ bool SoftBTreeSnapshot<Real>::Impl::live() const {
 
 namespace {
 
+constexpr std::size_t kReadsAhead = 4;
+
 Status check_count(const char* call, const char* what, std::size_t have, std::size_t want) {
   if (have == want) return ok_status();
   return invalid_argument("{}: {} has {} elements, expected {}", call, what, have, want);
@@ -81,13 +85,19 @@ Status SoftBTreeSnapshot<Real>::read(std::span<const Real> queries, std::span<Re
   TD_TRY(check_count("read", "reads", reads.size(), queries.size() * nodes.width));
   if (!log_z.empty()) TD_TRY(check_count("read", "log_z", log_z.size(), queries.size()));
   TD_TRY(impl_->check_queries("read", queries));
-  Probe<Real> probe;
+  // Several queries go down before the first is answered: their leaves come from memory meanwhile.
+  std::array<Probe<Real>, kReadsAhead> probes;
   Gather<Real> gather(nodes);
-  for (std::size_t j = 0; j < queries.size(); ++j) {
-    probe.locate(nodes, impl_->root.node, queries[j]);
-    gather.add_total(probe);
-    write_read(nodes, gather.total(), reads.data() + j * nodes.width);
-    if (!log_z.empty()) log_z[j] = static_cast<Real>(log_normaliser(nodes, probe, gather.total()[nodes.width]));
+  for (std::size_t first = 0; first < queries.size(); first += kReadsAhead) {
+    const std::size_t count = std::min(kReadsAhead, queries.size() - first);
+    for (std::size_t j = 0; j < count; ++j) probes[j].descend(nodes, impl_->root.node, queries[first + j]);
+    for (std::size_t j = 0; j < count; ++j) {
+      probes[j].arrive();
+      gather.add_total(probes[j]);
+      const Real* total = gather.total();
+      write_read(nodes, total, reads.data() + (first + j) * nodes.width);
+      if (!log_z.empty()) log_z[first + j] = static_cast<Real>(log_normaliser(nodes, probes[j], total[nodes.width]));
+    }
   }
   return ok_status();
 }
