@@ -15,6 +15,35 @@ int pieces_of(std::int64_t total, int most, int fill) {
   return total <= 2 * most ? 2 : static_cast<int>((total + fill - 1) / fill);
 }
 
+// The items that belong to child `child` of a node: [begin, end).
+template <class Real>
+struct Share {
+  int child;
+  const Item<Real>*begin, *end;
+};
+template <class Real>
+using Shares = std::array<Share<Real>, kInnerMost>;
+
+// Splits sorted items among the children, and asks for those from memory; returns how many have some.
+template <class Real>
+int divide(const Nodes<Real>& nodes, const Inner<Real>* n, const Item<Real>* begin, const Item<Real>* end,
+           Shares<Real>& shares) {
+  int count = 0;
+  while (begin != end) {
+    const int j = Nodes<Real>::child_of(n, begin->key, begin->id);
+    const Item<Real>* stop = end;
+    if (end - begin > 1 && j + 1 < n->size) {
+      stop = std::partition_point(begin + 1, end, [n, j](const Item<Real>& item) {
+        return before(item.key, item.id, n->first_keys[j + 1], n->first_ids[j + 1]);
+      });
+    }
+    shares[count++] = {j, begin, stop};
+    begin = stop;
+    if (n->level <= 2) nodes.prefetch(n->children[j], n->level - 1);
+  }
+  return count;
+}
+
 template <class Real>
 class Insertion {
  public:
@@ -91,29 +120,19 @@ class Insertion {
     auto* n = N::inner(node);
     std::array<std::vector<Node*>, kInnerMost> beside;  // of each child
     std::array<bool, kInnerMost> touched = {};
-    int first = n->size, last = 0, total = n->size;
-    while (begin != end) {
-      const int j = N::child_of(n, begin->key, begin->id);
-      const Item<Real>* stop = end;
-      if (end - begin > 1 && j + 1 < n->size) {
-        stop = std::partition_point(begin + 1, end, [n, j](const Item<Real>& item) {
-          return before(item.key, item.id, n->first_keys[j + 1], n->first_ids[j + 1]);
-        });
-      }
-      if (n->level == 1) nodes_.prefetch(n->children[j]);
+    int total = n->size;
+    Shares<Real> shares;
+    const int count = divide(nodes_, n, begin, end, shares);
+    for (int s = 0; s < count; ++s) {
+      const int j = shares[s].child;
       nodes_.unshare(n->children[j]);
-      below(n->children[j], begin, stop, beside[j]);
+      below(n->children[j], shares[s].begin, shares[s].end, beside[j]);
       touched[j] = true;
       total += static_cast<int>(beside[j].size());
-      first = std::min(first, j);
-      last = j;
-      begin = stop;
     }
     if (total == n->size) {
-      for (int j = first; j <= last; ++j) {
-        if (touched[j]) nodes_.summarise(n, j);
-      }
-      nodes_.refresh(n, first, last);
+      for (int s = 0; s < count; ++s) nodes_.summarise(n, shares[s].child);
+      nodes_.refresh(n, shares[0].child, shares[count - 1].child);
       return;
     }
     // More children than before: they go to as many nodes as it takes, those untouched with their sums.
@@ -165,29 +184,20 @@ class Removal {
       return;
     }
     auto* n = N::inner(node);
-    int first = n->size, last = 0;
     bool thin = false;
-    while (begin != end) {
-      const int j = N::child_of(n, begin->key, begin->id);
-      const Item<Real>* stop = end;
-      if (end - begin > 1 && j + 1 < n->size) {
-        stop = std::partition_point(begin + 1, end, [n, j](const Item<Real>& item) {
-          return before(item.key, item.id, n->first_keys[j + 1], n->first_ids[j + 1]);
-        });
-      }
-      if (n->level == 1) nodes_.prefetch(n->children[j]);
+    Shares<Real> shares;
+    const int count = divide(nodes_, n, begin, end, shares);
+    for (int s = 0; s < count; ++s) {
+      const int j = shares[s].child;
       nodes_.unshare(n->children[j]);
-      below(n->children[j], begin, stop);
+      below(n->children[j], shares[s].begin, shares[s].end);
       thin |= n->children[j]->size < n->children[j]->least();
       if (n->children[j]->size > 0) nodes_.summarise(n, j);
-      first = std::min(first, j);
-      last = j;
-      begin = stop;
     }
     if (thin) {
       mend(n);
     } else {
-      nodes_.refresh(n, first, last);
+      nodes_.refresh(n, shares[0].child, shares[count - 1].child);
     }
   }
 

@@ -20,7 +20,7 @@ namespace tandem::replay::tree {
 
 inline constexpr int kLeafMost = 64, kLeafLeast = 24;   // entries (the root may have fewer)
 inline constexpr int kInnerMost = 16, kInnerLeast = 6;  // children (the root: at least 2)
-inline constexpr std::size_t kPrefetchMost = 6144;  // bytes of a leaf asked for ahead
+inline constexpr std::size_t kPrefetchMost = 8192;      // bytes of a node asked for ahead
 inline constexpr int kLeafFill = 48, kInnerFill = 12;   // when many are made at once
 
 struct Node {
@@ -123,11 +123,11 @@ class Nodes {
   // Copies slots (overlap allowed); sums of children move along, running sums do not.
   void move_slots(Node* to, int to_at, const Node* from, int from_at, int count) const;
 
-  // Asks for a leaf from memory, all of it.
-  void prefetch(const Node* node) const {
-    const char* bytes = reinterpret_cast<const char*>(node);
-    const std::size_t end = sizeof(LeafT) + sizeof(Real) * kLeafFill * value_stride;
-    for (std::size_t at = 0; at < end && at < kPrefetchMost; at += 64) __builtin_prefetch(bytes + at);
+  // Asks for a node from memory, all of it.
+  void prefetch(const Node* node, int level) const {
+    const char* at = reinterpret_cast<const char*>(node);
+    const std::size_t all = level == 0 ? sizeof(LeafT) + sizeof(Real) * kLeafFill * value_stride : bytes(level);
+    for (const char* end = at + (all < kPrefetchMost ? all : kPrefetchMost); at < end; at += 64) __builtin_prefetch(at);
   }
 
   void set_entry(LeafT* n, int at, const Item<Real>& item) const;

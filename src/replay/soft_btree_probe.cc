@@ -81,7 +81,7 @@ void Probe<Real>::visit(const Nodes<Real>& nodes, const Node* node) {
     }
     node = n->children[r - 1];
     if (!nodes.live(n, r - 1)) return;
-    if (n->level == 1) nodes.prefetch(node);
+    if (n->level == 1) nodes.prefetch(node, 0);
   }
   leaves.push_back({Nodes<Real>::leaf(node), 0, 0, -1});
 }

@@ -96,28 +96,27 @@ HWY_INLINE void scan_of(const Scan<Real>& s) {
     }
   }
   exp_negative_of(u, e, high - low + 1);
-  for (int j = s.first;; j += s.step) {
-    const Real* item = s.items + j * stride;
-    Real* sum = s.sums + j * stride;
-    if (j == begin) {
-      for (int k = 0; k < stride; k += n) hn::StoreU(hn::LoadU(d, item + k), d, sum + k);
-    } else {
-      const Real* before = s.sums + (j - s.step) * stride;
-      const auto factor = hn::Set(d, e[j - low]);
-      for (int k = 0; k < s.width; k += n) {
-        hn::StoreU(hn::MulAdd(factor, hn::LoadU(d, before + k), hn::LoadU(d, item + k)), d, sum + k);
-      }
-      if (s.moments && e[j - low] > 0) {
-        const auto shift = hn::Set(d, u[j - low]);
-        for (int k = 0; k < s.width; k += n) {
-          const auto moved = hn::MulAdd(shift, hn::LoadU(d, before + k), hn::LoadU(d, before + s.width + k));
-          hn::StoreU(hn::MulAdd(factor, moved, hn::LoadU(d, item + s.width + k)), d, sum + s.width + k);
-        }
-      } else if (s.moments) {
-        for (int k = s.width; k < stride; k += n) hn::StoreU(hn::LoadU(d, item + k), d, sum + k);
-      }
+  // The running sum stays in a register from row to row.
+  const int rows_count = high - low + 1, before = s.first - s.step;
+  for (int k = 0; k < s.width; k += n) {
+    auto sum = hn::Zero(d), moment = hn::Zero(d);
+    if (s.first != begin) {
+      sum = hn::LoadU(d, s.sums + before * stride + k);
+      if (s.moments) moment = hn::LoadU(d, s.sums + before * stride + s.width + k);
     }
-    if (j == last) break;
+    for (int t = 0, j = s.first; t < rows_count; ++t, j += s.step) {
+      const Real* item = s.items + j * stride + k;
+      Real* out = s.sums + j * stride + k;
+      const auto factor = hn::Set(d, e[j - low]);
+      if (s.moments) {
+        // (Where e^-u is 0, u may be infinite.)
+        const auto shift = hn::Set(d, e[j - low] > 0 ? u[j - low] : Real(0));
+        moment = hn::MulAdd(factor, hn::MulAdd(shift, sum, moment), hn::LoadU(d, item + s.width));
+        hn::StoreU(moment, d, out + s.width);
+      }
+      sum = hn::MulAdd(factor, sum, hn::LoadU(d, item));
+      hn::StoreU(sum, d, out);
+    }
   }
 }
 

@@ -59,7 +59,7 @@ bool SoftBTreeSnapshot<Real>::Impl::live() const {
 
 namespace {
 
-constexpr std::size_t kReadsAhead = 4;
+constexpr std::size_t kReadsAhead = 8;
 
 Status check_count(const char* call, const char* what, std::size_t have, std::size_t want) {
   if (have == want) return ok_status();
