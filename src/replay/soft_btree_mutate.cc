@@ -118,24 +118,23 @@ class Insertion {
 
   void into_inner(Node*& node, const Item<Real>* begin, const Item<Real>* end, std::vector<Node*>& made) {
     auto* n = N::inner(node);
-    std::array<std::vector<Node*>, kInnerMost> beside;  // of each child
-    std::array<bool, kInnerMost> touched = {};
-    int total = n->size;
+    std::vector<Node*> beside;  // of all children, in order; of share s: up to ends[s]
+    std::array<std::size_t, kInnerMost> ends;
     Shares<Real> shares;
     const int count = divide(nodes_, n, begin, end, shares);
     for (int s = 0; s < count; ++s) {
       const int j = shares[s].child;
       nodes_.unshare(n->children[j]);
-      below(n->children[j], shares[s].begin, shares[s].end, beside[j]);
-      touched[j] = true;
-      total += static_cast<int>(beside[j].size());
+      below(n->children[j], shares[s].begin, shares[s].end, beside);
+      ends[s] = beside.size();
     }
-    if (total == n->size) {
+    if (beside.empty()) {
       for (int s = 0; s < count; ++s) nodes_.summarise(n, shares[s].child);
       nodes_.refresh(n, shares[0].child, shares[count - 1].child);
       return;
     }
     // More children than before: they go to as many nodes as it takes, those untouched with their sums.
+    const std::int64_t total = n->size + static_cast<std::int64_t>(beside.size());
     const std::int64_t pieces = pieces_of(total, kInnerMost, kInnerFill);
     std::int64_t at = 0, piece_index = 0;
     Inner<Real>* piece = nullptr;
@@ -154,17 +153,21 @@ class Insertion {
       }
       piece = nullptr;
     };
+    int share = 0;
+    std::size_t next_beside = 0;
     for (int j = 0; j < n->size; ++j) {
+      const bool touched = share < count && shares[share].child == j;
       const int own = slot();
       nodes_.move_slots(piece, own, n, j, 1);
-      if (touched[j]) nodes_.summarise(piece, own);
+      if (touched) nodes_.summarise(piece, own);
       close_if_full();
-      for (Node* other : beside[j]) {
+      for (; touched && next_beside < ends[share]; ++next_beside) {
         const int next = slot();
-        piece->children[next] = other;
+        piece->children[next] = beside[next_beside];
         nodes_.summarise(piece, next);
         close_if_full();
       }
+      share += touched;
     }
     N::free_shell(n);
   }
@@ -203,19 +206,18 @@ class Removal {
 
  private:
   void from_leaf(Leaf<Real>* n, const Item<Real>* begin, const Item<Real>* end) {
-    int to = N::place_of(n, begin->key, begin->id), from = to;
+    int gone[kLeafMost + 1], count = 0;
     for (; begin != end; ++begin) {
-      const int gone = N::place_of(n, begin->key, begin->id);
-      TD_DCHECK(gone < n->size && n->ids[gone] == begin->id);
-      gone_[gone] = true;
+      gone[count] = N::place_of(n, begin->key, begin->id);
+      TD_DCHECK(gone[count] < n->size && n->ids[gone[count]] == begin->id);
+      ++count;
     }
-    for (; from < n->size; ++from) {
-      if (gone_[from]) {
-        gone_[from] = false;
-        continue;
-      }
-      if (to != from) nodes_.move_slots(n, to, n, from, 1);
-      ++to;
+    gone[count] = n->size;
+    int to = gone[0];
+    for (int i = 0; i < count; ++i) {
+      const int kept = gone[i + 1] - gone[i] - 1;
+      nodes_.move_slots(n, to, n, gone[i] + 1, kept);
+      to += kept;
     }
     n->size = static_cast<std::uint16_t>(to);
   }
@@ -278,7 +280,6 @@ class Removal {
   }
 
   const N& nodes_;
-  bool gone_[kLeafMost] = {};
 };
 
 }  // namespace

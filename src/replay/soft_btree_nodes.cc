@@ -160,15 +160,10 @@ void Nodes<Real>::summarise(InnerT* parent, int j) const {
   const Real* x = value(c, first);
   const auto sums = [&](Real* a, Real* b) {
     rows::weighted_pair(x, el, er, live_count, value_stride, a, b);
-    Real wa = 0, wb = 0;
-    for (int i = 0; i < live_count; ++i) {
-      wa += el[i];
-      wb += er[i];
-    }
     std::fill(a + value_stride, a + row, Real(0));
     std::fill(b + value_stride, b + row, Real(0));
-    a[width] = wa;
-    b[width] = wb;
+    a[width] = rows::sum(el, live_count);
+    b[width] = rows::sum(er, live_count);
   };
   for (int i = 0; i < live_count; ++i) {
     el[i] *= c->weights[first + i];
@@ -187,11 +182,15 @@ template <class Real>
 void Nodes<Real>::refresh(InnerT* n, int first, int last) const {
   constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
   const int size = n->size;
-  for (int j = 0; j < size; ++j) {
-    if (!live(n, j)) n->hi[j] = j > 0 ? n->hi[j - 1] : -kInfinity;
-  }
-  for (int j = size - 1; j >= 0; --j) {
-    if (!live(n, j)) n->lo[j] = j + 1 < size ? n->lo[j + 1] : kInfinity;
+  bool all_live = true;
+  for (int j = 0; j < size; ++j) all_live &= live(n, j);
+  if (!all_live) {
+    for (int j = 0; j < size; ++j) {
+      if (!live(n, j)) n->hi[j] = j > 0 ? n->hi[j - 1] : -kInfinity;
+    }
+    for (int j = size - 1; j >= 0; --j) {
+      if (!live(n, j)) n->lo[j] = j + 1 < size ? n->lo[j + 1] : kInfinity;
+    }
   }
   rows::scan(rows::Scan<Real>{n->hi, left(n, 0), left_to(n, 0), size, first, 1, row, moments, tau});
   rows::scan(rows::Scan<Real>{n->lo, right(n, 0), right_from(n, 0), size, last, -1, row, moments, tau});

@@ -150,96 +150,90 @@ Gather<Real>::Gather(const Nodes<Real>& nodes) : nodes_(nodes), sums_(6 * nodes.
 template <class Real>
 void Gather<Real>::add_total(const Probe<Real>& probe) {
   std::fill_n(sums_.data(), nodes_.row, Real(0));
-  for (const Side side : {kBefore, kAfter, kTie}) add_side(probe, side, {sums_.data(), nullptr});
+  shift_ = nodes_.moments ? probe.nearest / nodes_.tau : 0;
+  const Into into = {sums_.data(), nullptr};
+  for (const Side side : {kBefore, kTie, kAfter}) put(probe, side, into);
+  flush(into);
+  add_leaves(probe, kBefore, kAfter, into);
 }
 
 template <class Real>
 void Gather<Real>::add_sides(const Probe<Real>& probe) {
   std::fill(sums_.begin(), sums_.end(), Real(0));
-  for (const Side side : {kBefore, kAfter, kTie}) {
-    add_side(probe, side, {sums_.data() + side * nodes_.row, sums_.data() + (3 + side) * nodes_.row});
+  shift_ = nodes_.moments ? probe.nearest / nodes_.tau : 0;
+  for (const Side side : {kBefore, kTie, kAfter}) {
+    const Into into = {sums_.data() + side * nodes_.row, sums_.data() + (3 + side) * nodes_.row};
+    put(probe, side, into);
+    flush(into);
+    add_leaves(probe, side, side, into);
   }
 }
 
 template <class Real>
-void Gather<Real>::add_side(const Probe<Real>& probe, Side side, Into into) {
-  const Real tau = nodes_.tau, shift = nodes_.moments ? probe.nearest / tau : 0;
+void Gather<Real>::put(const Probe<Real>& probe, Side side, Into into) {
   const Real near = side == kBefore ? probe.before : side == kAfter ? probe.after : probe.query;
   const Real beyond = side == kBefore ? probe.beyond_before : side == kAfter ? probe.beyond_after : 0;
-  const auto& tiles = side == kBefore ? probe.left : side == kAfter ? probe.right : probe.ties;
-  if ((side == kBefore && !probe.has_before) || (side == kAfter && !probe.has_after) ||
-      (side == kTie && !probe.has_tie)) {
-    return;
-  }
-  if (!tiles.empty()) {
-    rows_.clear();
-    u_.resize(rows::lanes<Real>(static_cast<int>(tiles.size())));
-    for (std::size_t t = 0; t < tiles.size(); ++t) {
-      rows_.push_back(tiles[t].row);
-      u_[t] = (beyond + std::abs(near - tiles[t].anchor)) / tau;
-    }
-    add_tiles(shift, into);
-  }
-  for (const LeafPart<Real>& part : probe.leaves) {
-    const int from = side == kBefore ? 0 : side == kTie ? part.at : part.after;
-    const int to = side == kBefore ? part.at : side == kTie ? part.after : part.leaf->size;
-    if (from < to) add_leaf(part, from, to, near, beyond, shift, into);
+  for (const auto& tile : side == kBefore ? probe.left : side == kAfter ? probe.right : probe.ties) {
+    if (tiles_ == kTiles) flush(into);
+    rows_[tiles_] = tile.row;
+    u_[tiles_++] = (beyond + std::abs(near - tile.anchor)) / nodes_.tau;
   }
 }
 
 template <class Real>
-void Gather<Real>::add_tiles(Real shift, Into into) {
-  const int count = static_cast<int>(rows_.size());
-  e_.resize(u_.size());
+void Gather<Real>::flush(Into into) {
+  const int count = tiles_;
+  tiles_ = 0;
+  if (count == 0) return;
   rows::exp_negative(u_.data(), e_.data(), count);
   if (!nodes_.moments) {
     rows::add_pointed(rows_.data(), e_.data(), count, nodes_.row, into.out0);
     return;
   }
-  c_.resize(u_.size());
-  for (int t = 0; t < count; ++t) {
-    const Real factor = into.out1 != nullptr ? u_[t] : 1 + shift + u_[t];
-    c_[t] = e_[t] > 0 ? e_[t] * factor : 0;
-  }
-  if (into.out1 != nullptr) {
-    rows::add_pointed(rows_.data(), e_.data(), count, nodes_.row, into.out0);
-    rows::add_pointed(rows_.data(), c_.data(), count, nodes_.row, into.out1);
-  } else {
-    rows::add_pointed(rows_.data(), c_.data(), count, nodes_.row, into.out0);
-  }
-  for (const Real*& row : rows_) row += nodes_.row;
-  rows::add_pointed(rows_.data(), e_.data(), count, nodes_.row, into.out1 != nullptr ? into.out1 : into.out0);
+  const bool whole = into.out1 == nullptr;
+  for (int t = 0; t < count; ++t) c_[t] = e_[t] > 0 ? e_[t] * (whole ? 1 + shift_ + u_[t] : u_[t]) : 0;
+  if (!whole) rows::add_pointed(rows_.data(), e_.data(), count, nodes_.row, into.out0);
+  rows::add_pointed(rows_.data(), c_.data(), count, nodes_.row, whole ? into.out0 : into.out1);
+  for (int t = 0; t < count; ++t) rows_[t] += nodes_.row;
+  rows::add_pointed(rows_.data(), e_.data(), count, nodes_.row, whole ? into.out0 : into.out1);
 }
 
 template <class Real>
-void Gather<Real>::add_leaf(const LeafPart<Real>& part, int from, int to, Real near, Real beyond, Real shift,
-                            Into into) {
-  alignas(64) Real u[kLeafMost] = {}, c[kLeafMost];
-  const int count = to - from;
-  const Real* keys = part.leaf->keys + from;
-  const Real* weights = part.leaf->weights + from;
-  const Real sign = from == 0 && to == part.at ? Real(1) : Real(-1);
-  // Entries of weight 0 may be nearer than `near`: their distance is of no account.
-  for (int i = 0; i < count; ++i) u[i] = (beyond + std::max(Real(0), sign * (near - keys[i]))) / nodes_.tau;
-  rows::exp_negative(u, c, count);
-  for (int i = 0; i < count; ++i) c[i] *= weights[i];
-  if (part.except >= from && part.except < to) c[part.except - from] = 0;
-  const auto add = [&](Real* out) {
-    rows::add_weighted(nodes_.value(part.leaf, from), c, count, nodes_.value_stride, out);
-    Real sum = 0;
-    for (int i = 0; i < count; ++i) sum += c[i];
-    out[nodes_.width] += sum;
-  };
-  if (!nodes_.moments) {
-    add(into.out0);
-    return;
+void Gather<Real>::add_leaves(const Probe<Real>& probe, Side first, Side last, Into into) {
+  for (const LeafPart<Real>& part : probe.leaves) {
+    const Leaf<Real>* leaf = part.leaf;
+    const int from = first == kBefore ? 0 : first == kTie ? part.at : part.after;
+    const int to = last == kBefore ? part.at : last == kTie ? part.after : leaf->size;
+    if (from >= to) continue;
+    alignas(64) Real u[kLeafMost] = {}, c[kLeafMost];
+    const Real zero = 0, tau = nodes_.tau;
+    // Entries of weight 0 may be nearer than the nearest live one: their distance is of no account.
+    for (int i = from; i < std::min(to, part.at); ++i) {
+      u[i - from] = (probe.beyond_before + std::max(zero, probe.before - leaf->keys[i])) / tau;
+    }
+    for (int i = std::max(from, part.after); i < to; ++i) {
+      u[i - from] = (probe.beyond_after + std::max(zero, leaf->keys[i] - probe.after)) / tau;
+    }
+    const int count = to - from;
+    rows::exp_negative(u, c, count);
+    for (int i = 0; i < count; ++i) c[i] *= leaf->weights[from + i];
+    if (part.except >= from && part.except < to) c[part.except - from] = 0;
+    const auto add = [&](Real* out) {
+      rows::add_weighted(nodes_.value(leaf, from), c, count, nodes_.value_stride, out);
+      out[nodes_.width] += rows::sum(c, count);
+    };
+    if (nodes_.moments) {
+      const bool whole = into.out1 == nullptr;
+      if (!whole) add(into.out0);
+      for (int i = 0; i < count; ++i) {
+        const bool tie = from + i >= part.at && from + i < part.after;
+        c[i] = tie && whole ? c[i] : c[i] > 0 ? c[i] * (whole ? 1 + shift_ + u[i] : u[i]) : 0;
+      }
+      add(whole ? into.out0 : into.out1);
+    } else {
+      add(into.out0);
+    }
   }
-  if (into.out1 != nullptr) add(into.out0);
-  for (int i = 0; i < count; ++i) {
-    const Real factor = into.out1 != nullptr ? u[i] : 1 + shift + u[i];
-    c[i] = c[i] > 0 ? c[i] * factor : 0;
-  }
-  add(into.out1 != nullptr ? into.out1 : into.out0);
 }
 
 template struct Probe<float>;

@@ -4,6 +4,7 @@
 // so that all exponents are at most 0 and the largest is 0.
 #pragma once
 
+#include <array>
 #include <vector>
 
 #include "replay/soft_btree_nodes.h"
@@ -29,6 +30,12 @@ struct LeafPart {
 
 template <class Real>
 struct Probe {
+  Probe() {
+    left.reserve(8);
+    right.reserve(8);
+    leaves.reserve(4);
+  }
+
   std::vector<Tile<Real>> left, right, ties;
   std::vector<LeafPart<Real>> leaves;
   Real query, before, after;  // nearest live keys on either side
@@ -71,7 +78,7 @@ class Gather {
   const Real* total() const { return sums_.data(); }
 
   // x0 = sum e^-d_i x_i and (with moments) x1 = sum d_i e^-d_i x_i, of each side; of the tie x0 only.
-  enum Side { kBefore, kAfter, kTie };
+  enum Side { kBefore, kTie, kAfter };
   void add_sides(const Probe<Real>& probe);
   const Real* x0(Side side) const { return sums_.data() + side * nodes_.row; }
   const Real* x1(Side side) const { return sums_.data() + (3 + side) * nodes_.row; }
@@ -79,16 +86,19 @@ class Gather {
  private:
   struct Into {
     Real* out0;
-    Real* out1;  // null: K's value itself goes to out0
+    Real* out1;  // null: all goes to out0, times K
   };
-  void add_side(const Probe<Real>& probe, Side side, Into into);
-  void add_tiles(Real shift, Into into);
-  void add_leaf(const LeafPart<Real>& part, int from, int to, Real near, Real beyond, Real shift, Into into);
+  void put(const Probe<Real>& probe, Side side, Into into);  // tiles; those before may be flushed
+  void flush(Into into);
+  void add_leaves(const Probe<Real>& probe, Side first, Side last, Into into);
 
+  static constexpr int kTiles = 32;
   const Nodes<Real>& nodes_;
+  Real shift_ = 0;  // nearest / tau, with moments
+  int tiles_ = 0;
+  std::array<const Real*, kTiles> rows_;
+  std::array<Real, kTiles> u_ = {}, e_, c_;
   std::vector<Real> sums_;  // 6 rows
-  std::vector<const Real*> rows_;
-  std::vector<Real> u_, e_, c_;
 };
 
 }  // namespace tandem::replay::tree

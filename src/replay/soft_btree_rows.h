@@ -15,6 +15,21 @@ constexpr int lanes(int count) {
   return (count + kLanes - 1) / kLanes * kLanes;
 }
 
+// The sum of x[0..count), as four.
+template <class Real>
+Real sum(const Real* x, int count) {
+  Real s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+  int i = 0;
+  for (; i + 3 < count; i += 4) {
+    s0 += x[i];
+    s1 += x[i + 1];
+    s2 += x[i + 2];
+    s3 += x[i + 3];
+  }
+  for (; i < count; ++i) s0 += x[i];
+  return (s0 + s1) + (s2 + s3);
+}
+
 // e[i] = exp(-u[i]), u >= 0 (infinity gives 0). May read and write up to lanes(count).
 void exp_negative(const float* u, float* e, int count);
 void exp_negative(const double* u, double* e, int count);

@@ -1,7 +1,7 @@
 // Reading a version of the tree.
 #include <algorithm>
-#include <array>
 #include <cmath>
+#include <vector>
 
 #include "base/check.h"
 #include "replay/soft_btree_probe.h"
@@ -86,7 +86,7 @@ Status SoftBTreeSnapshot<Real>::read(std::span<const Real> queries, std::span<Re
   if (!log_z.empty()) TD_TRY(check_count("read", "log_z", log_z.size(), queries.size()));
   TD_TRY(impl_->check_queries("read", queries));
   // Several queries go down before the first is answered: their leaves come from memory meanwhile.
-  std::array<Probe<Real>, kReadsAhead> probes;
+  std::vector<Probe<Real>> probes(std::min(kReadsAhead, queries.size()));
   Gather<Real> gather(nodes);
   for (std::size_t first = 0; first < queries.size(); first += kReadsAhead) {
     const std::size_t count = std::min(kReadsAhead, queries.size() - first);
