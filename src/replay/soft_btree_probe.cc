@@ -1,0 +1,244 @@
+#include "replay/soft_btree_probe.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace tandem::replay::tree {
+
+template <class Real>
+void Probe<Real>::clear(Real q) {
+  constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
+  left.clear();
+  right.clear();
+  ties.clear();
+  leaves.clear();
+  query = q;
+  before = -kInfinity;
+  after = kInfinity;
+  has_before = has_after = has_tie = false;
+}
+
+template <class Real>
+void Probe<Real>::descend(const Nodes<Real>& nodes, const Node* root, Real q) {
+  clear(q);
+  visit(nodes, root);
+}
+
+template <class Real>
+void Probe<Real>::arrive() {
+  for (auto& part : leaves) meet_leaf(part);
+  measure();
+}
+
+template <class Real>
+void Probe<Real>::locate_without(const Nodes<Real>& nodes, const Node* root, Real q, Real key, EntryId id) {
+  clear(q);
+  visit_without(nodes, root, key, id);
+  arrive();
+}
+
+template <class Real>
+void Probe<Real>::meet_before(Real key) {
+  before = std::max(before, key);
+  has_before = true;
+}
+
+template <class Real>
+void Probe<Real>::meet_after(Real key) {
+  after = std::min(after, key);
+  has_after = true;
+}
+
+template <class Real>
+void Probe<Real>::visit(const Nodes<Real>& nodes, const Node* node) {
+  constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
+  const Real q = query;
+  while (!node->leaf()) {
+    const auto* n = Nodes<Real>::inner(node);
+    int j = 0;
+    for (int c = 0; c < n->size; ++c) j += n->hi[c] < q;
+    int r = j;
+    while (r < n->size && n->lo[r] <= q) ++r;
+    if (j > 0 && n->hi[j - 1] > -kInfinity) {
+      left.push_back({nodes.left_to(n, j - 1), n->hi[j - 1], n, j - 1, false});
+      meet_before(n->hi[j - 1]);
+    }
+    if (r < n->size && n->lo[r] < kInfinity) {
+      right.push_back({nodes.right_from(n, r), n->lo[r], n, r, false});
+      meet_after(n->lo[r]);
+    }
+    if (r == j) return;  // q lies between two children
+    // Usually one child; several when a run of keys equal to q spans them.
+    for (int c = j; c + 1 < r; ++c) {
+      if (!nodes.live(n, c)) continue;
+      if (n->lo[c] == q && n->hi[c] == q) {
+        ties.push_back({nodes.left(n, c), q, n, c, true});
+        has_tie = true;
+      } else {
+        visit(nodes, n->children[c]);
+      }
+    }
+    node = n->children[r - 1];
+    if (!nodes.live(n, r - 1)) return;
+    if (n->level == 1) nodes.prefetch(node, 0);
+  }
+  leaves.push_back({Nodes<Real>::leaf(node), 0, 0, -1});
+}
+
+template <class Real>
+void Probe<Real>::visit_without(const Nodes<Real>& nodes, const Node* node, Real key, EntryId id) {
+  const Real q = query;
+  while (!node->leaf()) {
+    const auto* n = Nodes<Real>::inner(node);
+    const int path = Nodes<Real>::child_of(n, key, id);
+    for (int c = 0; c < n->size; ++c) {
+      if (c == path || !nodes.live(n, c)) continue;
+      if (n->hi[c] < q) {
+        left.push_back({nodes.left(n, c), n->hi[c], n, c, true});
+        meet_before(n->hi[c]);
+      } else if (n->lo[c] > q) {
+        right.push_back({nodes.right(n, c), n->lo[c], n, c, true});
+        meet_after(n->lo[c]);
+      } else {
+        visit(nodes, n->children[c]);
+      }
+    }
+    node = n->children[path];
+  }
+  const auto* leaf = Nodes<Real>::leaf(node);
+  leaves.push_back({leaf, 0, 0, Nodes<Real>::place_of(leaf, key, id)});
+}
+
+template <class Real>
+void Probe<Real>::meet_leaf(LeafPart<Real>& part) {
+  const Leaf<Real>* leaf = part.leaf;
+  const int except = part.except;
+  int at = 0;
+  for (int i = 0; i < leaf->size; ++i) at += leaf->keys[i] < query;
+  int after_at = at;
+  while (after_at < leaf->size && leaf->keys[after_at] == query) ++after_at;
+  const auto counts = [leaf, except](int i) { return leaf->weights[i] > 0 && i != except; };
+  for (int i = at - 1; i >= 0; --i) {
+    if (counts(i)) {
+      meet_before(leaf->keys[i]);
+      break;
+    }
+  }
+  for (int i = at; i < after_at; ++i) has_tie |= counts(i);
+  for (int i = after_at; i < leaf->size; ++i) {
+    if (counts(i)) {
+      meet_after(leaf->keys[i]);
+      break;
+    }
+  }
+  part.at = at;
+  part.after = after_at;
+}
+
+template <class Real>
+void Probe<Real>::measure() {
+  const Real to_before = query - before, to_after = after - query;  // infinity where there is none
+  nearest = has_tie ? 0 : std::min(to_before, to_after);
+  beyond_before = to_before == nearest ? 0 : to_before - nearest;
+  beyond_after = to_after == nearest ? 0 : to_after - nearest;
+}
+
+template <class Real>
+Gather<Real>::Gather(const Nodes<Real>& nodes) : nodes_(nodes), sums_(6 * nodes.row) {}
+
+template <class Real>
+void Gather<Real>::add_total(const Probe<Real>& probe) {
+  std::fill_n(sums_.data(), nodes_.row, Real(0));
+  shift_ = nodes_.moments ? probe.nearest / nodes_.tau : 0;
+  const Into into = {sums_.data(), nullptr};
+  for (const Side side : {kBefore, kTie, kAfter}) put(probe, side, into);
+  flush(into);
+  add_leaves(probe, kBefore, kAfter, into);
+}
+
+template <class Real>
+void Gather<Real>::add_sides(const Probe<Real>& probe) {
+  std::fill(sums_.begin(), sums_.end(), Real(0));
+  shift_ = nodes_.moments ? probe.nearest / nodes_.tau : 0;
+  for (const Side side : {kBefore, kTie, kAfter}) {
+    const Into into = {sums_.data() + side * nodes_.row, sums_.data() + (3 + side) * nodes_.row};
+    put(probe, side, into);
+    flush(into);
+    add_leaves(probe, side, side, into);
+  }
+}
+
+template <class Real>
+void Gather<Real>::put(const Probe<Real>& probe, Side side, Into into) {
+  const Real near = side == kBefore ? probe.before : side == kAfter ? probe.after : probe.query;
+  const Real beyond = side == kBefore ? probe.beyond_before : side == kAfter ? probe.beyond_after : 0;
+  for (const auto& tile : side == kBefore ? probe.left : side == kAfter ? probe.right : probe.ties) {
+    if (tiles_ == kTiles) flush(into);
+    rows_[tiles_] = tile.row;
+    u_[tiles_++] = (beyond + std::abs(near - tile.anchor)) / nodes_.tau;
+  }
+}
+
+template <class Real>
+void Gather<Real>::flush(Into into) {
+  const int count = tiles_;
+  tiles_ = 0;
+  if (count == 0) return;
+  rows::exp_negative(u_.data(), e_.data(), count);
+  if (!nodes_.moments) {
+    rows::add_pointed(rows_.data(), e_.data(), count, nodes_.row, into.out0);
+    return;
+  }
+  const bool whole = into.out1 == nullptr;
+  for (int t = 0; t < count; ++t) c_[t] = e_[t] > 0 ? e_[t] * (whole ? 1 + shift_ + u_[t] : u_[t]) : 0;
+  if (!whole) rows::add_pointed(rows_.data(), e_.data(), count, nodes_.row, into.out0);
+  rows::add_pointed(rows_.data(), c_.data(), count, nodes_.row, whole ? into.out0 : into.out1);
+  for (int t = 0; t < count; ++t) rows_[t] += nodes_.row;
+  rows::add_pointed(rows_.data(), e_.data(), count, nodes_.row, whole ? into.out0 : into.out1);
+}
+
+template <class Real>
+void Gather<Real>::add_leaves(const Probe<Real>& probe, Side first, Side last, Into into) {
+  for (const LeafPart<Real>& part : probe.leaves) {
+    const Leaf<Real>* leaf = part.leaf;
+    const int from = first == kBefore ? 0 : first == kTie ? part.at : part.after;
+    const int to = last == kBefore ? part.at : last == kTie ? part.after : leaf->size;
+    if (from >= to) continue;
+    alignas(64) Real u[kLeafMost] = {}, c[kLeafMost];
+    const Real zero = 0, tau = nodes_.tau;
+    // Entries of weight 0 may be nearer than the nearest live one: their distance is of no account.
+    for (int i = from; i < std::min(to, part.at); ++i) {
+      u[i - from] = (probe.beyond_before + std::max(zero, probe.before - leaf->keys[i])) / tau;
+    }
+    for (int i = std::max(from, part.after); i < to; ++i) {
+      u[i - from] = (probe.beyond_after + std::max(zero, leaf->keys[i] - probe.after)) / tau;
+    }
+    const int count = to - from;
+    rows::exp_negative(u, c, count);
+    for (int i = 0; i < count; ++i) c[i] *= leaf->weights[from + i];
+    if (part.except >= from && part.except < to) c[part.except - from] = 0;
+    const auto add = [&](Real* out) {
+      rows::add_weighted(nodes_.value(leaf, from), c, count, nodes_.value_stride, out);
+      out[nodes_.width] += rows::sum(c, count);
+    };
+    if (nodes_.moments) {
+      const bool whole = into.out1 == nullptr;
+      if (!whole) add(into.out0);
+      for (int i = 0; i < count; ++i) {
+        const bool tie = from + i >= part.at && from + i < part.after;
+        c[i] = tie && whole ? c[i] : c[i] > 0 ? c[i] * (whole ? 1 + shift_ + u[i] : u[i]) : 0;
+      }
+      add(whole ? into.out0 : into.out1);
+    } else {
+      add(into.out0);
+    }
+  }
+}
+
+template struct Probe<float>;
+template struct Probe<double>;
+template class Gather<float>;
+template class Gather<double>;
+
+}  // namespace tandem::replay::tree
