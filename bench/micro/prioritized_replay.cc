@@ -8,13 +8,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <ctime>
-#include <functional>
 #include <random>
 #include <string_view>
 #include <tuple>
 #include <vector>
 
+#include "bench/micro/cpu_rows.h"
 #include "replay/prioritized_replay.h"
 
 namespace {
@@ -49,38 +48,6 @@ class BinarySumTree {
   std::vector<float> sums_;
 };
 
-// Of this thread: other work on the machine then counts through the caches it empties, and not as waiting.
-double cpu_ns() {
-  timespec now;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-  return 1e9 * static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec);
-}
-
-struct Report {
-  bool json;
-  std::int64_t repeats, entries;
-
-  // `work` does that many entries' worth.
-  void row(const char* op, const char* structure, std::int64_t n, std::int64_t done,
-           const std::function<void()>& work) const {
-    std::vector<double> ns;
-    for (std::int64_t i = 0; i < repeats; ++i) {
-      const double begin = cpu_ns();
-      work();
-      ns.push_back((cpu_ns() - begin) / static_cast<double>(done));
-    }
-    std::sort(ns.begin(), ns.end());
-    const double median = ns[ns.size() / 2], p95 = ns[ns.size() * 95 / 100];
-    if (json) {
-      fmt::print("{{\"op\":\"{}\",\"structure\":\"{}\",\"n\":{},\"ns_median\":{:.2f},\"ns_p95\":{:.2f}}}\n", op,
-                 structure, n, median, p95);
-    } else {
-      fmt::print("{:<14} {:<22} {:>9} {:>9.1f} {:>9.1f}\n", op, structure, n, median, p95);
-    }
-    std::fflush(stdout);
-  }
-};
-
 // The same slots, priorities and uniform numbers for all.
 struct Draws {
   std::vector<SlotId> slots;
@@ -97,8 +64,8 @@ struct Draws {
   }
 };
 
-void measure(const Report& report, std::int64_t n) {
-  const Draws draws(n, report.entries);
+void measure(const CpuRows& rows, std::int64_t n, std::int64_t entries_count) {
+  const Draws draws(n, entries_count);
   const std::size_t entries = draws.slots.size() / kBatch * kBatch;
   const auto done = static_cast<std::int64_t>(entries);
   std::uint64_t hash = 0;
@@ -109,15 +76,15 @@ void measure(const Report& report, std::int64_t n) {
                                               {"tandem lowest leaves", 1.f, ReplayEviction::kLowestPriority}}) {
     auto replay = PrioritizedReplay::create({n, alpha, eviction}).value();
     for (std::int64_t i = 0; i < n; ++i) (void)replay.add(draws.priorities[static_cast<std::size_t>(i) % entries]);
-    report.row("add", name, n, done, [&] {
+    rows.row("add", name, 0, n, done, [&] {
       for (std::size_t i = 0; i < entries; ++i) hash += replay.add(draws.priorities[i]).value().slot;
     });
-    report.row("update", name, n, done, [&] {
+    rows.row("update", name, 0, n, done, [&] {
       for (std::size_t i = 0; i < entries; i += kBatch) {
         (void)replay.update({&draws.slots[i], kBatch}, {&draws.priorities[i], kBatch});
       }
     });
-    report.row("sample", name, n, done, [&] {
+    rows.row("sample", name, 0, n, done, [&] {
       for (std::size_t i = 0; i < entries; i += kBatch) {
         (void)replay.sample({&draws.uniforms[i], kBatch}, found);
         hash += found[i % kBatch];
@@ -129,16 +96,16 @@ void measure(const Report& report, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) {
     tree.update(static_cast<std::size_t>(i), draws.priorities[static_cast<std::size_t>(i) % entries]);
   }
-  report.row("update", "binary f32 sum tree", n, done, [&] {
+  rows.row("update", "binary f32 sum tree", 0, n, done, [&] {
     for (std::size_t i = 0; i < entries; ++i) tree.update(draws.slots[i], draws.priorities[i]);
   });
-  report.row("sample", "binary f32 sum tree", n, done, [&] {
+  rows.row("sample", "binary f32 sum tree", 0, n, done, [&] {
     for (std::size_t i = 0; i < entries; ++i) {
       const double stratum = static_cast<double>(tree.total()) / kBatch;
       hash += tree.find(static_cast<float>((static_cast<double>(i % kBatch) + draws.uniforms[i]) * stratum));
     }
   });
-  if (!report.json) fmt::print("{:>48} hash {:x}\n", "", hash);
+  if (!rows.json) fmt::print("hash {:x}\n", hash);
 }
 
 }  // namespace
@@ -149,10 +116,10 @@ int main(int argc, char** argv) {
     smoke |= std::string_view(argv[i]) == "--smoke";
     json |= std::string_view(argv[i]) == "--json";
   }
-  const Report report = {json, smoke ? 2 : 9, smoke ? 4096 : 1000000};
-  if (!json) fmt::print("{:<14} {:<22} {:>9} {:>9} {:>9}\n", "op", "structure", "n", "ns", "p95");
+  const CpuRows rows = {json, smoke ? 2 : 9};
+  rows.header();
   const std::int64_t sizes[] = {1000, 10000, 100000, 1000000, 10000000};
   for (const std::int64_t n : sizes) {
-    if (!smoke || n <= 10000) measure(report, n);
+    if (!smoke || n <= 10000) measure(rows, n, smoke ? 4096 : 1000000);
   }
 }
