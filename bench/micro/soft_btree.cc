@@ -95,6 +95,7 @@ void measure_tree(const CpuRows& rows, std::int64_t n, int width, std::size_t co
   });
   rows.row("read random batch", "tandem", width, n, done, [&] { (void)snapshot.read(work.keys, reads, log_z); });
   rows.row("read sorted batch", "tandem", width, n, done, [&] { (void)snapshot.read(work.sorted, reads, log_z); });
+  rows.row("sample batch", "tandem", width, n, done, [&] { (void)snapshot.sample(work.keys, work.uniforms, ids); });
   sink += static_cast<double>(reads[0] + log_z[count / 2]) + ids[0];
 }
 

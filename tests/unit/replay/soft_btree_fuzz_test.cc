@@ -281,6 +281,17 @@ class History {
       std::vector<Real> queries = {draw_key(), draw_key(), static_cast<Real>(5 * normal(random_))};
       const Errors errors = compare<Real>(kept.snapshot, oracle, kept.ids, queries, random_);
       ASSERT_LT(errors.greatest(), 10 * kTolerance) << errors;
+      std::vector<EntryId> ids(3);
+      const std::vector<double> uniforms = {0.0, uniform(random_), std::nextafter(1.0, 0.0)};
+      ASSERT_TRUE(kept.snapshot.sample(queries, uniforms, ids).ok());
+      std::vector<Real> log_probs(3);
+      ASSERT_TRUE(kept.snapshot.log_prob(queries, ids, log_probs).ok());
+      for (std::size_t j = 0; j < 3; ++j) {
+        const auto place = std::lower_bound(kept.ids.begin(), kept.ids.end(), ids[j]) - kept.ids.begin();
+        const double want = oracle.log_prob(static_cast<double>(queries[j]), static_cast<std::size_t>(place));
+        ASSERT_GT(kept.dense.weights[static_cast<std::size_t>(place)], 0);
+        ASSERT_NEAR(log_probs[j], want, kTolerance * 10 * (1 + std::abs(want)));
+      }
     }
   }
 
