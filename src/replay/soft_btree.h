@@ -15,8 +15,8 @@
 // Invariants: check_invariants().   Threads: one writer; any number of readers, each on a snapshot of its own (taking
 // one is the writer's thread's business, or synchronised with it).   Memory: grows with n; a refused call changes
 // nothing. Errors: kInvalidArgument (a NaN or infinite key, query, value or weight; a negative weight; tau <= 0; widths
-// or counts that do not agree), kNotFound (an empty tree, an entry that is gone), kAborted (a backward against another
-// version).
+// or counts that do not agree, an id twice in a batch), kNotFound (a tree without an entry of positive weight, an entry
+// that is gone), kResourceExhausted (out of ids).
 #pragma once
 
 #include <cstdint>
@@ -67,13 +67,11 @@ class SoftBTreeSnapshot {
                                     std::span<Real> reads) const;
 
   // Adds the gradients of sum <d_reads, r(queries)> + <d_log_z, ln Z(queries)>; d_log_z may be empty.
-  // Cost: O(m log n), and O(n) if gradients of entries are wanted. Deterministic.
+  // Cost: O(m log n), and O((n + m) D) if gradients of entries or of tau are wanted; O(m D) more for each entry of
+  // weight 0 if those of weights are. Deterministic.
   [[nodiscard]] Status backward(std::span<const Real> queries, std::span<const Real> d_reads,
                                 std::span<const Real> d_log_z, const SoftBTreeGradients<Real>& gradients) const;
 
-  // ids[j] drawn with probability p_i(queries[j]) by the uniform numbers uniforms[j] in [0, 1).
-  [[nodiscard]] Status sample(std::span<const Real> queries, std::span<const double> uniforms,
-                              std::span<EntryId> ids) const;
   // log_probs[j] = ln p_i(queries[j]) of i = ids[j]. kNotFound names an id that is not there.
   [[nodiscard]] Status log_prob(std::span<const Real> queries, std::span<const EntryId> ids,
                                 std::span<Real> log_probs) const;
@@ -120,10 +118,6 @@ class SoftBTree {
   [[nodiscard]] Status set_keys(std::span<const EntryId> ids, std::span<const Real> keys);
   // A new temperature changes every sum: O(n D).
   [[nodiscard]] Status set_tau(Real tau);
-
-  // v_i -= rate * d/dv_i <d_read, r(query)> for ALL entries, in O(D log n): the change is kept in the nodes and handed
-  // down when somebody comes by. Exact. kLaplace only.
-  [[nodiscard]] Status sgd_values(Real query, std::span<const Real> d_read, Real rate);
 
   SoftBTreeSnapshot<Real> snapshot();
 

@@ -1,0 +1,112 @@
+// What must hold of a tree, recomputed from its entries.
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <vector>
+
+#include "base/check.h"
+#include "replay/soft_btree_writer.h"
+
+namespace tandem::replay {
+namespace {
+
+using tree::Node;
+using tree::Nodes;
+
+template <class Real>
+class Checker {
+ public:
+  Checker(const Nodes<Real>& nodes, const tree::KeyTable<Real>& keys) : nodes_(nodes), keys_(keys) {}
+
+  // Entries below `node`, appended in order.
+  void visit(const Node* node, bool root) {
+    TD_CHECK(node->size <= node->most(), node->size);
+    if (!root) TD_CHECK(node->size >= node->least(), node->size, node->level);
+    if (root && !node->leaf()) TD_CHECK(node->size >= 2, node->size);
+    TD_CHECK(node->owners.load() >= 1);
+    if (node->leaf()) {
+      const auto* n = Nodes<Real>::leaf(node);
+      for (int i = 0; i < n->size; ++i) {
+        TD_CHECK(keys_.has(n->ids[i]) && keys_[n->ids[i]] == n->keys[i], n->ids[i], n->keys[i]);
+        TD_CHECK(std::isfinite(n->weights[i]) && n->weights[i] >= 0, n->weights[i]);
+        if (!entries_.empty()) {
+          TD_CHECK(tree::before(entries_.back().key, entries_.back().id, n->keys[i], n->ids[i]), n->keys[i]);
+        }
+        entries_.push_back({n->keys[i], n->ids[i], n->weights[i], nodes_.value(n, i)});
+        for (int k = nodes_.width; k < nodes_.value_stride; ++k) TD_CHECK(nodes_.value(n, i)[k] == 0, k);
+      }
+      return;
+    }
+    const auto* n = Nodes<Real>::inner(node);
+    const std::size_t begin = entries_.size();
+    std::vector<std::size_t> bounds = {begin};
+    for (int j = 0; j < n->size; ++j) {
+      TD_CHECK(n->children[j]->level + 1 == n->level, j);
+      visit(n->children[j], false);
+      TD_CHECK(entries_[bounds.back()].key == n->first_keys[j] && entries_[bounds.back()].id == n->first_ids[j], j);
+      bounds.push_back(entries_.size());
+    }
+    for (int j = 0; j < n->size; ++j) {
+      check_sums(n, bounds[j], bounds[j + 1], nodes_.left(n, j), true);
+      check_sums(n, bounds[j], bounds[j + 1], nodes_.right(n, j), false);
+      check_sums(n, begin, bounds[j + 1], nodes_.left_to(n, j), true, n->hi[j]);
+      check_sums(n, bounds[j], entries_.size(), nodes_.right_from(n, j), false, n->lo[j]);
+    }
+  }
+  std::size_t count() const { return entries_.size(); }
+
+ private:
+  // A row (and its moments) against the entries [begin, end), seen from their last or first live key.
+  void check_sums(const tree::Inner<Real>*, std::size_t begin, std::size_t end, const Real* row, bool from_last,
+                  std::optional<Real> anchor_kept = {}) {
+    double anchor = from_last ? -INFINITY : INFINITY;
+    for (std::size_t i = begin; i < end; ++i) {
+      const double key = entries_[i].key;
+      if (entries_[i].weight > 0) anchor = from_last ? std::max(anchor, key) : std::min(anchor, key);
+    }
+    if (anchor_kept) TD_CHECK(*anchor_kept == static_cast<Real>(anchor), *anchor_kept, anchor);
+    const int row_width = nodes_.row, parts = nodes_.moments ? 2 : 1;
+    std::vector<double> sum(parts * row_width), scale(parts * row_width);
+    for (std::size_t i = begin; i < end; ++i) {
+      const auto& entry = entries_[i];
+      if (entry.weight == 0) continue;
+      const double u = std::abs(anchor - entry.key) / nodes_.tau;
+      for (int part = 0; part < parts; ++part) {
+        const double c = entry.weight * std::exp(-u) * (part == 0 ? 1 : u);
+        if (!(c > 0)) continue;
+        for (int k = 0; k <= nodes_.width; ++k) {
+          const double x = k < nodes_.width ? entry.value[k] : 1.0;
+          sum[part * row_width + k] += c * x;
+          scale[part * row_width + k] += c * std::abs(x) * (1 + u);
+        }
+      }
+    }
+    const double tolerance = 400 * std::numeric_limits<Real>::epsilon();
+    for (int k = 0; k < parts * row_width; ++k) {
+      TD_CHECK(std::abs(row[k] - sum[k]) <= tolerance * scale[k] + 100 * std::numeric_limits<Real>::min(), k, row[k],
+               sum[k]);
+    }
+  }
+
+  const Nodes<Real>& nodes_;
+  const tree::KeyTable<Real>& keys_;
+  std::vector<tree::Item<Real>> entries_;
+};
+
+}  // namespace
+
+template <class Real>
+void SoftBTree<Real>::check_invariants() const {
+  Checker<Real> checker(impl_->nodes, impl_->keys);
+  checker.visit(impl_->root.node, true);
+  TD_CHECK(static_cast<std::int64_t>(checker.count()) == impl_->size, checker.count(), impl_->size);
+  std::int64_t there = 0;
+  for (EntryId id = 0; id < impl_->keys.end(); ++id) there += impl_->keys.has(id);
+  TD_CHECK(there == impl_->size, there, impl_->size);
+  TD_CHECK(impl_->free_ids.size() + there == impl_->keys.end());
+}
+
+template void SoftBTree<float>::check_invariants() const;
+template void SoftBTree<double>::check_invariants() const;
+
+}  // namespace tandem::replay

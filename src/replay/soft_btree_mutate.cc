@@ -1,0 +1,328 @@
+// Insertion and removal of sorted batches (a single entry is a batch of one).
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include "base/check.h"
+#include "replay/soft_btree_nodes.h"
+
+namespace tandem::replay::tree {
+namespace {
+
+// Into how many nodes `total` slots go.
+int pieces_of(std::int64_t total, int most, int fill) {
+  if (total <= most) return 1;
+  return total <= 2 * most ? 2 : static_cast<int>((total + fill - 1) / fill);
+}
+
+template <class Real>
+class Insertion {
+ public:
+  using N = Nodes<Real>;
+  explicit Insertion(const N& nodes) : nodes_(nodes) {}
+
+  // Puts items [begin, end) below `node`; nodes that had to be made beside it, to its right, are appended to `made`.
+  void below(Node*& node, const Item<Real>* begin, const Item<Real>* end, std::vector<Node*>& made) {
+    if (node->leaf()) {
+      into_leaf(node, begin, end, made);
+    } else {
+      into_inner(node, begin, end, made);
+    }
+  }
+
+  // Inner nodes over `children` (all of one level), evenly filled, their sums made.
+  void parents_of(const std::vector<Node*>& children, std::vector<Node*>& made) {
+    const std::int64_t total = static_cast<std::int64_t>(children.size());
+    const int pieces = pieces_of(total, kInnerMost, kInnerFill);
+    for (int p = 0; p < pieces; ++p) {
+      auto* n = N::inner(nodes_.make(children[0]->level + 1));
+      const std::int64_t from = total * p / pieces, to = total * (p + 1) / pieces;
+      n->size = static_cast<std::uint16_t>(to - from);
+      for (int j = 0; j < n->size; ++j) {
+        n->children[j] = children[from + j];
+        nodes_.summarise(n, j);
+      }
+      nodes_.refresh(n);
+      made.push_back(n);
+    }
+  }
+
+ private:
+  void into_leaf(Node*& node, const Item<Real>* begin, const Item<Real>* end, std::vector<Node*>& made) {
+    auto* n = N::leaf(node);
+    const std::int64_t total = n->size + (end - begin);
+    if (total <= kLeafMost) {  // from the back, in place
+      int at = n->size, to = static_cast<int>(total);
+      for (const Item<Real>* item = end; item != begin;) {
+        --item;
+        const int place = N::place_of(n, item->key, item->id);  // entries moved already are not before it
+        const int from = std::min(place, at);
+        to -= at - from;
+        nodes_.move_slots(n, to, n, from, at - from);
+        at = from;
+        n->size = static_cast<std::uint16_t>(at);
+        nodes_.set_entry(n, --to, *item);
+      }
+      n->size = static_cast<std::uint16_t>(total);
+      return;
+    }
+    const int pieces = pieces_of(total, kLeafMost, kLeafFill);
+    int at = 0;
+    for (int p = 0; p < pieces; ++p) {
+      auto* piece = N::leaf(nodes_.make(0));
+      piece->size = static_cast<std::uint16_t>(total * (p + 1) / pieces - total * p / pieces);
+      for (int i = 0; i < piece->size; ++i) {
+        if (begin == end || (at < n->size && before(n->keys[at], n->ids[at], begin->key, begin->id))) {
+          nodes_.move_slots(piece, i, n, at++, 1);
+        } else {
+          nodes_.set_entry(piece, i, *begin++);
+        }
+      }
+      if (p == 0) {
+        node = piece;
+      } else {
+        made.push_back(piece);
+      }
+    }
+    N::free_shell(n);
+  }
+
+  void into_inner(Node*& node, const Item<Real>* begin, const Item<Real>* end, std::vector<Node*>& made) {
+    auto* n = N::inner(node);
+    std::array<std::vector<Node*>, kInnerMost> beside;  // of each child
+    std::array<bool, kInnerMost> touched = {};
+    int first = n->size, last = 0, total = n->size;
+    while (begin != end) {
+      const int j = N::child_of(n, begin->key, begin->id);
+      const Item<Real>* stop = end;
+      if (end - begin > 1 && j + 1 < n->size) {
+        stop = std::partition_point(begin + 1, end, [n, j](const Item<Real>& item) {
+          return before(item.key, item.id, n->first_keys[j + 1], n->first_ids[j + 1]);
+        });
+      }
+      nodes_.unshare(n->children[j]);
+      below(n->children[j], begin, stop, beside[j]);
+      touched[j] = true;
+      total += static_cast<int>(beside[j].size());
+      first = std::min(first, j);
+      last = j;
+      begin = stop;
+    }
+    if (total == n->size) {
+      for (int j = first; j <= last; ++j) {
+        if (touched[j]) nodes_.summarise(n, j);
+      }
+      nodes_.refresh(n, first, last);
+      return;
+    }
+    // More children than before: they go to as many nodes as it takes, those untouched with their sums.
+    const std::int64_t pieces = pieces_of(total, kInnerMost, kInnerFill);
+    std::int64_t at = 0, piece_index = 0;
+    Inner<Real>* piece = nullptr;
+    const auto slot = [&] {
+      if (piece == nullptr) piece = N::inner(nodes_.make(n->level));
+      ++at;
+      return piece->size++;
+    };
+    const auto close_if_full = [&] {
+      if (at != total * (piece_index + 1) / pieces) return;
+      nodes_.refresh(piece);
+      if (piece_index++ == 0) {
+        node = piece;
+      } else {
+        made.push_back(piece);
+      }
+      piece = nullptr;
+    };
+    for (int j = 0; j < n->size; ++j) {
+      const int own = slot();
+      nodes_.move_slots(piece, own, n, j, 1);
+      if (touched[j]) nodes_.summarise(piece, own);
+      close_if_full();
+      for (Node* other : beside[j]) {
+        const int next = slot();
+        piece->children[next] = other;
+        nodes_.summarise(piece, next);
+        close_if_full();
+      }
+    }
+    N::free_shell(n);
+  }
+
+  const N& nodes_;
+};
+
+template <class Real>
+class Removal {
+ public:
+  using N = Nodes<Real>;
+  explicit Removal(const N& nodes) : nodes_(nodes) {}
+
+  void below(Node* node, const Item<Real>* begin, const Item<Real>* end) {
+    if (node->leaf()) {
+      from_leaf(N::leaf(node), begin, end);
+      return;
+    }
+    auto* n = N::inner(node);
+    int first = n->size, last = 0;
+    bool thin = false;
+    while (begin != end) {
+      const int j = N::child_of(n, begin->key, begin->id);
+      const Item<Real>* stop = end;
+      if (end - begin > 1 && j + 1 < n->size) {
+        stop = std::partition_point(begin + 1, end, [n, j](const Item<Real>& item) {
+          return before(item.key, item.id, n->first_keys[j + 1], n->first_ids[j + 1]);
+        });
+      }
+      nodes_.unshare(n->children[j]);
+      below(n->children[j], begin, stop);
+      thin |= n->children[j]->size < n->children[j]->least();
+      if (n->children[j]->size > 0) nodes_.summarise(n, j);
+      first = std::min(first, j);
+      last = j;
+      begin = stop;
+    }
+    if (thin) {
+      mend(n);
+    } else {
+      nodes_.refresh(n, first, last);
+    }
+  }
+
+ private:
+  void from_leaf(Leaf<Real>* n, const Item<Real>* begin, const Item<Real>* end) {
+    int to = N::place_of(n, begin->key, begin->id), from = to;
+    for (; begin != end; ++begin) {
+      const int gone = N::place_of(n, begin->key, begin->id);
+      TD_DCHECK(gone < n->size && n->ids[gone] == begin->id);
+      gone_[gone] = true;
+    }
+    for (; from < n->size; ++from) {
+      if (gone_[from]) {
+        gone_[from] = false;
+        continue;
+      }
+      if (to != from) nodes_.move_slots(n, to, n, from, 1);
+      ++to;
+    }
+    n->size = static_cast<std::uint16_t>(to);
+  }
+
+  // Removes empty children and joins or evens out thin ones; makes all running sums.
+  void mend(Inner<Real>* n) {
+    for (int j = 0; j < n->size;) {
+      Node* child = n->children[j];
+      if (child->size == 0) {
+        N::free_shell(child);
+        close(n, j);
+      } else if (child->size >= child->least() || n->size == 1) {
+        ++j;
+      } else {
+        if (j + 1 == n->size || (j > 0 && n->children[j - 1]->size < n->children[j + 1]->size)) --j;
+        if (n->children[j]->size == 0 || n->children[j + 1]->size == 0) {
+          const int empty = n->children[j]->size == 0 ? j : j + 1;
+          N::free_shell(n->children[empty]);
+          close(n, empty);
+        } else {
+          even_out(n, j);
+        }
+      }
+    }
+    if (n->size > 0) nodes_.refresh(n);
+  }
+
+  void close(Inner<Real>* n, int j) {
+    nodes_.move_slots(n, j, n, j + 1, n->size - j - 1);
+    --n->size;
+  }
+
+  // Children j and j + 1 become one, or two of the same size.
+  void even_out(Inner<Real>* n, int j) {
+    nodes_.unshare(n->children[j]);
+    nodes_.unshare(n->children[j + 1]);
+    Node *a = n->children[j], *b = n->children[j + 1];
+    const int total = a->size + b->size;
+    const bool one = total <= a->most();
+    const int keep = one ? total : total / 2, from_b = keep - a->size;
+    if (from_b >= 0) {
+      nodes_.move_slots(a, a->size, b, 0, from_b);
+      nodes_.move_slots(b, 0, b, from_b, b->size - from_b);
+    } else {
+      nodes_.move_slots(b, -from_b, b, 0, b->size);
+      nodes_.move_slots(b, 0, a, keep, -from_b);
+    }
+    a->size = static_cast<std::uint16_t>(keep);
+    b->size = static_cast<std::uint16_t>(total - keep);
+    for (int side = 0; side < 2; ++side) {
+      Node* child = n->children[j + side];
+      if (child->size == 0) continue;
+      if (!child->leaf()) mend(N::inner(child));
+      nodes_.summarise(n, j + side);
+    }
+    if (b->size == 0) {
+      N::free_shell(b);
+      close(n, j + 1);
+    }
+  }
+
+  const N& nodes_;
+  bool gone_[kLeafMost] = {};
+};
+
+}  // namespace
+
+template <class Real>
+void insert_sorted(const Nodes<Real>& nodes, Node*& root, const Item<Real>* items, std::int64_t count) {
+  if (count == 0) return;
+  Insertion<Real> insertion(nodes);
+  nodes.unshare(root);
+  std::vector<Node*> level;
+  insertion.below(root, items, items + count, level);
+  level.insert(level.begin(), root);
+  while (level.size() > 1) {
+    std::vector<Node*> parents;
+    insertion.parents_of(level, parents);
+    level = std::move(parents);
+  }
+  root = level[0];
+}
+
+template <class Real>
+void erase_sorted(const Nodes<Real>& nodes, Node*& root, const Item<Real>* items, std::int64_t count) {
+  if (count == 0) return;
+  Removal<Real> removal(nodes);
+  nodes.unshare(root);
+  removal.below(root, items, items + count);
+  while (!root->leaf() && root->size <= 1) {
+    Node* old = root;
+    root = old->size == 1 ? Nodes<Real>::inner(old)->children[0] : nodes.make(0);
+    Nodes<Real>::free_shell(old);
+  }
+}
+
+template <class Real>
+void update_entry(const Nodes<Real>& nodes, Node*& root, const Item<Real>& item) {
+  nodes.unshare(root);
+  if (root->leaf()) {
+    auto* n = Nodes<Real>::leaf(root);
+    const int at = Nodes<Real>::place_of(n, item.key, item.id);
+    n->weights[at] = item.weight;
+    if (item.value != nullptr) std::copy_n(item.value, nodes.width, nodes.value(n, at));
+    return;
+  }
+  auto* n = Nodes<Real>::inner(root);
+  const int j = Nodes<Real>::child_of(n, item.key, item.id);
+  update_entry(nodes, n->children[j], item);
+  nodes.summarise(n, j);
+  nodes.refresh(n, j, j);
+}
+
+#define TD_INSTANTIATE(Real)                                                                      \
+  template void insert_sorted<Real>(const Nodes<Real>&, Node*&, const Item<Real>*, std::int64_t); \
+  template void erase_sorted<Real>(const Nodes<Real>&, Node*&, const Item<Real>*, std::int64_t);  \
+  template void update_entry<Real>(const Nodes<Real>&, Node*&, const Item<Real>&);
+TD_INSTANTIATE(float)
+TD_INSTANTIATE(double)
+#undef TD_INSTANTIATE
+
+}  // namespace tandem::replay::tree

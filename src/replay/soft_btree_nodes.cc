@@ -1,0 +1,214 @@
+#include "replay/soft_btree_nodes.h"
+
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+
+namespace tandem::replay::tree {
+namespace {
+
+constexpr std::align_val_t kAlignment{64};
+
+}  // namespace
+
+template <class Real>
+std::size_t Nodes<Real>::bytes(int level) const {
+  return level == 0 ? sizeof(LeafT) + sizeof(Real) * kLeafMost * value_stride
+                    : sizeof(InnerT) + sizeof(Real) * 4 * kInnerMost * stride;
+}
+
+template <class Real>
+Node* Nodes<Real>::make(int level) const {
+  void* memory = ::operator new(bytes(level), kAlignment);
+  Node* node;
+  if (level == 0) {
+    node = new (memory) LeafT;
+    std::fill_n(leaf(node)->values(), kLeafMost * value_stride, Real(0));
+  } else {
+    node = new (memory) InnerT;
+  }
+  node->level = static_cast<std::uint8_t>(level);
+  return node;
+}
+
+template <class Real>
+void Nodes<Real>::free_shell(Node* node) {
+  ::operator delete(node, kAlignment);
+}
+
+template <class Real>
+void Nodes<Real>::drop(Node* node) {
+  if (node->owners.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  if (!node->leaf()) {
+    for (int j = 0; j < node->size; ++j) drop(inner(node)->children[j]);
+  }
+  free_shell(node);
+}
+
+template <class Real>
+Node* Nodes<Real>::share(Node* node) const {
+  node->owners.fetch_add(1, std::memory_order_relaxed);
+  return node;
+}
+
+template <class Real>
+void Nodes<Real>::unshare(Node*& node) const {
+  // Acquire: what readers of a dropped snapshot read here, they read before it is changed.
+  if (node->owners.load(std::memory_order_acquire) == 1) return;
+  Node* copy = make(node->level);
+  copy->size = node->size;
+  move_slots(copy, 0, node, 0, node->size);
+  if (!node->leaf()) {
+    std::copy_n(left_to(inner(node), 0), 2 * kInnerMost * stride, left_to(inner(copy), 0));
+    for (int j = 0; j < node->size; ++j) share(inner(node)->children[j]);
+  }
+  drop(node);
+  node = copy;
+}
+
+template <class Real>
+void Nodes<Real>::move_slots(Node* to, int to_at, const Node* from, int from_at, int count) const {
+  if (count <= 0) return;
+  const auto move = [&](auto* target, const auto* source, int stride_each = 1) {
+    std::memmove(target + to_at * stride_each, source + from_at * stride_each, sizeof(*target) * count * stride_each);
+  };
+  if (to->leaf()) {
+    LeafT* t = leaf(to);
+    const LeafT* f = leaf(from);
+    move(t->keys, f->keys);
+    move(t->weights, f->weights);
+    move(t->ids, f->ids);
+    move(t->values(), f->values(), value_stride);
+  } else {
+    InnerT* t = inner(to);
+    const InnerT* f = inner(from);
+    move(t->children, f->children);
+    move(t->first_keys, f->first_keys);
+    move(t->first_ids, f->first_ids);
+    move(t->hi, f->hi);
+    move(t->lo, f->lo);
+    move(left(t, 0), left(f, 0), stride);
+    move(right(t, 0), right(f, 0), stride);
+  }
+}
+
+template <class Real>
+void Nodes<Real>::set_entry(LeafT* n, int at, const Item<Real>& item) const {
+  n->keys[at] = item.key;
+  n->ids[at] = item.id;
+  n->weights[at] = item.weight;
+  std::copy_n(item.value, width, value(n, at));
+}
+
+template <class Real>
+int Nodes<Real>::child_of(const InnerT* n, Real key, EntryId id) {
+  int j = 0;
+  for (int c = 1; c < n->size; ++c) j += n->first_keys[c] <= key;
+  while (j > 0 && n->first_keys[j] == key && n->first_ids[j] > id) --j;
+  return j;
+}
+
+template <class Real>
+int Nodes<Real>::place_of(const LeafT* n, Real key, EntryId id) {
+  int i = 0;
+  for (int c = 0; c < n->size; ++c) i += n->keys[c] < key;
+  while (i < n->size && n->keys[i] == key && n->ids[i] < id) ++i;
+  return i;
+}
+
+template <class Real>
+void Nodes<Real>::summarise(InnerT* parent, int j) const {
+  constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
+  const Node* child = parent->children[j];
+  Real* l = left(parent, j);
+  Real* r = right(parent, j);
+  if (!child->leaf()) {
+    const InnerT* c = inner(child);
+    const int last = c->size - 1;
+    parent->first_keys[j] = c->first_keys[0];
+    parent->first_ids[j] = c->first_ids[0];
+    parent->lo[j] = c->lo[0];
+    parent->hi[j] = c->hi[last];
+    std::copy_n(left_to(c, last), stride, l);
+    std::copy_n(right_from(c, 0), stride, r);
+    return;
+  }
+  const LeafT* c = leaf(child);
+  const int n = c->size;
+  parent->first_keys[j] = c->keys[0];
+  parent->first_ids[j] = c->ids[0];
+  int first = 0, last = n - 1;
+  while (first < n && c->weights[first] == 0) ++first;
+  while (last >= 0 && c->weights[last] == 0) --last;
+  if (last < 0) {
+    parent->lo[j] = kInfinity;
+    parent->hi[j] = -kInfinity;
+    std::fill_n(l, stride, Real(0));
+    std::fill_n(r, stride, Real(0));
+    return;
+  }
+  const Real lo = parent->lo[j] = c->keys[first], hi = parent->hi[j] = c->keys[last];
+  alignas(64) Real ul[kLeafMost] = {}, ur[kLeafMost] = {}, el[kLeafMost], er[kLeafMost];
+  const int live_count = last - first + 1;
+  const Real* keys = c->keys + first;
+  for (int i = 0; i < live_count; ++i) {
+    ul[i] = (hi - keys[i]) / tau;
+    ur[i] = (keys[i] - lo) / tau;
+  }
+  rows::exp_negative(ul, el, live_count);
+  rows::exp_negative(ur, er, live_count);
+  const Real* x = value(c, first);
+  const auto sums = [&](Real* a, Real* b) {
+    rows::weighted_pair(x, el, er, live_count, value_stride, a, b);
+    Real wa = 0, wb = 0;
+    for (int i = 0; i < live_count; ++i) {
+      wa += el[i];
+      wb += er[i];
+    }
+    std::fill(a + value_stride, a + row, Real(0));
+    std::fill(b + value_stride, b + row, Real(0));
+    a[width] = wa;
+    b[width] = wb;
+  };
+  for (int i = 0; i < live_count; ++i) {
+    el[i] *= c->weights[first + i];
+    er[i] *= c->weights[first + i];
+  }
+  sums(l, r);
+  if (!moments) return;
+  for (int i = 0; i < live_count; ++i) {
+    el[i] = el[i] > 0 ? el[i] * ul[i] : 0;
+    er[i] = er[i] > 0 ? er[i] * ur[i] : 0;
+  }
+  sums(l + row, r + row);
+}
+
+template <class Real>
+void Nodes<Real>::refresh(InnerT* n, int first, int last) const {
+  constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
+  const int size = n->size;
+  for (int j = 0; j < size; ++j) {
+    if (!live(n, j)) n->hi[j] = j > 0 ? n->hi[j - 1] : -kInfinity;
+  }
+  for (int j = size - 1; j >= 0; --j) {
+    if (!live(n, j)) n->lo[j] = j + 1 < size ? n->lo[j + 1] : kInfinity;
+  }
+  rows::scan(rows::Scan<Real>{n->hi, left(n, 0), left_to(n, 0), size, first, 1, row, moments, tau});
+  rows::scan(rows::Scan<Real>{n->lo, right(n, 0), right_from(n, 0), size, last, -1, row, moments, tau});
+}
+
+template <class Real>
+void Nodes<Real>::refresh_all(Node*& node) const {
+  if (node->leaf()) return;
+  unshare(node);
+  for (int j = 0; j < node->size; ++j) {
+    refresh_all(inner(node)->children[j]);
+    summarise(inner(node), j);
+  }
+  refresh(inner(node));
+}
+
+template class Nodes<float>;
+template class Nodes<double>;
+
+}  // namespace tandem::replay::tree

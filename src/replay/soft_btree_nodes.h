@@ -1,0 +1,162 @@
+// Nodes of the soft B-tree: their layout, who shares them, and the sums kept in them.
+//
+// Entries are ordered by (key, id). A leaf holds entries; an inner node holds, for each child, the child's first entry
+// (for routing), the range of its live keys (of weight > 0), and its rows L and R, and running sums of those rows: one
+// of them stands for all children up to, or from, a place. All of it is made from the children and never subtracted.
+// Sharing: a node counts the parents and roots that point at it. Only a node with one owner, all of whose ancestors
+// have one too, is changed in place (unshare() on the way down); others are copied.
+// Threads: counts are atomic, so that a snapshot may be dropped anywhere; the rest is the writer's.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <limits>
+#include <new>
+
+#include "replay/soft_btree.h"
+#include "replay/soft_btree_rows.h"
+
+namespace tandem::replay::tree {
+
+inline constexpr int kLeafMost = 64, kLeafLeast = 24;   // entries (the root may have fewer)
+inline constexpr int kInnerMost = 16, kInnerLeast = 6;  // children (the root: at least 2)
+inline constexpr int kLeafFill = 48, kInnerFill = 12;   // when many are made at once
+
+struct Node {
+  std::atomic<std::uint32_t> owners{1};
+  std::uint16_t size = 0;
+  std::uint8_t level = 0;  // 0: a leaf
+
+  bool leaf() const { return level == 0; }
+  int most() const { return leaf() ? kLeafMost : kInnerMost; }
+  int least() const { return leaf() ? kLeafLeast : kInnerLeast; }
+};
+
+// Variable-sized: value rows or sums follow the struct.
+template <class Real>
+struct alignas(64) Leaf : Node {
+  Real keys[kLeafMost], weights[kLeafMost];
+  EntryId ids[kLeafMost];
+
+  Real* values() { return reinterpret_cast<Real*>(this + 1); }
+  const Real* values() const { return reinterpret_cast<const Real*>(this + 1); }
+};
+
+template <class Real>
+struct alignas(64) Inner : Node {
+  Node* children[kInnerMost];
+  Real first_keys[kInnerMost];
+  EntryId first_ids[kInnerMost];
+  // The last live key of the children up to this one (-infinity: none), the first of those from this one (infinity).
+  // So for a child with live keys they are its own.
+  Real hi[kInnerMost], lo[kInnerMost];
+
+  Real* sums() { return reinterpret_cast<Real*>(this + 1); }
+  const Real* sums() const { return reinterpret_cast<const Real*>(this + 1); }
+};
+
+template <class Real>
+struct Item {
+  Real key;
+  EntryId id;
+  Real weight;
+  const Real* value;  // [D]
+};
+
+template <class Real>
+bool before(Real key_a, EntryId id_a, Real key_b, EntryId id_b) {
+  return key_a < key_b || (key_a == key_b && id_a < id_b);
+}
+
+// Everything about nodes that depends on the tree's widths and temperature.
+template <class Real>
+class Nodes {
+ public:
+  Nodes(const SoftBTreeOptions<Real>& options)
+      : width(options.value_width),
+        value_stride(rows::lanes<Real>(width)),
+        row(rows::lanes<Real>(width + 1)),
+        moments(options.kernel == SoftKernel::kMatern32),
+        stride(moments ? 2 * row : row),
+        tau(options.tau) {}
+
+  using LeafT = Leaf<Real>;
+  using InnerT = Inner<Real>;
+  static LeafT* leaf(Node* n) { return static_cast<LeafT*>(n); }
+  static InnerT* inner(Node* n) { return static_cast<InnerT*>(n); }
+  static const LeafT* leaf(const Node* n) { return static_cast<const LeafT*>(n); }
+  static const InnerT* inner(const Node* n) { return static_cast<const InnerT*>(n); }
+
+  Node* make(int level) const;
+  static void drop(Node* node);        // one owner fewer
+  static void free_shell(Node* node);  // a node whose children have moved elsewhere
+  Node* share(Node* node) const;       // one owner more
+  void unshare(Node*& node) const;     // afterwards `node` has one owner
+
+  // Rows of an inner node: of child j, and of the children up to j and from j.
+  Real* left(InnerT* n, int j) const { return n->sums() + j * stride; }
+  Real* right(InnerT* n, int j) const { return n->sums() + (kInnerMost + j) * stride; }
+  Real* left_to(InnerT* n, int j) const { return n->sums() + (2 * kInnerMost + j) * stride; }
+  Real* right_from(InnerT* n, int j) const { return n->sums() + (3 * kInnerMost + j) * stride; }
+  const Real* left(const InnerT* n, int j) const { return left(const_cast<InnerT*>(n), j); }
+  const Real* right(const InnerT* n, int j) const { return right(const_cast<InnerT*>(n), j); }
+  const Real* left_to(const InnerT* n, int j) const { return left_to(const_cast<InnerT*>(n), j); }
+  const Real* right_from(const InnerT* n, int j) const { return right_from(const_cast<InnerT*>(n), j); }
+  bool live(const InnerT* n, int j) const { return left(n, j)[width] > 0; }
+
+  Real* value(LeafT* n, int i) const { return n->values() + i * value_stride; }
+  const Real* value(const LeafT* n, int i) const { return n->values() + i * value_stride; }
+
+  // What `parent` holds of its child j, made from the child.
+  void summarise(InnerT* parent, int j) const;
+  // The running sums, after children first..last changed.
+  void refresh(InnerT* n, int first, int last) const;
+  void refresh(InnerT* n) const { refresh(n, 0, n->size - 1); }
+  // All sums below, for a new temperature.
+  void refresh_all(Node*& node) const;
+
+  // The child that an entry belongs to, and its place in a leaf: the first entry not before it.
+  static int child_of(const InnerT* n, Real key, EntryId id);
+  static int place_of(const LeafT* n, Real key, EntryId id);
+
+  // Copies slots (overlap allowed); sums of children move along, running sums do not.
+  void move_slots(Node* to, int to_at, const Node* from, int from_at, int count) const;
+
+  void set_entry(LeafT* n, int at, const Item<Real>& item) const;
+
+  int width, value_stride, row;
+  bool moments;
+  int stride;
+  Real tau;
+
+ private:
+  std::size_t bytes(int level) const;
+};
+
+// Puts sorted entries below `root`, an unshared-on-demand tree; takes them out. Each touched node is made anew once.
+template <class Real>
+void insert_sorted(const Nodes<Real>& nodes, Node*& root, const Item<Real>* items, std::int64_t count);
+template <class Real>
+void erase_sorted(const Nodes<Real>& nodes, Node*& root, const Item<Real>* items, std::int64_t count);
+// Sets the weight, and the value unless null, of the entry (item.key, item.id).
+template <class Real>
+void update_entry(const Nodes<Real>& nodes, Node*& root, const Item<Real>& item);
+
+// A leaf and a place in it.
+template <class Real>
+struct Found {
+  const Leaf<Real>* leaf;
+  int at;
+};
+// Of an entry that is there.
+template <class Real>
+Found<Real> find_entry(const Node* root, Real key, EntryId id) {
+  while (!root->leaf()) {
+    const auto* n = Nodes<Real>::inner(root);
+    root = n->children[Nodes<Real>::child_of(n, key, id)];
+  }
+  const auto* leaf = Nodes<Real>::leaf(root);
+  return {leaf, Nodes<Real>::place_of(leaf, key, id)};
+}
+
+}  // namespace tandem::replay::tree

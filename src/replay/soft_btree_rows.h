@@ -1,0 +1,49 @@
+// The loops over rows that the soft B-tree spends its time in, compiled for each instruction set.
+//
+// A row is lanes(count) numbers, a multiple of 32 bytes, the padding zero; so are strides. Everything is exact up to
+// rounding, in an order fixed by the arguments.
+#pragma once
+
+#include <cstdint>
+
+namespace tandem::replay::rows {
+
+// What a row of `count` numbers takes up: whole vectors of 32 bytes.
+template <class Real>
+constexpr int lanes(int count) {
+  constexpr int kLanes = 32 / sizeof(Real);
+  return (count + kLanes - 1) / kLanes * kLanes;
+}
+
+// e[i] = exp(-u[i]), u >= 0 (infinity gives 0). May read and write up to lanes(count).
+void exp_negative(const float* u, float* e, int count);
+void exp_negative(const double* u, double* e, int count);
+
+// a = sum_i ca[i] row_i, b = sum_i cb[i] row_i; row_i = data + i width.
+void weighted_pair(const float* data, const float* ca, const float* cb, int count, int width, float* a, float* b);
+void weighted_pair(const double* data, const double* ca, const double* cb, int count, int width, double* a, double* b);
+
+// out += sum_i c[i] row_i; row_i = data + i width.
+void add_weighted(const float* data, const float* c, int count, int width, float* out);
+void add_weighted(const double* data, const double* c, int count, int width, double* out);
+
+// out += sum_i c[i] rows[i].
+void add_pointed(const float* const* rows, const float* c, int count, int width, float* out);
+void add_pointed(const double* const* rows, const double* c, int count, int width, double* out);
+
+// Running sums: from `first` by `step` (+1 or -1) to the last of `count` rows,
+//   sums_j = item_j + e^-u sums_{j-step},   u = |anchor_j - anchor_{j-step}| / tau
+// and with moments (a second row behind each) sums'_j = item'_j + e^-u (sums'_{j-step} + u sums_{j-step}).
+template <class Real>
+struct Scan {
+  const Real* anchors;
+  const Real* items;
+  Real* sums;
+  int count, first, step, width;
+  bool moments;
+  Real tau;
+};
+void scan(const Scan<float>& s);
+void scan(const Scan<double>& s);
+
+}  // namespace tandem::replay::rows

@@ -1,0 +1,48 @@
+// The state behind SoftBTree: the current version's root and tables, and what only the writer needs.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "replay/soft_btree_order.h"
+#include "replay/soft_btree_state.h"
+
+namespace tandem::replay {
+
+template <class Real>
+struct SoftBTree<Real>::Impl {
+  explicit Impl(const SoftBTreeOptions<Real>& options) : options(options), nodes(options), root(nodes.make(0)) {}
+
+  Status check_there(const char* call, EntryId id) const;
+  Status check_distinct(const char* call, std::span<const EntryId> ids) const;  // and there
+  Status check_room(std::size_t more) const;
+  tree::Found<Real> find(EntryId id) const { return tree::find_entry<Real>(root.node, keys[id], id); }
+
+  // Arguments have been checked.
+  void insert(std::span<const Real> keys_in, std::span<const Real> values, std::span<const Real> weights,
+              std::span<EntryId> ids);
+  void erase(std::span<const EntryId> ids);
+  void set_keys(std::span<const EntryId> ids, std::span<const Real> keys_in);
+  void update(const tree::Item<Real>& item);
+  void set_tau(Real tau);
+  std::optional<EntryId> lightest();
+  SoftBTreeSnapshot<Real> snapshot();
+
+  SoftBTreeOptions<Real> options;
+  tree::Nodes<Real> nodes;
+  tree::Root<Real> root;
+  tree::KeyTable<Real> keys;
+  std::int64_t size = 0;
+  std::uint64_t version = 0;
+
+  std::vector<EntryId> free_ids;  // the last is given out next
+  InsertionOrder order;
+  std::optional<WeightHeap<Real>> by_weight;  // made when first asked for
+
+ private:
+  void sort_items();
+  std::vector<tree::Item<Real>> items_;  // scratch
+};
+
+}  // namespace tandem::replay

@@ -1,0 +1,280 @@
+#include "replay/soft_btree.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+#include <random>
+#include <vector>
+
+namespace tandem::replay {
+namespace {
+
+template <class Real>
+struct Plain {  // entries by id, and the formula written out in double
+  struct Entry {
+    Real key, weight;
+    std::vector<Real> value;
+  };
+  std::map<EntryId, Entry> entries;
+
+  static double kernel(SoftKernel kernel, double u) {
+    return kernel == SoftKernel::kLaplace ? std::exp(-u) : (1 + u) * std::exp(-u);
+  }
+  std::vector<double> read(Real q, double tau, SoftKernel k, double* log_z = nullptr, long except = -1) const {
+    double nearest = INFINITY;
+    for (const auto& [id, e] : entries) {
+      if (e.weight > 0 && long(id) != except) nearest = std::min(nearest, std::abs(double(q) - double(e.key)));
+    }
+    std::vector<double> sum(entries.begin()->second.value.size());
+    double z = 0;
+    for (const auto& [id, e] : entries) {
+      if (e.weight == 0 || long(id) == except) continue;
+      const double d = std::abs(double(q) - double(e.key));
+      double p = e.weight * std::exp(-(d - nearest) / tau);
+      if (k == SoftKernel::kMatern32) p *= 1 + d / tau;
+      z += p;
+      for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += p * double(e.value[i]);
+    }
+    for (double& x : sum) x /= z;
+    if (log_z != nullptr) *log_z = std::log(z) - nearest / tau;
+    return sum;
+  }
+};
+
+template <class Real>
+SoftBTree<Real> make(int width, Real tau, SoftKernel kernel = SoftKernel::kLaplace) {
+  auto tree = SoftBTree<Real>::create({.value_width = width, .tau = tau, .kernel = kernel});
+  EXPECT_TRUE(tree.ok());
+  return std::move(tree).value();
+}
+
+template <class Real>
+void expect_reads(const SoftBTreeSnapshot<Real>& snapshot, const Plain<Real>& plain, SoftKernel kernel,
+                  const std::vector<Real>& queries, double tolerance) {
+  const int width = snapshot.value_width();
+  std::vector<Real> reads(queries.size() * width), log_z(queries.size());
+  ASSERT_TRUE(snapshot.read(queries, reads, log_z).ok());
+  for (std::size_t j = 0; j < queries.size(); ++j) {
+    double want_log_z;
+    const auto want = plain.read(queries[j], snapshot.tau(), kernel, &want_log_z);
+    for (int k = 0; k < width; ++k) ASSERT_NEAR(reads[j * width + k], want[k], tolerance) << "query " << queries[j];
+    ASSERT_NEAR(log_z[j], want_log_z, tolerance * (1 + std::abs(want_log_z))) << "query " << queries[j];
+  }
+}
+
+template <class Real>
+class SoftBTreeTyped : public testing::Test {
+ public:
+  static constexpr double kTolerance = sizeof(Real) == 8 ? 1e-12 : 2e-6;
+};
+using Reals = testing::Types<float, double>;
+TYPED_TEST_SUITE(SoftBTreeTyped, Reals);
+
+TYPED_TEST(SoftBTreeTyped, EmptyTreeHasNothingToRead) {
+  auto tree = make<TypeParam>(2, 1);
+  std::vector<TypeParam> q = {0}, r(2);
+  EXPECT_EQ(tree.snapshot().read(q, r).code(), StatusCode::kNotFound);
+  EXPECT_EQ(tree.snapshot().backward(q, r, {}, {}).code(), StatusCode::kNotFound);
+  EXPECT_TRUE(tree.snapshot().read({}, {}).ok());
+  EXPECT_EQ(tree.size(), 0);
+  EXPECT_EQ(tree.oldest(), std::nullopt);
+  EXPECT_EQ(tree.lightest(), std::nullopt);
+  EXPECT_EQ(tree.erase(0).code(), StatusCode::kNotFound);
+  tree.check_invariants();
+}
+
+TYPED_TEST(SoftBTreeTyped, OneEntryIsReadFromAnywhere) {
+  auto tree = make<TypeParam>(2, TypeParam(0.001));
+  const std::vector<TypeParam> v = {3, -4};
+  const auto id = tree.insert(5, v, 2);
+  ASSERT_TRUE(id.ok());
+  const std::vector<TypeParam> q = {-1000, 5, 1000};
+  std::vector<TypeParam> r(6), z(3);
+  ASSERT_TRUE(tree.snapshot().read(q, r, z).ok());
+  for (int j = 0; j < 3; ++j) {
+    EXPECT_EQ(r[2 * j], 3);
+    EXPECT_EQ(r[2 * j + 1], -4);
+  }
+  EXPECT_NEAR(z[1], std::log(2.0), 1e-6);
+  ASSERT_TRUE(tree.erase(*id).ok());
+  EXPECT_EQ(tree.snapshot().read(q, r).code(), StatusCode::kNotFound);
+  tree.check_invariants();
+}
+
+// Inserts, erases, batches and changes of every kind against the formula, with many equal keys.
+template <class Real>
+void churn(SoftKernel kernel, double tolerance) {
+  std::mt19937 random(7);
+  const int width = 3;
+  auto tree = make<Real>(width, Real(0.1), kernel);
+  Plain<Real> plain;
+  std::normal_distribution<double> normal;
+  const auto key = [&] { return random() % 2 ? Real(std::round(normal(random) * 4) / 4) : Real(normal(random)); };
+  const auto weight = [&] { return random() % 8 == 0 ? Real(0) : Real(0.5 + (random() % 100) / 50.0); };
+  const auto value = [&] {
+    return std::vector<Real>{Real(normal(random)), Real(normal(random)), Real(normal(random))};
+  };
+  const auto any = [&] { return std::next(plain.entries.begin(), random() % plain.entries.size())->first; };
+  std::vector<std::pair<SoftBTreeSnapshot<Real>, Plain<Real>>> kept;
+  for (int step = 0; step < 600; ++step) {
+    const bool growing = step % 300 < 200;
+    const int what = random() % 12;
+    if (plain.entries.empty() || (growing ? what < 6 : what < 2)) {
+      const std::size_t m = random() % 4 == 0 ? 1 + random() % 300 : 1;
+      std::vector<Real> keys, values, weights;
+      std::vector<EntryId> ids(m);
+      for (std::size_t j = 0; j < m; ++j) {
+        const auto v = value();
+        keys.push_back(key());
+        weights.push_back(weight());
+        values.insert(values.end(), v.begin(), v.end());
+      }
+      ASSERT_TRUE(tree.insert_batch(keys, values, weights, ids).ok());
+      for (std::size_t j = 0; j < m; ++j) {
+        plain.entries[ids[j]] = {keys[j], weights[j], {values.begin() + 3 * j, values.begin() + 3 * j + 3}};
+      }
+    } else if (what < 8) {
+      std::vector<EntryId> ids;
+      const std::size_t m = random() % 3 == 0 ? 1 + random() % 200 : 1;
+      for (std::size_t j = 0; j < m && !plain.entries.empty(); ++j) {
+        ids.push_back(any());
+        plain.entries.erase(ids.back());
+      }
+      ASSERT_TRUE(tree.erase_batch(ids).ok());
+    } else if (what == 8) {
+      const EntryId id = any();
+      ASSERT_TRUE(tree.set_weight(id, plain.entries[id].weight = weight()).ok());
+    } else if (what == 9) {
+      const EntryId id = any();
+      ASSERT_TRUE(tree.set_value(id, plain.entries[id].value = value()).ok());
+    } else if (what == 10) {
+      const EntryId id = any();
+      ASSERT_TRUE(tree.set_key(id, plain.entries[id].key = key()).ok());
+    } else if (step % 5 == 0) {
+      ASSERT_TRUE(tree.set_tau(Real(std::pow(10.0, normal(random) - 1))).ok());
+    }
+    ASSERT_EQ(tree.size(), std::int64_t(plain.entries.size()));
+    tree.check_invariants();
+    bool live = false;
+    for (const auto& [id, e] : plain.entries) live |= e.weight > 0;
+    if (!live) continue;
+    std::vector<Real> queries = {key(), key(), Real(-30), Real(40), plain.entries.begin()->second.key};
+    expect_reads(tree.snapshot(), plain, kernel, queries, tolerance);
+    if (step % 40 == 0) kept.emplace_back(tree.snapshot(), plain);
+  }
+  for (const auto& [snapshot, was] : kept) expect_reads(snapshot, was, kernel, {key(), key(), key()}, tolerance);
+}
+
+TYPED_TEST(SoftBTreeTyped, ChurnKeepsReadsAndSnapshotsLaplace) {
+  churn<TypeParam>(SoftKernel::kLaplace, this->kTolerance);
+}
+TYPED_TEST(SoftBTreeTyped, ChurnKeepsReadsAndSnapshotsMatern) {
+  churn<TypeParam>(SoftKernel::kMatern32, this->kTolerance);
+}
+
+// The gradients written out, in double, of <g, r(q)> + h ln Z(q), over queries; entries of weight 0 included.
+template <class Real>
+struct PlainGradients {
+  std::vector<double> queries, keys, values, weights;
+  double tau = 0;
+
+  PlainGradients(const Plain<Real>& plain, std::size_t ids_end, double t, SoftKernel kernel, const std::vector<Real>& q,
+                 const std::vector<Real>& g, const std::vector<Real>& h) {
+    const std::size_t width = g.size() / q.size();
+    queries.resize(q.size());
+    keys.resize(ids_end);
+    weights.resize(ids_end);
+    values.resize(ids_end * width);
+    for (std::size_t j = 0; j < q.size(); ++j) {
+      double log_z;
+      const auto r = plain.read(q[j], t, kernel, &log_z);
+      double nearest = INFINITY;
+      for (const auto& [id, e] : plain.entries) {
+        if (e.weight > 0) nearest = std::min(nearest, std::abs(double(q[j]) - e.key));
+      }
+      const double s = nearest / t, off = kernel == SoftKernel::kLaplace ? s : s * s / (1 + s);
+      tau += h[j] * off / t;
+      for (const auto& [id, e] : plain.entries) {
+        const double d = double(q[j]) - e.key, u = std::abs(d) / t;
+        const double base = std::exp(-u - log_z), sign = d > 0 ? 1 : d < 0 ? -1 : 0;
+        const double k = base * (kernel == SoftKernel::kLaplace ? 1 : 1 + u);
+        const double slope = base * (kernel == SoftKernel::kLaplace ? 1 : u);
+        const double by_tau = base * (kernel == SoftKernel::kLaplace ? u - off : u * u - off * (1 + u)) / t;
+        double dot = h[j];
+        for (std::size_t c = 0; c < width; ++c) {
+          dot += double(g[j * width + c]) * (e.value[c] - r[c]);
+          values[id * width + c] += e.weight * k * double(g[j * width + c]);
+        }
+        weights[id] += k * dot;
+        keys[id] += e.weight * slope * sign * dot / t;
+        queries[j] -= e.weight * slope * sign * dot / t;
+        tau += e.weight * by_tau * dot;
+      }
+    }
+  }
+};
+
+template <class Real>
+void expect_close(const std::vector<Real>& have, const std::vector<double>& want, double tolerance, const char* what) {
+  double scale = 0;
+  for (const double x : want) scale = std::max(scale, std::abs(x));
+  for (std::size_t i = 0; i < want.size(); ++i) {
+    ASSERT_NEAR(have[i], want[i], tolerance * scale) << what << " " << i;
+  }
+}
+
+template <class Real>
+void gradients_of(SoftKernel kernel, Real tau, double tolerance) {
+  std::mt19937 random(11);
+  std::normal_distribution<double> normal;
+  const std::size_t n = 1500, m = 40, width = 3;
+  auto tree = make<Real>(width, tau, kernel);
+  Plain<Real> plain;
+  for (std::size_t i = 0; i < n; ++i) {
+    const Real key = random() % 3 ? Real(normal(random)) : Real(std::round(normal(random) * 2) / 2);
+    const Real weight = i == 1 ? Real(1) : random() % 10 == 0 ? Real(0) : Real(0.5 + (random() % 100) / 50.0);
+    const std::vector<Real> value = {Real(normal(random)), Real(normal(random)), Real(normal(random))};
+    const auto id = tree.insert(key, value, weight);
+    plain.entries[*id] = {key, weight, value};
+  }
+  std::vector<Real> q, g, h;
+  for (std::size_t j = 0; j < m; ++j) {
+    q.push_back(j % 3 == 0 ? Real(std::round(normal(random) * 2) / 2) : Real(normal(random)));
+    h.push_back(Real(normal(random)));
+    for (std::size_t k = 0; k < width; ++k) g.push_back(Real(normal(random)));
+  }
+  q[0] = -20;
+  q[1] = 15;
+  const PlainGradients<Real> want(plain, tree.ids_end(), tau, kernel, q, g, h);
+  std::vector<Real> dq(m), dk(n), dv(n * width), dw(n);
+  Real dtau = 0;
+  ASSERT_TRUE(tree.snapshot().backward(q, g, h, {dq, dk, dv, dw, &dtau}).ok());
+  expect_close(dq, want.queries, tolerance, "query");
+  expect_close(dk, want.keys, tolerance, "key");
+  expect_close(dv, want.values, tolerance, "value");
+  expect_close(dw, want.weights, tolerance, "weight");
+  expect_close(std::vector<Real>{dtau}, {want.tau}, tolerance, "tau");
+  // Without the others' gradients each is the same.
+  std::vector<Real> only(m), weights(n);
+  ASSERT_TRUE(tree.snapshot().backward(q, g, h, {.queries = only}).ok());
+  EXPECT_EQ(only, dq);
+  ASSERT_TRUE(tree.snapshot().backward(q, g, h, {.weights = weights}).ok());
+  expect_close(weights, want.weights, tolerance, "weight alone");
+}
+
+TYPED_TEST(SoftBTreeTyped, GradientsLaplace) {
+  for (const double tau : {0.01, 0.3, 20.0}) {
+    SCOPED_TRACE(tau);
+    gradients_of<TypeParam>(SoftKernel::kLaplace, TypeParam(tau), this->kTolerance * 3);
+  }
+}
+TYPED_TEST(SoftBTreeTyped, GradientsMatern) {
+  for (const double tau : {0.01, 0.3, 20.0}) {
+    SCOPED_TRACE(tau);
+    gradients_of<TypeParam>(SoftKernel::kMatern32, TypeParam(tau), this->kTolerance * 3);
+  }
+}
+
+}  // namespace
+}  // namespace tandem::replay
