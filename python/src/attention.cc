@@ -47,7 +47,7 @@ Result<FusedAttentionPlan> make_plan(const std::vector<std::int32_t>& words, std
 }  // namespace
 
 CoreStream::CoreStream(const std::string& device, std::uintptr_t handle, int threads_count) : process_id_(getpid()) {
-  const Device parsed = check(parse_device(device));
+  const Device parsed = check(device::parse_device(device));
   if (threads_count < 0) raise(invalid_argument("{} threads; expected 0 (one per core) or more", threads_count));
   stream_ = parsed.kind == DeviceKind::kCpu
                 ? device::Stream::create_cpu(threads_count)

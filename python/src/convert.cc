@@ -1,6 +1,5 @@
 #include "convert.h"
 
-#include <charconv>
 #include <new>
 #include <span>
 
@@ -21,19 +20,6 @@ void raise(const Status& status) {
   }
   PyErr_SetString(kind, status.message().c_str());
   throw nb::python_error();
-}
-
-Result<Device> parse_device(const std::string& name) {
-  if (name == "cpu") return Device{};
-  if (name == "cuda") return Device{DeviceKind::kCuda, 0};
-  constexpr std::string_view kPrefix = "cuda:";
-  int index = 0;
-  if (name.starts_with(kPrefix)) {
-    const char* end = name.data() + name.size();
-    const auto [past, error] = std::from_chars(name.data() + kPrefix.size(), end, index);
-    if (error == std::errc() && past == end && index >= 0) return Device{DeviceKind::kCuda, index};
-  }
-  return invalid_argument("device '{}'; expected 'cpu', 'cuda' or 'cuda:' and a number", name);
 }
 
 Result<tensor::TensorView> view_of(const char* name, const InputArray& array) {

@@ -32,9 +32,6 @@ T check(Result<T> result) {
   return std::move(result).value();
 }
 
-// "cpu", "cuda" (the first) or "cuda:1". Errors: kInvalidArgument.
-[[nodiscard]] Result<device::Device> parse_device(const std::string& name);
-
 // The same memory, its strides as they are. Errors: kInvalidArgument (a dtype, device or rank without a word here).
 [[nodiscard]] Result<tensor::TensorView> view_of(const char* name, const nanobind::ndarray<nanobind::ro>& array);
 

@@ -9,6 +9,7 @@
 #include "kernels/norm/norm.h"
 #include "kernels/rope/qk_norm_rope.h"
 #include "layer.h"
+#include "soft_btree.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -64,4 +65,6 @@ NB_MODULE(_core, module) {
              "dq_weight"_a.none(), "dk_weight"_a.none(), "scratch"_a.none(), "stream"_a);
   module.def("qk_norm_rope_backward_scratch_bytes", &tandem::kernels::qk_norm_rope_backward_cuda_scratch_bytes, "T"_a,
              "H"_a, "D"_a, "half"_a);
+
+  tandem::python::bind_soft_btree(module);
 }

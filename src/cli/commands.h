@@ -13,6 +13,7 @@ int run_detokenize(const DetokenizeFlags& flags);
 int run_template(const TemplateFlags& flags);
 int run_logits(const LogitsFlags& flags);
 int run_inspect(const InspectFlags& flags);
+int run_btree_demo(const BtreeDemoFlags& flags);
 int run_make_checkpoint(const MakeCheckpointFlags& flags);
 int run_bench(const BenchFlags& flags);
 

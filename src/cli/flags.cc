@@ -184,6 +184,16 @@ void add_make_checkpoint(CLI::App& root, MakeCheckpointFlags& flags) {
   app->add_option("--threads", flags.threads, "threads that write (default: one per core)")->check(CLI::Range(0, 1024));
 }
 
+void add_btree(CLI::App& root, BtreeDemoFlags& flags) {
+  CLI::App* app = root.add_subcommand("btree", "The differentiable B-tree by itself");
+  app->require_subcommand(1);
+  CLI::App* demo =
+      app->add_subcommand("demo", "Watch gradients through the memory learn: recall, and a bandit's baseline");
+  demo->add_option("--steps", flags.steps, "of each task (default: 600 and 500)")->check(CLI::Range(2, 1000000));
+  demo->add_option("--seed", flags.seed, "of everything that is drawn (default 0)");
+  demo->add_option("--plot", flags.plot, "the curves, as SVG (default btree_demo.svg)");
+}
+
 void add_bench(CLI::App& root, BenchFlags& flags) {
   CLI::App* app = root.add_subcommand("bench", "Measure prefill and decode beside this machine's own ceilings");
   app->add_option("--shape", flags.shape, "random weights of a shape that make-checkpoint --help lists");
@@ -318,8 +328,8 @@ std::string error_text(const CLI::App& root, const CLI::ParseError& error, std::
     message = "unknown flag or argument: " + extras.front();
   } else if (error.get_name() == "RequiredError" && root.get_subcommands().empty()) {
     message =
-        "which command? chat, serve, generate, tokenize, detokenize, template, logits, inspect, make-checkpoint or "
-        "bench";
+        "which command? chat, serve, generate, tokenize, detokenize, template, logits, inspect, make-checkpoint, "
+        "btree or bench";
     if (arguments.size() > 1) message = fmt::format("'{}' is not a command; {}", arguments[1], message);
   } else if (const std::string variable = variable_of(root, message, arguments); !variable.empty()) {
     message = fmt::format("{} in the environment: {}", variable, message);
@@ -343,6 +353,7 @@ std::variant<Command, int> parse_command_line(int argc, const char* const* argv)
   LogitsFlags logits;
   InspectFlags inspect;
   MakeCheckpointFlags make_checkpoint;
+  BtreeDemoFlags btree_demo;
   BenchFlags bench;
   ServeFlags serve;
   const bool help_all =
@@ -356,6 +367,7 @@ std::variant<Command, int> parse_command_line(int argc, const char* const* argv)
   add_logits(root, logits);
   add_inspect(root, inspect);
   add_make_checkpoint(root, make_checkpoint);
+  add_btree(root, btree_demo);
   add_bench(root, bench);
   try {
     root.parse(argc, argv);
@@ -381,6 +393,7 @@ std::variant<Command, int> parse_command_line(int argc, const char* const* argv)
   if (name == "logits") return logits;
   if (name == "inspect") return inspect;
   if (name == "make-checkpoint") return make_checkpoint;
+  if (name == "btree") return btree_demo;
   if (name == "serve") return serve;
   return bench;
 }

@@ -133,8 +133,14 @@ struct ServeFlags {
   bool strict = false;
 };
 
-using Command = std::variant<ChatFlags, GenerateFlags, TokenizeFlags, DetokenizeFlags, TemplateFlags, LogitsFlags,
-                             InspectFlags, MakeCheckpointFlags, BenchFlags, ServeFlags>;
+struct BtreeDemoFlags {
+  int steps = 0;  // 0: each task's own
+  std::uint64_t seed = 0;
+  std::string plot = "btree_demo.svg";
+};
+
+using Command = std::variant<BtreeDemoFlags, ChatFlags, GenerateFlags, TokenizeFlags, DetokenizeFlags, TemplateFlags,
+                             LogitsFlags, InspectFlags, MakeCheckpointFlags, BenchFlags, ServeFlags>;
 
 // The command, or the exit code of a command line that is answered here (help, version, an error: all printed).
 std::variant<Command, int> parse_command_line(int argc, const char* const* argv);

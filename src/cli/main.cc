@@ -20,6 +20,7 @@ int main(int argc, char** argv) {
   const std::variant<Command, int> parsed = parse_command_line(argc, argv);
   if (const int* exit_code = std::get_if<int>(&parsed)) return *exit_code;
   return std::visit(Overloaded{
+                        [](const BtreeDemoFlags& flags) { return run_btree_demo(flags); },
                         [](const ChatFlags& flags) { return run_chat(flags); },
                         [](const GenerateFlags& flags) { return run_generate(flags); },
                         [](const TokenizeFlags& flags) { return run_tokenize(flags); },

@@ -1,0 +1,201 @@
+#include "soft_btree.h"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "convert.h"
+#include "replay/soft_btree.h"
+
+namespace tandem::python {
+namespace {
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using replay::EntryId;
+using replay::SoftBTree;
+using replay::SoftBTreeSnapshot;
+
+// Dense arrays of one dtype in host memory, of any shape: the core checks how many elements there are.
+template <class T>
+using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Out = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+
+template <class T>
+std::span<const T> span_of(const In<T>& array) {
+  return {array.data(), array.size()};
+}
+template <class T>
+std::span<const T> span_of(const std::optional<In<T>>& array) {
+  return array ? span_of(*array) : std::span<const T>();
+}
+template <class T>
+std::span<T> span_of(const Out<T>& array) {
+  return {array.data(), array.size()};
+}
+template <class T>
+std::span<T> span_of(const std::optional<Out<T>>& array) {
+  return array ? span_of(*array) : std::span<T>();
+}
+
+// Runs without the GIL, then raises what went wrong.
+template <class Work>
+void run(Work&& work) {
+  Status status;
+  {
+    const nb::gil_scoped_release release;
+    status = work();
+  }
+  check(status);
+}
+
+// A tree whose changes and snapshots take turns, from whichever thread they come.
+template <class Real>
+class CoreSoftBTree {
+ public:
+  CoreSoftBTree(int value_width, Real tau, const std::string& kernel)
+      : tree_(check(SoftBTree<Real>::create({value_width, tau, parse_kernel(kernel)}))) {}
+
+  template <class Change>
+  void change(Change&& make) {
+    run([&] {
+      const std::lock_guard lock(mutex_);
+      return make(tree_);
+    });
+  }
+  template <class Look>
+  auto look(Look&& at) {
+    const nb::gil_scoped_release release;
+    const std::lock_guard lock(mutex_);
+    return at(tree_);
+  }
+
+ private:
+  static replay::SoftKernel parse_kernel(const std::string& name) {
+    if (name == "laplace") return replay::SoftKernel::kLaplace;
+    if (name == "matern32") return replay::SoftKernel::kMatern32;
+    raise(invalid_argument("kernel '{}'; expected 'laplace' or 'matern32'", name));
+  }
+
+  std::mutex mutex_;
+  SoftBTree<Real> tree_;
+};
+
+template <class Real>
+void bind(nb::module_& module, const char* tree_name, const char* snapshot_name) {
+  using Snapshot = SoftBTreeSnapshot<Real>;
+  nb::class_<Snapshot>(module, snapshot_name, "A soft B-tree as it was at one moment.")
+      .def("__len__", &Snapshot::size)
+      .def_prop_ro("ids_end", &Snapshot::ids_end)
+      .def_prop_ro("version", &Snapshot::version)
+      .def_prop_ro("value_width", &Snapshot::value_width)
+      .def_prop_ro("tau", &Snapshot::tau)
+      .def(
+          "read",
+          [](const Snapshot& self, const In<Real>& queries, const Out<Real>& reads,
+             const std::optional<Out<Real>>& log_z) {
+            run([&] { return self.read(span_of(queries), span_of(reads), span_of(log_z)); });
+          },
+          "queries"_a, "reads"_a, "log_z"_a.none() = nb::none())
+      .def(
+          "read_without",
+          [](const Snapshot& self, const In<Real>& queries, const In<EntryId>& except, const Out<Real>& reads) {
+            run([&] { return self.read_without(span_of(queries), span_of(except), span_of(reads)); });
+          },
+          "queries"_a, "except_ids"_a, "reads"_a)
+      .def(
+          "backward",
+          [](const Snapshot& self, const In<Real>& queries, const In<Real>& d_reads,
+             const std::optional<In<Real>>& d_log_z, const std::optional<Out<Real>>& d_queries,
+             const std::optional<Out<Real>>& d_keys, const std::optional<Out<Real>>& d_values,
+             const std::optional<Out<Real>>& d_weights, const std::optional<Out<Real>>& d_tau) {
+            replay::SoftBTreeGradients<Real> gradients{.queries = span_of(d_queries),
+                                                       .keys = span_of(d_keys),
+                                                       .values = span_of(d_values),
+                                                       .weights = span_of(d_weights)};
+            if (d_tau && d_tau->size() != 1) raise(invalid_argument("d_tau: expected one element"));
+            if (d_tau) gradients.tau = d_tau->data();
+            run([&] { return self.backward(span_of(queries), span_of(d_reads), span_of(d_log_z), gradients); });
+          },
+          "queries"_a, "d_reads"_a, "d_log_z"_a.none(), "d_queries"_a.none(), "d_keys"_a.none(), "d_values"_a.none(),
+          "d_weights"_a.none(), "d_tau"_a.none(), "Adds to the gradients that are given.")
+      .def(
+          "sample",
+          [](const Snapshot& self, const In<Real>& queries, const In<double>& uniforms, const Out<EntryId>& ids) {
+            run([&] { return self.sample(span_of(queries), span_of(uniforms), span_of(ids)); });
+          },
+          "queries"_a, "uniforms"_a, "ids"_a)
+      .def(
+          "log_prob",
+          [](const Snapshot& self, const In<Real>& queries, const In<EntryId>& ids, const Out<Real>& log_probs) {
+            run([&] { return self.log_prob(span_of(queries), span_of(ids), span_of(log_probs)); });
+          },
+          "queries"_a, "ids"_a, "log_probs"_a);
+
+  using Tree = CoreSoftBTree<Real>;
+  nb::class_<Tree>(module, tree_name, "A B+-tree over scalar keys with an exact soft read.")
+      .def(nb::init<int, Real, const std::string&>(), "value_width"_a, "tau"_a, "kernel"_a)
+      .def("__len__", [](Tree& self) { return self.look([](auto& tree) { return tree.size(); }); })
+      .def_prop_ro("ids_end", [](Tree& self) { return self.look([](auto& tree) { return tree.ids_end(); }); })
+      .def_prop_ro("version", [](Tree& self) { return self.look([](auto& tree) { return tree.version(); }); })
+      .def_prop_ro("oldest", [](Tree& self) { return self.look([](auto& tree) { return tree.oldest(); }); })
+      .def_prop_ro("lightest", [](Tree& self) { return self.look([](auto& tree) { return tree.lightest(); }); })
+      .def("snapshot", [](Tree& self) { return self.look([](auto& tree) { return tree.snapshot(); }); })
+      .def(
+          "insert",
+          [](Tree& self, const In<Real>& keys, const In<Real>& values, const std::optional<In<Real>>& weights,
+             const Out<EntryId>& ids) {
+            self.change([&](auto& tree) {
+              return tree.insert_batch(span_of(keys), span_of(values), span_of(weights), span_of(ids));
+            });
+          },
+          "keys"_a, "values"_a, "weights"_a.none(), "ids"_a)
+      .def(
+          "erase",
+          [](Tree& self, const In<EntryId>& ids) {
+            self.change([&](auto& tree) { return tree.erase_batch(span_of(ids)); });
+          },
+          "ids"_a)
+      .def(
+          "set_keys",
+          [](Tree& self, const In<EntryId>& ids, const In<Real>& keys) {
+            self.change([&](auto& tree) { return tree.set_keys(span_of(ids), span_of(keys)); });
+          },
+          "ids"_a, "keys"_a)
+      .def(
+          "set_value",
+          [](Tree& self, EntryId id, const In<Real>& value) {
+            self.change([&](auto& tree) { return tree.set_value(id, span_of(value)); });
+          },
+          "id"_a, "value"_a)
+      .def(
+          "set_weight",
+          [](Tree& self, EntryId id, Real weight) {
+            self.change([&](auto& tree) { return tree.set_weight(id, weight); });
+          },
+          "id"_a, "weight"_a)
+      .def(
+          "set_tau", [](Tree& self, Real tau) { self.change([&](auto& tree) { return tree.set_tau(tau); }); }, "tau"_a)
+      .def(
+          "sgd_values",
+          [](Tree& self, Real query, const In<Real>& d_read, Real rate) {
+            self.change([&](auto& tree) { return tree.sgd_values(query, span_of(d_read), rate); });
+          },
+          "query"_a, "d_read"_a, "rate"_a);
+}
+
+}  // namespace
+
+void bind_soft_btree(nb::module_& module) {
+  bind<float>(module, "SoftBTreeF32", "SoftBTreeSnapshotF32");
+  bind<double>(module, "SoftBTreeF64", "SoftBTreeSnapshotF64");
+}
+
+}  // namespace tandem::python

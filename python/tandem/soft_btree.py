@@ -1,0 +1,142 @@
+"""tandem.SoftBTree: a memory over scalar keys whose soft read over all entries is exact and differentiable.
+
+    r(q) = sum_i w_i K(|q - k_i| / tau) v_i / sum_i w_i K(|q - k_i| / tau),   in O(log n) a query
+
+NumPy arrays in and out; PyTorch tensors where tensors are given, and then a read is differentiable: give it the tensors
+that entries were written from, and their gradients are exact.
+
+    tree = SoftBTree(value_width=1, tau=0.1)
+    ids = tree.insert(keys, values)                                   # arrays or tensors
+    reads = tree.read(queries)                                        # [m, D]
+    reads = tree.read(queries, keys=keys, values=values, ids=ids)     # tensors: reads.sum().backward() reaches them all
+"""
+
+import numpy as np
+
+from . import _core
+
+_TREES = {"float32": _core.SoftBTreeF32, "float64": _core.SoftBTreeF64}
+
+
+def is_tensor(x):
+    return type(x).__module__.split(".")[0] == "torch"
+
+
+class SoftBTree:
+    """One writer at a time; reads are of the tree as it is when they begin, and never wait for the writer.
+
+    value_width   D, the width of a value
+    tau           temperature, above 0
+    kernel        "laplace", e^-u, or "matern32", (1 + u) e^-u, which is smooth
+    dtype         "float32" or "float64": of keys, values and weights, and of the sums
+    """
+
+    def __init__(self, value_width=1, tau=1.0, *, kernel="laplace", dtype="float32"):
+        if dtype not in _TREES:
+            raise ValueError(f"dtype {dtype!r}; expected 'float32' or 'float64'")
+        self.dtype = np.dtype(dtype)
+        self.value_width = value_width
+        self._core = _TREES[dtype](value_width, tau, kernel)
+
+    def __len__(self):
+        return len(self._core)
+
+    @property
+    def version(self):
+        """Rises with every change."""
+        return self._core.version
+
+    @property
+    def tau(self):
+        return self._core.snapshot().tau
+
+    @property
+    def oldest(self):
+        """The id of the entry that was inserted first, or None."""
+        return self._core.oldest
+
+    @property
+    def lightest(self):
+        """The id of the entry of the smallest weight, or None."""
+        return self._core.lightest
+
+    def insert(self, keys, values, weights=None):
+        """keys [m], values [m,D] (or [m] where D is 1), weights [m] (default: all 1) -> ids [m], uint32.
+
+        All or, if one of them cannot be stored, none."""
+        ids = np.empty(len(keys), np.uint32)
+        weights = None if weights is None else self._array(weights)
+        self._core.insert(self._array(keys), self._array(values), weights, ids)
+        return ids
+
+    def erase(self, ids):
+        self._core.erase(self._ids(ids))
+
+    def set_keys(self, ids, keys):
+        self._core.set_keys(self._ids(ids), self._array(keys))
+
+    def set_value(self, id, value):
+        self._core.set_value(int(id), self._array(value))
+
+    def set_weight(self, id, weight):
+        self._core.set_weight(int(id), float(weight))
+
+    def set_tau(self, tau):
+        """A new temperature; every sum in the tree is made again."""
+        self._core.set_tau(float(tau))
+
+    def sgd_values(self, query, d_read, rate):
+        """One step of gradient descent on the values of all entries, in O(log n)."""
+        self._core.sgd_values(float(query), self._array(d_read), float(rate))
+
+    def snapshot(self):
+        """The tree as it is now, for reads that many changes to come must not touch."""
+        return self._core.snapshot()
+
+    def read(self, queries, *, keys=None, values=None, weights=None, tau=None, ids=None, return_log_z=False):
+        """r(queries) [m,D], and with return_log_z ln Z(queries) [m].
+
+        For tensors, keys, values and weights are those that the entries `ids` were inserted from, and tau a tensor of
+        one element that holds the tree's: what is given and requires a gradient gets it."""
+        if is_tensor(queries):
+            from .soft_btree_torch import read_torch
+
+            reads, log_z = read_torch(self, queries, keys, values, weights, tau, ids)
+        else:
+            queries = self._array(queries)
+            reads = np.empty((queries.size, self.value_width), self.dtype)
+            log_z = np.empty(queries.size, self.dtype)
+            self._core.snapshot().read(queries, reads, log_z)
+        return (reads, log_z) if return_log_z else reads
+
+    def read_without(self, queries, except_ids):
+        """r(queries[j]) as if entry except_ids[j] had never been written."""
+        queries = self._array(queries)
+        reads = np.empty((queries.size, self.value_width), self.dtype)
+        self._core.snapshot().read_without(queries, self._ids(except_ids), reads)
+        return reads
+
+    def sample(self, queries, rng=None):
+        """ids [m], each drawn with its weight in the read of its query. rng: a numpy Generator."""
+        queries = self._array(queries)
+        ids = np.empty(queries.size, np.uint32)
+        uniforms = (rng or np.random.default_rng()).random(queries.size)
+        self._core.snapshot().sample(queries, uniforms, ids)
+        return ids
+
+    def log_prob(self, queries, ids):
+        """The logarithm of the weight of entry ids[j] in the read of queries[j]."""
+        queries = self._array(queries)
+        out = np.empty(queries.size, self.dtype)
+        self._core.snapshot().log_prob(queries, self._ids(ids), out)
+        return out
+
+    def _array(self, x):
+        if is_tensor(x):
+            x = x.detach().cpu().numpy()
+        return np.ascontiguousarray(x, self.dtype)
+
+    def _ids(self, ids):
+        if is_tensor(ids):
+            ids = ids.detach().cpu().numpy()
+        return np.ascontiguousarray(ids, np.uint32)

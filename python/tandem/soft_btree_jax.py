@@ -1,0 +1,44 @@
+"""SoftBTree reads inside JAX programs: a jax.custom_vjp around a callback to the tree.
+
+    read = reader(tree, ids)                   # the tree as it is now
+    read(queries, keys, values, weights)       # [m, D]; jax.grad and jax.jit see all four arguments
+"""
+
+import jax
+import numpy as np
+
+
+def reader(tree, ids):
+    """A function of (queries [m], keys [n], values [n,D], weights [n]), the last three those that `ids` were inserted
+    from, which reads a snapshot of the tree: new keys, values or weights take a new reader."""
+    snapshot = tree.snapshot()
+    ids = np.ascontiguousarray(ids, np.uint32)
+    width, dtype = tree.value_width, tree.dtype
+
+    def read_on_host(queries):
+        queries = np.ascontiguousarray(queries, dtype)
+        reads = np.empty((queries.size, width), dtype)
+        snapshot.read(queries, reads)
+        return reads
+
+    def backward_on_host(queries, d_reads):
+        queries, d_reads = (np.ascontiguousarray(x, dtype) for x in (queries, d_reads))
+        entries = snapshot.ids_end
+        made = [np.zeros(shape, dtype) for shape in ((queries.size,), (entries,), (entries, width), (entries,))]
+        snapshot.backward(queries, d_reads, None, *made, None)
+        return (made[0], *(gradient[ids] for gradient in made[1:]))
+
+    @jax.custom_vjp
+    def read(queries, keys, values, weights):
+        return jax.pure_callback(read_on_host, jax.ShapeDtypeStruct((queries.size, width), dtype), queries)
+
+    def forward(queries, keys, values, weights):
+        return read(queries, keys, values, weights), queries
+
+    def backward(queries, d_reads):
+        shapes = ((queries.size,), (ids.size,), (ids.size, width), (ids.size,))
+        made = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+        return jax.pure_callback(backward_on_host, tuple(made), queries, d_reads)
+
+    read.defvjp(forward, backward)
+    return read

@@ -1,0 +1,51 @@
+"""SoftBTree.read for PyTorch tensors, with gradients."""
+
+import numpy as np
+import torch
+
+
+def read_torch(tree, queries, keys, values, weights, tau, ids):
+    if ids is None and any(x is not None for x in (keys, values, weights)):
+        raise ValueError("ids: say which entries keys, values and weights were inserted as")
+    return _Read.apply(tree, queries, keys, values, weights, tau, ids)
+
+
+class _Read(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tree, queries, keys, values, weights, tau, ids):
+        snapshot = tree.snapshot()
+        host = tree._array(queries)
+        reads = np.empty((host.size, tree.value_width), tree.dtype)
+        log_z = np.empty(host.size, tree.dtype)
+        snapshot.read(host, reads, log_z)
+        # The backward is of this snapshot: what is written later does not change it.
+        ctx.tree, ctx.snapshot, ctx.host = tree, snapshot, host
+        ctx.ids = None if ids is None else tree._ids(ids)
+        ctx.like = [None if x is None else (x.shape, x.dtype, x.device) for x in (queries, keys, values, weights, tau)]
+        shape = (*queries.shape, tree.value_width)
+        return (
+            torch.from_numpy(reads).reshape(shape).to(queries),
+            torch.from_numpy(log_z).reshape(queries.shape).to(queries),
+        )
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, d_reads, d_log_z):
+        tree, snapshot = ctx.tree, ctx.snapshot
+        wanted = ctx.needs_input_grad[1:6]
+        entries, width = snapshot.ids_end, tree.value_width
+        sizes = (ctx.host.size, entries, entries * width, entries, 1)
+        made = [np.zeros(size, tree.dtype) if want else None for size, want in zip(sizes, wanted)]
+        snapshot.backward(ctx.host, tree._array(d_reads), tree._array(d_log_z), *made)
+        if ctx.ids is not None:
+            for i, rows in ((1, (entries,)), (2, (entries, width)), (3, (entries,))):
+                if made[i] is not None:
+                    made[i] = made[i].reshape(rows)[ctx.ids]
+        gradients = []
+        for gradient, like in zip(made, ctx.like):
+            if gradient is None:
+                gradients.append(None)
+            else:
+                shape, dtype, device = like
+                gradients.append(torch.from_numpy(np.ascontiguousarray(gradient)).reshape(shape).to(device, dtype))
+        return None, *gradients, None

@@ -1,0 +1,52 @@
+"""tandem.SoftBTree as PyTorch's autograd sees it."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from tandem import SoftBTree  # noqa: E402
+
+
+def written(n=40, width=2, kernel="matern32"):
+    torch.manual_seed(0)
+    keys = torch.randn(n, dtype=torch.float64, requires_grad=True)
+    values = torch.randn(n, width, dtype=torch.float64, requires_grad=True)
+    weights = (torch.rand(n, dtype=torch.float64) + 0.5).requires_grad_()
+    return keys, values, weights
+
+
+@pytest.mark.parametrize("kernel", ["laplace", "matern32"])
+def test_gradcheck(kernel):
+    keys, values, weights = written()
+    queries = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    tau = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+
+    def read(queries, keys, values, weights, tau):
+        tree = SoftBTree(2, float(tau), kernel=kernel, dtype="float64")
+        ids = tree.insert(keys, values, weights)
+        return tree.read(
+            queries, keys=keys, values=values, weights=weights, tau=tau, ids=ids, return_log_z=True
+        )
+
+    assert torch.autograd.gradcheck(read, (queries, keys, values, weights, tau), eps=1e-7, atol=1e-5)
+
+
+def test_the_backward_is_of_the_tree_as_it_was_read():
+    keys, values, weights = written()
+    tree = SoftBTree(2, 0.4, dtype="float64")
+    ids = tree.insert(keys, values, weights)
+    queries = torch.linspace(-1, 1, 7, dtype=torch.float64)
+    reads = tree.read(queries, keys=keys, values=values, ids=ids)
+    want = torch.autograd.grad(reads.sum(), (keys, values), retain_graph=True)
+    tree.erase(ids[:20])
+    tree.insert([0.0], [[100.0, 100.0]])
+    for a, b in zip(torch.autograd.grad(reads.sum(), (keys, values)), want):
+        assert torch.equal(a, b)
+
+
+def test_ids_must_be_named():
+    keys, values, _ = written()
+    tree = SoftBTree(2, 0.4, dtype="float64")
+    tree.insert(keys, values)
+    with pytest.raises(ValueError, match="ids"):
+        tree.read(torch.zeros(1, dtype=torch.float64), keys=keys)

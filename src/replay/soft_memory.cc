@@ -1,0 +1,111 @@
+#include "replay/soft_memory.h"
+
+#include <algorithm>
+#include <initializer_list>
+
+namespace tandem::replay {
+namespace {
+
+using tensor::DType;
+using tensor::Shape;
+using tensor::TensorView;
+
+Status expect_floats(const char* op, const char* name, const TensorView& view,
+                     std::initializer_list<std::int64_t> shape) {
+  bool fits = view.dtype() == DType::kF32 && view.is_dense() && view.device() == device::Device{} &&
+              view.rank() == static_cast<int>(shape.size());
+  int axis = 0;
+  for (const std::int64_t extent : shape) fits = fits && view.extent(axis++) == extent;
+  if (fits) return ok_status();
+  return invalid_argument("{}: {} is {} {} on {}; expected {} dense f32 axes on the cpu that agree with the others", op,
+                          name, view.shape().to_string(), tensor::dtype_name(view.dtype()),
+                          device::to_string(view.device()), shape.size());
+}
+
+std::span<const float> floats(const TensorView& view) {
+  if (!view) return {};
+  return {view.as<const float>(), static_cast<std::size_t>(view.count())};
+}
+
+// to[i, :] += from[ids[i], :], rows of `width`; nothing without `to`.
+void gather_add(const std::vector<float>& from, const std::vector<EntryId>& ids, std::size_t width, TensorView to) {
+  if (!to) return;
+  float* const rows = to.as<float>();
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    for (std::size_t j = 0; j < width; ++j) rows[i * width + j] += from[ids[i] * width + j];
+  }
+}
+
+Result<TensorView> grad_if_wanted(ops::Tape& tape, const TensorView& input) {
+  if (!tape.wants(input)) return TensorView();
+  return tape.grad(input);
+}
+
+Status backward_of_read(const SoftBTreeSnapshot<float>& snapshot, ops::Tape& tape, TensorView queries,
+                        const std::vector<WrittenBatch>& written, TensorView reads) {
+  const TensorView d_reads = TD_TRY(tape.grad(reads));
+  const TensorView d_queries = TD_TRY(grad_if_wanted(tape, queries));
+  const auto wants = [&](TensorView WrittenBatch::*role) {
+    return std::ranges::any_of(written, [&](const WrittenBatch& batch) { return tape.wants(batch.*role); });
+  };
+  // By entry, for all entries: a batch's own are picked out below.
+  const std::size_t ids_end = snapshot.ids_end(), D = static_cast<std::size_t>(snapshot.value_width());
+  std::vector<float> keys(wants(&WrittenBatch::keys) ? ids_end : 0);
+  std::vector<float> values(wants(&WrittenBatch::values) ? ids_end * D : 0);
+  std::vector<float> weights(wants(&WrittenBatch::weights) ? ids_end : 0);
+  SoftBTreeGradients<float> gradients{.keys = keys, .values = values, .weights = weights};
+  if (d_queries) gradients.queries = {d_queries.as<float>(), static_cast<std::size_t>(d_queries.count())};
+  TD_TRY(snapshot.backward(floats(queries), floats(d_reads), {}, gradients));
+  for (const WrittenBatch& batch : written) {
+    gather_add(keys, batch.ids, 1, TD_TRY(grad_if_wanted(tape, batch.keys)));
+    gather_add(values, batch.ids, D, TD_TRY(grad_if_wanted(tape, batch.values)));
+    gather_add(weights, batch.ids, 1, TD_TRY(grad_if_wanted(tape, batch.weights)));
+  }
+  return ok_status();
+}
+
+}  // namespace
+
+Result<WrittenBatch> soft_write(ops::Context& context, SoftBTree<float>& tree, TensorView keys, TensorView values,
+                                TensorView weights, ops::Tape* tape) {
+  constexpr const char* kOp = "soft_write";
+  const std::int64_t m = keys.rank() == 1 ? keys.extent(0) : 0;
+  TD_TRY(expect_floats(kOp, "keys", keys, {m}));
+  TD_TRY(expect_floats(kOp, "values", values, {m, tree.options().value_width}));
+  if (weights) TD_TRY(expect_floats(kOp, "weights", weights, {m}));
+  if (tape != nullptr) {
+    TD_TRY(tape->expect(kOp, "keys", keys));
+    TD_TRY(tape->expect(kOp, "values", values));
+    TD_TRY(tape->expect(kOp, "weights", weights));
+  }
+  WrittenBatch batch{keys, values, weights, {}};
+  if (context.arena.is_planning()) return batch;
+  batch.ids.resize(static_cast<std::size_t>(m));
+  TD_TRY(tree.insert_batch(floats(keys), floats(values), floats(weights), batch.ids));
+  return batch;
+}
+
+Result<TensorView> soft_read(ops::Context& context, const SoftBTreeSnapshot<float>& snapshot, TensorView queries,
+                             std::vector<WrittenBatch> written, ops::Tape* tape) {
+  constexpr const char* kOp = "soft_read";
+  const std::int64_t m = queries.rank() == 1 ? queries.extent(0) : 0;
+  TD_TRY(expect_floats(kOp, "queries", queries, {m}));
+  if (tape != nullptr) TD_TRY(tape->expect(kOp, "queries", queries));
+  for (const WrittenBatch& batch : written) {
+    for (const EntryId id : batch.ids) {
+      if (id >= snapshot.ids_end()) return not_found("{}: entry {} was written after the snapshot was taken", kOp, id);
+    }
+  }
+  const TensorView reads = ops::take(context, DType::kF32, Shape{m, snapshot.value_width()});
+  if (!context.arena.is_planning()) {
+    TD_TRY(snapshot.read(floats(queries), {reads.as<float>(), static_cast<std::size_t>(reads.count())}));
+  }
+  if (tape == nullptr) return reads;
+  TD_TRY(tape->record(kOp, {reads}, [snapshot, tape, queries, written = std::move(written), reads] {
+    if (tape->arena().is_planning()) return ok_status();
+    return backward_of_read(snapshot, *tape, queries, written, reads);
+  }));
+  return reads;
+}
+
+}  // namespace tandem::replay
