@@ -141,7 +141,7 @@ TEST_F(TapeTest, GivesBackTheGradientsOfWhatOpsMadeAndKeepsTheLeaves) {
   EXPECT_EQ(tape_.grad(view_a_).value().as<float>()[0], 15.0f);
   EXPECT_EQ(tape_.grad(view_a_).value().as<float>()[23], 5.0f);
   // At any time there are two gradients: of what goes into an op, and of what comes out of it.
-  EXPECT_EQ(gradients_.used_bytes(), 2 * (24 * sizeof(float) + 32));
+  EXPECT_EQ(gradients_.used_bytes(), 2 * device::kArenaAlignment);
   expect_refused(tape_.grad(last).status(), "until that op has run");
 }
 
