@@ -9,7 +9,8 @@
 namespace tandem::cli {
 namespace {
 
-constexpr double kWidth = 480, kHeight = 340, kLeft = 64, kRight = 16, kTop = 36, kBottom = 48;
+constexpr double kWidth = 480, kHeight = 360, kLeft = 64, kRight = 16, kBottom = 48;
+constexpr double kTitle = 30, kLegendRow = 16;  // above the frame: the title, then the names, two to a row
 constexpr std::array kColours = {"#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377"};
 
 std::string escaped(const std::string& text) {
@@ -69,7 +70,8 @@ class Axis {
 };
 
 std::string chart_body(const Chart& chart) {
-  Axis x(kLeft, kWidth - kRight, false), y(kHeight - kBottom, kTop, chart.log_y);
+  const double top = kTitle + kLegendRow * std::ceil(static_cast<double>(chart.lines.size()) / 2) + 8;
+  Axis x(kLeft, kWidth - kRight, false), y(kHeight - kBottom, top, chart.log_y);
   const auto is_drawn = [&](const std::pair<double, double>& point) {
     return x.can_show(point.first) && y.can_show(point.second);
   };
@@ -94,7 +96,7 @@ std::string chart_body(const Chart& chart) {
   body += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n", (kLeft + kWidth - kRight) / 2,
                       kHeight - 10, escaped(chart.x_name));
   body += fmt::format("<text transform=\"translate(14 {}) rotate(-90)\" text-anchor=\"middle\">{}</text>\n",
-                      (kTop + kHeight - kBottom) / 2, escaped(chart.y_name));
+                      (top + kHeight - kBottom) / 2, escaped(chart.y_name));
   for (std::size_t i = 0; i < chart.lines.size(); ++i) {
     const char* const colour = kColours[i % kColours.size()];
     std::string points;
@@ -102,8 +104,10 @@ std::string chart_body(const Chart& chart) {
       if (is_drawn(point)) points += fmt::format("{:.1f},{:.1f} ", x.px(point.first), y.px(point.second));
     }
     body += fmt::format("<polyline points=\"{}\" stroke=\"{}\"/>\n", points, colour);
-    body += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"end\" fill=\"{}\">{}</text>\n", kWidth - kRight - 4,
-                        kTop + 14 + 15 * static_cast<double>(i), colour, escaped(chart.lines[i].name));
+    body += fmt::format("<text x=\"{}\" y=\"{}\" fill=\"{}\">{}</text>\n",
+                        kLeft + static_cast<double>(i % 2) * (kWidth - kLeft - kRight) / 2,
+                        kTitle + kLegendRow * (std::floor(static_cast<double>(i) / 2) + 0.5), colour,
+                        escaped(chart.lines[i].name));
   }
   return body;
 }
