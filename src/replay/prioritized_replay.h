@@ -26,7 +26,7 @@ using SlotId = std::uint32_t;
 // Who leaves when all slots hold something.
 enum class ReplayEviction : std::uint8_t {
   kOldest,
-  kLowestPriority,  // of equals the oldest; updates cost twice as much
+  kLowestPriority,  // of equals the oldest; changes cost about seven times as much
 };
 
 struct PrioritizedReplayOptions {

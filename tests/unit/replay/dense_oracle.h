@@ -6,7 +6,8 @@
 //   d/dtau = sum p_i h_i u_i f_i / tau
 // Sums of <g, v_i - r> u f take u f less its value at the nearest entry: the sum of p_i <g, v_i - r> is 0, and digits
 // would be lost to a common distance. Beside each gradient stands its scale: the sum of its terms' absolute values,
-// each times 1 + the distance beyond the nearest (what one rounding of an exponent costs).
+// each times what rounding its exponent costs: 1 + the distance beyond the nearest entry, and + the distance itself if
+// the two are on opposite sides of the query, where two rounded distances are subtracted.
 #pragma once
 
 #include <algorithm>
@@ -40,7 +41,8 @@ struct DenseBackward {
 struct DenseRead {
   std::vector<double> shares;  // K_i / Z: times w_i, p_i
   std::vector<double> beyond;  // u_i - u of the nearest entry that has weight
-  double nearest = 0;          // its u
+  std::vector<double> roundings;
+  double nearest = 0;  // its u
   double log_z = 0;
   std::vector<double> read, scales;  // [D]
 };
@@ -65,6 +67,7 @@ class DenseOracle {
     out.nearest = nearest / tau_;
     out.shares.resize(n);
     out.beyond.resize(n);
+    out.roundings.resize(n);
     double z = 0;
     for (std::size_t i = 0; i < n; ++i) {
       if (i == except) continue;
@@ -73,6 +76,7 @@ class DenseOracle {
       const bool same_side = query > nearest_key ? key <= query : key >= query;
       const double beyond = (same_side ? behind : std::abs(query - key) - nearest) / tau_;
       out.beyond[i] = beyond;
+      out.roundings[i] = 1 + std::abs(beyond) + (same_side ? 0 : std::abs(query - key) / tau_);
       out.shares[i] = std::exp(-beyond);
       if (kernel_ == SoftKernel::kMatern32) out.shares[i] *= 1 + beyond / (1 + out.nearest);
       if (entries_.weights[i] > 0) z += entries_.weights[i] * out.shares[i];
@@ -86,7 +90,7 @@ class DenseOracle {
       const double p = entries_.weights[i] * out.shares[i];
       for (std::size_t d = 0; d < width; ++d) {
         out.read[d] += p * entries_.values[i * width + d];
-        out.scales[d] += p * std::abs(entries_.values[i * width + d]) * (1 + std::abs(out.beyond[i]));
+        out.scales[d] += p * std::abs(entries_.values[i * width + d]) * out.roundings[i];
       }
     }
     return out;
@@ -118,7 +122,7 @@ class DenseOracle {
       for (std::size_t i = 0; i < n; ++i) {
         const double share = row.shares[i], beyond = row.beyond[i];
         const double p = entries_.weights[i] > 0 ? entries_.weights[i] * share : 0;
-        const double roundings = 1 + std::abs(beyond);
+        const double roundings = row.roundings[i];
         double h = 0, h_scale = 0;
         for (std::size_t d = 0; d < width; ++d) {
           const auto g = static_cast<double>(d_reads[j * width + d]);

@@ -144,17 +144,17 @@ TreeGradients<Real> tree_backward(const SoftBTreeSnapshot<Real>& snapshot, std::
   return out;
 }
 
-// The greatest |got - want| / scale; infinite if anything is NaN. Below `floor` of the greatest scale numbers
-// underflow.
+// The greatest |got - want| / scale; infinite if anything is NaN. Numbers this far below the greatest scale, or this
+// near to the least that Real can hold, underflow.
 template <class Real>
 double worst(std::span<const Real> got, std::span<const double> want, std::span<const double> scale) {
   EXPECT_EQ(got.size(), want.size());
-  const double floor = std::is_same_v<Real, float> ? 1e-30 : 1e-280;
-  double greatest = std::numeric_limits<double>::min(), out = 0;
+  const double far_below = std::is_same_v<Real, float> ? 1e-30 : 1e-280;
+  double greatest = 0, out = 0;
   for (const double s : scale) greatest = std::max(greatest, s);
+  const double floor = far_below * std::max(greatest, 1.0);
   for (std::size_t i = 0; i < want.size(); ++i) {
-    const double off = std::abs(static_cast<double>(got[i]) - want[i]);
-    const double error = off == 0 ? 0 : off / (scale[i] + floor * greatest);
+    const double error = std::abs(static_cast<double>(got[i]) - want[i]) / (scale[i] + floor);
     if (!(error <= out)) out = std::isnan(error) ? std::numeric_limits<double>::infinity() : error;
   }
   return out;
