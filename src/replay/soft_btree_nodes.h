@@ -130,6 +130,12 @@ class Nodes {
     for (const char* end = at + (all < kPrefetchMost ? all : kPrefetchMost); at < end; at += 64) __builtin_prefetch(at);
   }
 
+  void prefetch_row(const Real* x) const {
+    const char* at = reinterpret_cast<const char*>(x);
+    for (const char* end = at + sizeof(Real) * stride; at < end; at += 64) __builtin_prefetch(at);
+    __builtin_prefetch(reinterpret_cast<const char*>(x + stride) - 1);
+  }
+
   void set_entry(LeafT* n, int at, const Item<Real>& item) const;
 
   int width, value_stride, row;

@@ -62,16 +62,17 @@ void Probe<Real>::visit(const Nodes<Real>& nodes, const Node* node) {
     while (r < n->size && n->lo[r] <= q) ++r;
     if (j > 0 && n->hi[j - 1] > -kInfinity) {
       left.push_back({nodes.left_to(n, j - 1), n->hi[j - 1], n, j - 1, false});
+      nodes.prefetch_row(left.back().row);
       meet_before(n->hi[j - 1]);
     }
     if (r < n->size && n->lo[r] < kInfinity) {
       right.push_back({nodes.right_from(n, r), n->lo[r], n, r, false});
+      nodes.prefetch_row(right.back().row);
       meet_after(n->lo[r]);
     }
     if (r == j) return;  // q lies between two children
-    // Usually one child; several when a run of keys equal to q spans them.
+    // Usually one child; several when a run of keys equal to q spans them. (One without live keys adds nothing.)
     for (int c = j; c + 1 < r; ++c) {
-      if (!nodes.live(n, c)) continue;
       if (n->lo[c] == q && n->hi[c] == q) {
         ties.push_back({nodes.left(n, c), q, n, c, true});
         has_tie = true;
@@ -80,7 +81,6 @@ void Probe<Real>::visit(const Nodes<Real>& nodes, const Node* node) {
       }
     }
     node = n->children[r - 1];
-    if (!nodes.live(n, r - 1)) return;
     if (n->level == 1) nodes.prefetch(node, 0);
   }
   leaves.push_back({Nodes<Real>::leaf(node), 0, 0, -1});
