@@ -5,6 +5,7 @@
 #include <cmath>
 #include <map>
 #include <random>
+#include <thread>
 #include <vector>
 
 namespace tandem::replay {
@@ -403,6 +404,70 @@ TYPED_TEST(SoftBTreeTyped, RefusedCallsChangeNothing) {
   // All weights 0: nothing to read, though entries are there.
   ASSERT_TRUE(tree.set_weight(id, 0).ok());
   EXPECT_EQ(tree.snapshot().read(one, read).code(), StatusCode::kNotFound);
+}
+
+// One writer; readers on snapshots, which they drop while nodes change. (Meant for the thread sanitizer.)
+TEST(SoftBTreeThreads, SnapshotsAreReadWhileTheTreeChanges) {
+  auto tree = make<float>(2, 0.1f);
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  std::vector<EntryId> there;
+  const auto grow = [&](int count) {
+    for (int i = 0; i < count; ++i) {
+      const std::vector<float> value = {1, normal(random)};
+      there.push_back(*tree.insert(normal(random), value));
+    }
+  };
+  grow(2000);
+  for (int round = 0; round < 30; ++round) {
+    std::vector<std::thread> readers;
+    for (int r = 0; r < 2; ++r) {
+      readers.emplace_back([snapshot = tree.snapshot()]() mutable {
+        const std::vector<float> queries = {-1, 0, 0.5f, 3};
+        std::vector<float> first(8), again(8), weights(snapshot.ids_end());
+        ASSERT_TRUE(snapshot.read(queries, first).ok());
+        ASSERT_TRUE(snapshot.backward(queries, first, {}, {.weights = weights}).ok());
+        ASSERT_TRUE(snapshot.read(queries, again).ok());
+        EXPECT_EQ(first, again);
+        for (int j = 0; j < 4; ++j) EXPECT_NEAR(first[2 * j], 1, 1e-6);
+        snapshot = {};
+      });
+    }
+    grow(50);
+    for (int i = 0; i < 50; ++i) {
+      const std::size_t at = random() % there.size();
+      ASSERT_TRUE(tree.erase(there[at]).ok());
+      there[at] = there.back();
+      there.pop_back();
+    }
+    for (std::thread& reader : readers) reader.join();
+  }
+  tree.check_invariants();
+}
+
+// Keys as far apart as numbers go: distances overflow to infinity, and that is far enough.
+TYPED_TEST(SoftBTreeTyped, ExtremeKeys) {
+  for (const SoftKernel kernel : {SoftKernel::kLaplace, SoftKernel::kMatern32}) {
+    constexpr TypeParam kLargest = std::numeric_limits<TypeParam>::max();
+    auto tree = make<TypeParam>(1, 1, kernel);
+    for (int i = 0; i < 100; ++i) {  // more than a leaf
+      for (const TypeParam key : {-kLargest, TypeParam(0), kLargest}) {
+        const std::vector<TypeParam> value = {key == 0 ? TypeParam(2) : key > 0 ? TypeParam(3) : TypeParam(1)};
+        ASSERT_TRUE(tree.insert(key, value).ok());
+      }
+    }
+    const std::vector<TypeParam> queries = {-kLargest, 0, kLargest}, d_reads = {1, 1, 1};
+    std::vector<TypeParam> reads(3), d_queries(3), d_keys(300), d_values(300), d_weights(300);
+    TypeParam d_tau = 0;
+    ASSERT_TRUE(tree.snapshot().read(queries, reads).ok());
+    EXPECT_EQ(reads, (std::vector<TypeParam>{1, 2, 3}));
+    ASSERT_TRUE(tree.snapshot().backward(queries, d_reads, {}, {d_queries, d_keys, d_values, d_weights, &d_tau}).ok());
+    EXPECT_EQ(d_queries, std::vector<TypeParam>(3));
+    EXPECT_EQ(d_keys, std::vector<TypeParam>(300));
+    for (const TypeParam d : d_values) EXPECT_NEAR(d, 0.01, 1e-8);
+    for (const TypeParam d : d_weights) EXPECT_NEAR(d, 0, 1e-7);
+    EXPECT_EQ(d_tau, 0);
+  }
 }
 
 }  // namespace
