@@ -23,6 +23,8 @@ inline constexpr int kInnerMost = 16, kInnerLeast = 6;  // children (the root: a
 inline constexpr std::size_t kPrefetchMost = 8192;      // bytes of a node asked for ahead
 inline constexpr int kLeafFill = 48, kInnerFill = 12;   // when many are made at once
 
+static_assert(kInnerMost <= rows::kScanMost);
+
 struct Node {
   std::atomic<std::uint32_t> owners{1};
   std::uint16_t size = 0;

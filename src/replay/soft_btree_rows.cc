@@ -84,19 +84,22 @@ HWY_INLINE void scan_of(const Scan<Real>& s) {
   const Lanes<Real> d;
   const int n = static_cast<int>(hn::Lanes(d));
   const int stride = s.moments ? 2 * s.width : s.width;
-  HWY_ALIGN Real u[64] = {}, e[64];
+  HWY_ALIGN Real u[kScanMost + 32 / sizeof(Real)], e[kScanMost + 32 / sizeof(Real)];
   const int last = s.step > 0 ? s.count - 1 : 0, begin = s.step > 0 ? 0 : s.count - 1;
   const int low = s.first < last ? s.first : last, high = s.first < last ? last : s.first;
-  for (int j = low; j <= high; ++j) {
-    const int before = j - s.step;
-    if (j == begin || s.anchors[j] == s.anchors[before]) {  // (also -infinity beside -infinity)
-      u[j - low] = 0;
-    } else {
-      u[j - low] = (s.step > 0 ? s.anchors[j] - s.anchors[before] : s.anchors[before] - s.anchors[j]) / s.tau;
-    }
+  // Steps are between neighbours a and a + 1; where both are the same (both infinite, too), it is 0.
+  const int from = s.step > 0 ? (low == begin ? low : low - 1) : low;
+  const int to = s.step > 0 ? high : (high == begin ? high : high + 1);
+  const int slot = s.step > 0 ? from + 1 - low : 0;  // of the step from `from`
+  const auto tau = hn::Set(d, s.tau);
+  for (int j = from; j < to; j += n) {
+    const auto a = hn::LoadU(d, s.anchors + j), b = hn::LoadU(d, s.anchors + j + 1);
+    const auto step = hn::Div(hn::IfThenZeroElse(hn::Eq(a, b), hn::Sub(b, a)), tau);
+    hn::StoreU(step, d, u + slot + (j - from));
+    hn::StoreU(exp_of(d, hn::Neg(step)), d, e + slot + (j - from));
   }
-  exp_negative_of(u, e, high - low + 1);
   // The running sum stays in a register from row to row.
+  if (s.first == begin) u[begin - low] = e[begin - low] = 0;
   const int rows_count = high - low + 1, before = s.first - s.step;
   for (int k = 0; k < s.width; k += n) {
     auto sum = hn::Zero(d), moment = hn::Zero(d);

@@ -49,6 +49,8 @@ void add_pointed(const double* const* rows, const double* c, int count, int widt
 // Running sums: from `first` by `step` (+1 or -1) to the last of `count` rows,
 //   sums_j = item_j + e^-u sums_{j-step},   u = |anchor_j - anchor_{j-step}| / tau
 // and with moments (a second row behind each) sums'_j = item'_j + e^-u (sums'_{j-step} + u sums_{j-step}).
+// At most kScanMost rows; up to 32 bytes behind the anchors may be read.
+inline constexpr int kScanMost = 16;
 template <class Real>
 struct Scan {
   const Real* anchors;
