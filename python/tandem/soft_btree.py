@@ -86,7 +86,7 @@ class SoftBTree:
         self._core.set_tau(float(tau))
 
     def sgd_values(self, query, d_read, rate):
-        """One step of gradient descent on the values of all entries, in O(log n)."""
+        """One step of gradient descent on the values of all entries that `query` reaches."""
         self._core.sgd_values(float(query), self._array(d_read), float(rate))
 
     def snapshot(self):

@@ -103,8 +103,9 @@ class SoftBTree {
   std::uint64_t version() const;
   const SoftBTreeOptions<Real>& options() const;
   [[nodiscard]] Result<Entry> entry(EntryId id) const;
-  std::optional<EntryId> oldest() const;    // of those in the tree, the first inserted
-  std::optional<EntryId> lightest() const;  // of the smallest weight, the oldest of equals
+  std::optional<EntryId> oldest() const;  // of those in the tree, the first inserted
+  // Of the smallest weight, the oldest of equals. The first call takes O(n log n); changes keep it known from then on.
+  std::optional<EntryId> lightest() const;
 
   // Cost: O(D log n) each.
   [[nodiscard]] Result<EntryId> insert(Real key, std::span<const Real> value, Real weight = 1);
@@ -121,6 +122,10 @@ class SoftBTree {
   [[nodiscard]] Status set_keys(std::span<const EntryId> ids, std::span<const Real> keys);
   // A new temperature changes every sum: O(n D).
   [[nodiscard]] Status set_tau(Real tau);
+
+  // v_i -= rate * d/dv_i <d_read, r(query)> for ALL entries. Cost: O(D) for each entry near enough to have p_i > 0 in
+  // double (within some 745 tau), and O(D log n).
+  [[nodiscard]] Status sgd_values(Real query, std::span<const Real> d_read, Real rate);
 
   SoftBTreeSnapshot<Real> snapshot();
 

@@ -470,5 +470,44 @@ TYPED_TEST(SoftBTreeTyped, ExtremeKeys) {
   }
 }
 
+// Steps on all values are those of the gradient written out; a snapshot taken before keeps its answers.
+TYPED_TEST(SoftBTreeTyped, SgdMovesAllValues) {
+  for (const SoftKernel kernel : {SoftKernel::kLaplace, SoftKernel::kMatern32}) {
+    std::mt19937 random(9);
+    std::normal_distribution<double> normal;
+    const std::size_t n = 700, width = 3;
+    auto tree = make<TypeParam>(width, TypeParam(0.002), kernel);  // some entries are out of reach
+    Plain<TypeParam> plain;
+    for (std::size_t i = 0; i < n; ++i) {
+      const TypeParam key = i % 3 ? TypeParam(normal(random)) : TypeParam(0.5), weight = TypeParam(i % 11 ? 1.5 : 0);
+      const std::vector<TypeParam> value = {TypeParam(normal(random)), TypeParam(normal(random)), TypeParam(1)};
+      plain.entries[*tree.insert(key, value, weight)] = {key, weight, value};
+    }
+    const auto before = tree.snapshot();
+    const Plain<TypeParam> was = plain;
+    for (int step = 0; step < 20; ++step) {
+      const std::vector<TypeParam> q = {step % 4 ? TypeParam(normal(random)) : TypeParam(0.5)}, zero = {0};
+      const std::vector<TypeParam> g = {TypeParam(normal(random)), TypeParam(normal(random)), TypeParam(0.5)};
+      const PlainGradients<TypeParam> gradients(plain, tree.ids_end(), tree.options().tau, kernel, q, g, zero);
+      ASSERT_TRUE(tree.sgd_values(q[0], g, TypeParam(0.25)).ok());
+      for (auto& [id, e] : plain.entries) {
+        for (std::size_t k = 0; k < width; ++k) e.value[k] -= TypeParam(0.25 * gradients.values[id * width + k]);
+      }
+    }
+    tree.check_invariants();
+    for (const auto& [id, e] : plain.entries) {
+      const auto entry = tree.entry(id);
+      for (std::size_t k = 0; k < width; ++k) ASSERT_NEAR(entry->value[k], e.value[k], this->kTolerance) << id;
+    }
+    expect_reads<TypeParam>(tree.snapshot(), plain, kernel, {0, 0.5, -1, 9}, this->kTolerance);
+    expect_reads<TypeParam>(before, was, kernel, {0, 0.5, -1, 9}, this->kTolerance);
+    const std::uint64_t version = tree.version();
+    EXPECT_EQ(tree.sgd_values(0, std::vector<TypeParam>{1}, 1).code(), StatusCode::kInvalidArgument);
+    EXPECT_EQ(tree.version(), version);
+  }
+  auto empty = make<TypeParam>(1, 1);
+  EXPECT_EQ(empty.sgd_values(0, std::vector<TypeParam>{1}, 1).code(), StatusCode::kNotFound);
+}
+
 }  // namespace
 }  // namespace tandem::replay
