@@ -3,66 +3,17 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <map>
+#include <limits>
 #include <random>
 #include <thread>
 #include <vector>
 
+#include "unit/replay/soft_btree_plain.h"
+
 namespace tandem::replay {
 namespace {
 
-template <class Real>
-struct Plain {  // entries by id, and the formula written out in double
-  struct Entry {
-    Real key, weight;
-    std::vector<Real> value;
-  };
-  std::map<EntryId, Entry> entries;
-
-  static double kernel(SoftKernel kernel, double u) {
-    return kernel == SoftKernel::kLaplace ? std::exp(-u) : (1 + u) * std::exp(-u);
-  }
-  std::vector<double> read(Real q, double tau, SoftKernel k, double* log_z = nullptr, long except = -1) const {
-    double nearest = INFINITY;
-    for (const auto& [id, e] : entries) {
-      if (e.weight > 0 && long(id) != except) nearest = std::min(nearest, std::abs(double(q) - double(e.key)));
-    }
-    std::vector<double> sum(entries.begin()->second.value.size());
-    double z = 0;
-    for (const auto& [id, e] : entries) {
-      if (e.weight == 0 || long(id) == except) continue;
-      const double d = std::abs(double(q) - double(e.key));
-      double p = e.weight * std::exp(-(d - nearest) / tau);
-      if (k == SoftKernel::kMatern32) p *= 1 + d / tau;
-      z += p;
-      for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += p * double(e.value[i]);
-    }
-    for (double& x : sum) x /= z;
-    if (log_z != nullptr) *log_z = std::log(z) - nearest / tau;
-    return sum;
-  }
-};
-
-template <class Real>
-SoftBTree<Real> make(int width, Real tau, SoftKernel kernel = SoftKernel::kLaplace) {
-  auto tree = SoftBTree<Real>::create({.value_width = width, .tau = tau, .kernel = kernel});
-  EXPECT_TRUE(tree.ok());
-  return std::move(tree).value();
-}
-
-template <class Real>
-void expect_reads(const SoftBTreeSnapshot<Real>& snapshot, const Plain<Real>& plain, SoftKernel kernel,
-                  const std::vector<Real>& queries, double tolerance) {
-  const int width = snapshot.value_width();
-  std::vector<Real> reads(queries.size() * width), log_z(queries.size());
-  ASSERT_TRUE(snapshot.read(queries, reads, log_z).ok());
-  for (std::size_t j = 0; j < queries.size(); ++j) {
-    double want_log_z;
-    const auto want = plain.read(queries[j], snapshot.tau(), kernel, &want_log_z);
-    for (int k = 0; k < width; ++k) ASSERT_NEAR(reads[j * width + k], want[k], tolerance) << "query " << queries[j];
-    ASSERT_NEAR(log_z[j], want_log_z, tolerance * (1 + std::abs(want_log_z))) << "query " << queries[j];
-  }
-}
+using namespace plain;
 
 template <class Real>
 class SoftBTreeTyped : public testing::Test {
@@ -172,109 +123,6 @@ TYPED_TEST(SoftBTreeTyped, ChurnKeepsReadsAndSnapshotsLaplace) {
 }
 TYPED_TEST(SoftBTreeTyped, ChurnKeepsReadsAndSnapshotsMatern) {
   churn<TypeParam>(SoftKernel::kMatern32, this->kTolerance);
-}
-
-// The gradients written out, in double, of <g, r(q)> + h ln Z(q), over queries; entries of weight 0 included.
-template <class Real>
-struct PlainGradients {
-  std::vector<double> queries, keys, values, weights;
-  double tau = 0;
-
-  PlainGradients(const Plain<Real>& plain, std::size_t ids_end, double t, SoftKernel kernel, const std::vector<Real>& q,
-                 const std::vector<Real>& g, const std::vector<Real>& h) {
-    const std::size_t width = g.size() / q.size();
-    queries.resize(q.size());
-    keys.resize(ids_end);
-    weights.resize(ids_end);
-    values.resize(ids_end * width);
-    for (std::size_t j = 0; j < q.size(); ++j) {
-      double log_z;
-      const auto r = plain.read(q[j], t, kernel, &log_z);
-      double nearest = INFINITY;
-      for (const auto& [id, e] : plain.entries) {
-        if (e.weight > 0) nearest = std::min(nearest, std::abs(double(q[j]) - e.key));
-      }
-      const double s = nearest / t, off = kernel == SoftKernel::kLaplace ? s : s * s / (1 + s);
-      tau += h[j] * off / t;
-      for (const auto& [id, e] : plain.entries) {
-        const double d = double(q[j]) - e.key, u = std::abs(d) / t;
-        const double base = std::exp(-u - log_z), sign = d > 0 ? 1 : d < 0 ? -1 : 0;
-        const double k = base * (kernel == SoftKernel::kLaplace ? 1 : 1 + u);
-        const double slope = base * (kernel == SoftKernel::kLaplace ? 1 : u);
-        const double by_tau = base * (kernel == SoftKernel::kLaplace ? u - off : u * u - off * (1 + u)) / t;
-        double dot = h[j];
-        for (std::size_t c = 0; c < width; ++c) {
-          dot += double(g[j * width + c]) * (e.value[c] - r[c]);
-          values[id * width + c] += e.weight * k * double(g[j * width + c]);
-        }
-        weights[id] += k * dot;
-        keys[id] += e.weight * slope * sign * dot / t;
-        queries[j] -= e.weight * slope * sign * dot / t;
-        tau += e.weight * by_tau * dot;
-      }
-    }
-  }
-};
-
-template <class Real>
-void expect_close(const std::vector<Real>& have, const std::vector<double>& want, double tolerance, const char* what) {
-  double scale = 0;
-  for (const double x : want) scale = std::max(scale, std::abs(x));
-  for (std::size_t i = 0; i < want.size(); ++i) {
-    ASSERT_NEAR(have[i], want[i], tolerance * scale) << what << " " << i;
-  }
-}
-
-template <class Real>
-void gradients_of(SoftKernel kernel, Real tau, double tolerance) {
-  std::mt19937 random(11);
-  std::normal_distribution<double> normal;
-  const std::size_t n = 1500, m = 40, width = 3;
-  auto tree = make<Real>(width, tau, kernel);
-  Plain<Real> plain;
-  for (std::size_t i = 0; i < n; ++i) {
-    const Real key = random() % 3 ? Real(normal(random)) : Real(std::round(normal(random) * 2) / 2);
-    const Real weight = i == 1 ? Real(1) : random() % 10 == 0 ? Real(0) : Real(0.5 + (random() % 100) / 50.0);
-    const std::vector<Real> value = {Real(normal(random)), Real(normal(random)), Real(normal(random))};
-    const auto id = tree.insert(key, value, weight);
-    plain.entries[*id] = {key, weight, value};
-  }
-  std::vector<Real> q, g, h;
-  for (std::size_t j = 0; j < m; ++j) {
-    q.push_back(j % 3 == 0 ? Real(std::round(normal(random) * 2) / 2) : Real(normal(random)));
-    h.push_back(Real(normal(random)));
-    for (std::size_t k = 0; k < width; ++k) g.push_back(Real(normal(random)));
-  }
-  q[0] = -20;
-  q[1] = 15;
-  const PlainGradients<Real> want(plain, tree.ids_end(), tau, kernel, q, g, h);
-  std::vector<Real> dq(m), dk(n), dv(n * width), dw(n);
-  Real dtau = 0;
-  ASSERT_TRUE(tree.snapshot().backward(q, g, h, {dq, dk, dv, dw, &dtau}).ok());
-  expect_close(dq, want.queries, tolerance, "query");
-  expect_close(dk, want.keys, tolerance, "key");
-  expect_close(dv, want.values, tolerance, "value");
-  expect_close(dw, want.weights, tolerance, "weight");
-  expect_close(std::vector<Real>{dtau}, {want.tau}, tolerance, "tau");
-  // Without the others' gradients each is the same.
-  std::vector<Real> only(m), weights(n);
-  ASSERT_TRUE(tree.snapshot().backward(q, g, h, {.queries = only}).ok());
-  EXPECT_EQ(only, dq);
-  ASSERT_TRUE(tree.snapshot().backward(q, g, h, {.weights = weights}).ok());
-  expect_close(weights, want.weights, tolerance, "weight alone");
-}
-
-TYPED_TEST(SoftBTreeTyped, GradientsLaplace) {
-  for (const double tau : {0.01, 0.3, 20.0}) {
-    SCOPED_TRACE(tau);
-    gradients_of<TypeParam>(SoftKernel::kLaplace, TypeParam(tau), this->kTolerance * 3);
-  }
-}
-TYPED_TEST(SoftBTreeTyped, GradientsMatern) {
-  for (const double tau : {0.01, 0.3, 20.0}) {
-    SCOPED_TRACE(tau);
-    gradients_of<TypeParam>(SoftKernel::kMatern32, TypeParam(tau), this->kTolerance * 3);
-  }
 }
 
 // A grid of uniforms finds every entry as often as its probability says, and log_prob agrees.
@@ -468,45 +316,6 @@ TYPED_TEST(SoftBTreeTyped, ExtremeKeys) {
     for (const TypeParam d : d_weights) EXPECT_NEAR(d, 0, 1e-7);
     EXPECT_EQ(d_tau, 0);
   }
-}
-
-// Steps on all values are those of the gradient written out; a snapshot taken before keeps its answers.
-TYPED_TEST(SoftBTreeTyped, SgdMovesAllValues) {
-  for (const SoftKernel kernel : {SoftKernel::kLaplace, SoftKernel::kMatern32}) {
-    std::mt19937 random(9);
-    std::normal_distribution<double> normal;
-    const std::size_t n = 700, width = 3;
-    auto tree = make<TypeParam>(width, TypeParam(0.002), kernel);  // some entries are out of reach
-    Plain<TypeParam> plain;
-    for (std::size_t i = 0; i < n; ++i) {
-      const TypeParam key = i % 3 ? TypeParam(normal(random)) : TypeParam(0.5), weight = TypeParam(i % 11 ? 1.5 : 0);
-      const std::vector<TypeParam> value = {TypeParam(normal(random)), TypeParam(normal(random)), TypeParam(1)};
-      plain.entries[*tree.insert(key, value, weight)] = {key, weight, value};
-    }
-    const auto before = tree.snapshot();
-    const Plain<TypeParam> was = plain;
-    for (int step = 0; step < 20; ++step) {
-      const std::vector<TypeParam> q = {step % 4 ? TypeParam(normal(random)) : TypeParam(0.5)}, zero = {0};
-      const std::vector<TypeParam> g = {TypeParam(normal(random)), TypeParam(normal(random)), TypeParam(0.5)};
-      const PlainGradients<TypeParam> gradients(plain, tree.ids_end(), tree.options().tau, kernel, q, g, zero);
-      ASSERT_TRUE(tree.sgd_values(q[0], g, TypeParam(0.25)).ok());
-      for (auto& [id, e] : plain.entries) {
-        for (std::size_t k = 0; k < width; ++k) e.value[k] -= TypeParam(0.25 * gradients.values[id * width + k]);
-      }
-    }
-    tree.check_invariants();
-    for (const auto& [id, e] : plain.entries) {
-      const auto entry = tree.entry(id);
-      for (std::size_t k = 0; k < width; ++k) ASSERT_NEAR(entry->value[k], e.value[k], this->kTolerance) << id;
-    }
-    expect_reads<TypeParam>(tree.snapshot(), plain, kernel, {0, 0.5, -1, 9}, this->kTolerance);
-    expect_reads<TypeParam>(before, was, kernel, {0, 0.5, -1, 9}, this->kTolerance);
-    const std::uint64_t version = tree.version();
-    EXPECT_EQ(tree.sgd_values(0, std::vector<TypeParam>{1}, 1).code(), StatusCode::kInvalidArgument);
-    EXPECT_EQ(tree.version(), version);
-  }
-  auto empty = make<TypeParam>(1, 1);
-  EXPECT_EQ(empty.sgd_values(0, std::vector<TypeParam>{1}, 1).code(), StatusCode::kNotFound);
 }
 
 }  // namespace
