@@ -81,7 +81,7 @@ def test_refusals_name_the_argument_and_change_nothing():
         tree.set_tau(0.0)
     with pytest.raises(ValueError):
         tree.erase([ids[0], 10_000])
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(ValueError, match="no entry"):
         SoftBTree(1, 1.0).read([0.0])
     with pytest.raises(ValueError, match="kernel"):
         SoftBTree(1, 1.0, kernel="gauss")
