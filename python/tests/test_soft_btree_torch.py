@@ -22,7 +22,7 @@ def test_gradcheck(kernel):
     tau = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
 
     def read(queries, keys, values, weights, tau):
-        tree = SoftBTree(2, float(tau), kernel=kernel, dtype="float64")
+        tree = SoftBTree(2, float(tau.detach()), kernel=kernel, dtype="float64")
         ids = tree.insert(keys, values, weights)
         return tree.read(
             queries, keys=keys, values=values, weights=weights, tau=tau, ids=ids, return_log_z=True
