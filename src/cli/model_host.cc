@@ -44,15 +44,18 @@ Result<std::unique_ptr<ModelHost>> ModelHost::open(const std::filesystem::path& 
   return host;
 }
 
+std::string ModelHost::device_text() const {
+  if (!on_cuda()) return fmt::format("{} threads", stream_->pool().threads_count());
+  const auto devices = device::cuda_devices();
+  const auto index = static_cast<std::size_t>(stream_->device().index);
+  return fmt::format("{} ({})", device::to_string(stream_->device()),
+                     index < devices.size() ? devices[index].name : "?");
+}
+
 std::string ModelHost::path_text() const {
   const char* const products = plan_.compute == kernels::Compute::kBf16 ? "bf16" : "f32";
-  if (on_cuda()) {
-    const auto devices = device::cuda_devices();
-    const auto index = static_cast<std::size_t>(stream_->device().index);
-    return fmt::format("{} ({}), {} products", device::to_string(stream_->device()),
-                       index < devices.size() ? devices[index].name : "?", products);
-  }
-  return fmt::format("{} threads, {} products on {}", stream_->pool().threads_count(), products,
+  if (on_cuda()) return fmt::format("{}, {} products", device_text(), products);
+  return fmt::format("{}, {} products on {}", device_text(), products,
                      kernels::linear_path_name(kernels::linear_paths(plan_.compute).front()));
 }
 

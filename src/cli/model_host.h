@@ -33,7 +33,8 @@ class ModelHost {
   const engine::RunnerPlan& plan() const { return plan_; }
   device::Stream& stream() { return *stream_; }
   bool on_cuda() const { return stream_->device().kind == device::DeviceKind::kCuda; }
-  std::string path_text() const;  // where and how products are taken, for people
+  std::string device_text() const;  // "2 threads", "cuda:0 (NVIDIA H200)"
+  std::string path_text() const;    // the same, and how products are taken there
 
   // Loads the weights where the device is not the CPU, and reserves the planned memory. Once.
   [[nodiscard]] Result<engine::TransformerRunner*> start_runner();

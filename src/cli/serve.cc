@@ -115,8 +115,9 @@ void print_welcome(const ServeFlags& flags, ModelHost& host, const server::ApiCo
   const std::int64_t kv_tokens = limits.blocks_count * limits.block_tokens;
   const std::string url = server.url();
   const bool tls = !flags.server.tls_key.empty();
-  fmt::print(stderr, "tandem {}: {} ({}) on {}\n", TANDEM_VERSION, context.model_ids.front(),
-             host.config().architecture, host.path_text());
+  fmt::print(stderr, "tandem {}: {} ({}, {}) on {}\n", TANDEM_VERSION, context.model_ids.front(),
+             host.config().architecture, host.plan().compute == kernels::Compute::kBf16 ? "bf16" : "f32",
+             host.device_text());
   fmt::print(stderr, "  weights  {}; KV cache {} tokens: {} sequences of {} at once, {} in all\n",
              device::bytes_text(host.checkpoint().bytes()), kv_tokens,
              std::max<std::int64_t>(1, std::min(limits.sequences_max, kv_tokens / limits.context_tokens)),

@@ -20,9 +20,12 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/status.h"
@@ -128,6 +131,15 @@ class SoftBTree {
   [[nodiscard]] Status sgd_values(Real query, std::span<const Real> d_read, Real rate);
 
   SoftBTreeSnapshot<Real> snapshot();
+
+  // The whole of it, exactly: what is loaded reads with the same bits, and goes on with the same ids. save() leaves the
+  // old file or the new one behind, whatever happens (base/file.h).
+  // Errors: kDataLoss (bytes that are damaged, or none of ours), kInvalidArgument (another Real, a later format); those
+  // of base/file.h.
+  [[nodiscard]] Status save(const std::filesystem::path& path) const;
+  [[nodiscard]] static Result<SoftBTree> load(const std::filesystem::path& path);
+  std::string to_bytes() const;
+  [[nodiscard]] static Result<SoftBTree> from_bytes(std::string_view bytes);
 
   // Everything that must hold, recomputed from the entries; aborts otherwise. For tests: O(n D log n).
   void check_invariants() const;

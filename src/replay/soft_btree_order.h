@@ -26,6 +26,11 @@ class InsertionOrder {
     (link.next == kNone ? last_ : links_[link.next].before) = link.before;
   }
   std::optional<EntryId> oldest() const { return first_ == kNone ? std::nullopt : std::optional(first_); }
+  std::vector<EntryId> ids() const {  // from the oldest
+    std::vector<EntryId> all;
+    for (EntryId id = first_; id != kNone; id = links_[id].next) all.push_back(id);
+    return all;
+  }
   std::uint64_t number(EntryId id) const { return links_[id].number; }  // rises with time
 
  private:

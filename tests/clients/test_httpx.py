@@ -86,7 +86,7 @@ def test_resets_before_the_first_token(target):
 
 def test_a_client_that_gives_up(tls_server):
     """Its streams end with its connection."""
-    with httpx.Client(http2=True, verify=False, timeout=0.5) as client:
+    with httpx.Client(http2=True, verify=False, timeout=httpx.Timeout(5, read=0.05)) as client:
         with pytest.raises(httpx.ReadTimeout):
             client.post(tls_server.url + CHAT, json=long_request())
     tls_server.wait_idle(5)

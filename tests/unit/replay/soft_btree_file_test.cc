@@ -1,0 +1,110 @@
+// Saved and loaded trees read with the same bits and go on alike; damaged files are refused.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <filesystem>
+
+#include "base/rng.h"
+#include "replay/soft_btree.h"
+
+namespace tandem::replay {
+namespace {
+
+template <class Real>
+std::vector<Real> uniform(std::size_t count, std::uint64_t stream, double low, double high) {
+  std::vector<Real> values(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    values[i] = static_cast<Real>(low + (high - low) * philox_uniform({5, stream}, i));
+  }
+  return values;
+}
+
+// A tree with a past: batches, equal keys, entries that left, changed weights, a new temperature.
+template <class Real>
+SoftBTree<Real> grown(std::size_t n, SoftKernel kernel) {
+  constexpr int kWidth = 3;
+  auto tree = SoftBTree<Real>::create({kWidth, Real(0.3), kernel}).value();
+  std::vector<EntryId> ids(n);
+  std::vector<Real> keys = uniform<Real>(n, 1, -2, 2);
+  for (std::size_t i = 0; i < n; i += 3) keys[i] = static_cast<Real>(static_cast<int>(keys[i] * 4)) / 4;
+  EXPECT_TRUE(tree.insert_batch(keys, uniform<Real>(n * kWidth, 2, -1, 1), uniform<Real>(n, 3, 0, 2), ids).ok());
+  for (std::size_t i = 0; i < n; i += 4) EXPECT_TRUE(tree.erase(ids[i]).ok());
+  for (std::size_t i = 1; i < n; i += 8) EXPECT_TRUE(tree.set_weight(ids[i], i % 16 == 1 ? Real(0) : Real(3)).ok());
+  for (std::size_t i = 2; i < n / 2; i += 8) EXPECT_TRUE(tree.set_key(ids[i], keys[i] + 1).ok());
+  EXPECT_TRUE(tree.set_tau(Real(0.2)).ok());
+  return tree;
+}
+
+template <class Real>
+std::vector<Real> read(SoftBTree<Real>& tree, std::size_t m) {
+  std::vector<Real> reads(m * 3), log_z(m);
+  EXPECT_TRUE(tree.snapshot().read(uniform<Real>(m, 4, -3, 3), reads, log_z).ok());
+  reads.insert(reads.end(), log_z.begin(), log_z.end());
+  return reads;
+}
+
+template <class Real>
+void expect_same_tree_after_saving(std::size_t n, SoftKernel kernel) {
+  SoftBTree<Real> tree = grown<Real>(n, kernel);
+  SoftBTree<Real> loaded = SoftBTree<Real>::from_bytes(tree.to_bytes()).value();
+  loaded.check_invariants();
+  EXPECT_EQ(loaded.size(), tree.size());
+  EXPECT_EQ(loaded.version(), tree.version());
+  EXPECT_EQ(loaded.ids_end(), tree.ids_end());
+  EXPECT_EQ(loaded.options().tau, tree.options().tau);
+  EXPECT_EQ(loaded.to_bytes(), tree.to_bytes());
+  for (int turn = 0; turn < 3; ++turn) {
+    const auto a = read(tree, 40), b = read(loaded, 40);
+    EXPECT_EQ(std::memcmp(a.data(), b.data(), a.size() * sizeof(Real)), 0) << turn;
+    EXPECT_EQ(tree.oldest(), loaded.oldest());
+    EXPECT_EQ(tree.lightest(), loaded.lightest());
+    // And on they go.
+    for (SoftBTree<Real>* each : {&tree, &loaded}) {
+      EXPECT_TRUE(each->erase(*each->oldest()).ok());
+      EXPECT_TRUE(each->insert(Real(0.1) * turn, std::vector<Real>{1, 2, 3}).ok());
+    }
+    EXPECT_EQ(tree.to_bytes(), loaded.to_bytes());
+  }
+}
+
+TEST(SoftBTreeFile, TheSameBitsAfterLoading) {
+  for (const SoftKernel kernel : {SoftKernel::kLaplace, SoftKernel::kMatern32}) {
+    for (const std::size_t n : {8u, 200u, 5000u}) {
+      expect_same_tree_after_saving<float>(n, kernel);
+      expect_same_tree_after_saving<double>(n, kernel);
+    }
+  }
+}
+
+TEST(SoftBTreeFile, AnEmptyTree) {
+  const auto tree = SoftBTree<double>::create({2, 1.5}).value();
+  const auto loaded = SoftBTree<double>::from_bytes(tree.to_bytes()).value();
+  loaded.check_invariants();
+  EXPECT_EQ(loaded.size(), 0);
+  EXPECT_EQ(loaded.options().value_width, 2);
+}
+
+TEST(SoftBTreeFile, SavesAndLoads) {
+  const auto path = std::filesystem::temp_directory_path() / "tandem_soft_btree_file_test.tree";
+  const SoftBTree<float> tree = grown<float>(100, SoftKernel::kLaplace);
+  ASSERT_TRUE(tree.save(path).ok());
+  EXPECT_EQ(SoftBTree<float>::load(path).value().to_bytes(), tree.to_bytes());
+  const auto other = SoftBTree<double>::load(path);
+  EXPECT_EQ(other.code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(other.status().message().find(path.string()), std::string::npos);
+  std::filesystem::remove(path);
+  EXPECT_EQ(SoftBTree<float>::load(path).code(), StatusCode::kNotFound);
+}
+
+TEST(SoftBTreeFile, DamageIsRefused) {
+  const std::string bytes = grown<float>(40, SoftKernel::kLaplace).to_bytes();
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    std::string damaged = bytes;
+    damaged[i] = static_cast<char>(damaged[i] ^ 0x10);
+    ASSERT_EQ(SoftBTree<float>::from_bytes(damaged).code(), StatusCode::kDataLoss) << i;
+    ASSERT_EQ(SoftBTree<float>::from_bytes(bytes.substr(0, i)).code(), StatusCode::kDataLoss) << i;
+  }
+}
+
+}  // namespace
+}  // namespace tandem::replay
