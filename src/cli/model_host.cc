@@ -24,6 +24,12 @@ Result<std::unique_ptr<ModelHost>> ModelHost::open(const std::filesystem::path& 
   host->transformer_ = TD_TRY(model::Transformer::create(std::move(config), std::move(weights), context));
   const device::Device device = TD_TRY(device::parse_device(flags.device));
   const bool on_cuda = device.kind == device::DeviceKind::kCuda;
+  if (const auto devices = device::cuda_devices();
+      on_cuda && static_cast<std::size_t>(device.index) >= devices.size()) {
+    return invalid_argument(
+        "--device {}: {} CUDA devices are visible here (`tandem --version` lists them); use --device cpu", flags.device,
+        devices.size());
+  }
   host->stream_ =
       on_cuda ? TD_TRY(device::Stream::create_cuda(device.index)) : device::Stream::create_cpu(flags.threads);
 

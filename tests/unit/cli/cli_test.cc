@@ -2,9 +2,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <sstream>
 
 #include "base/json.h"
+#include "cli/model_host.h"
 #include "model/checkpoint/safetensors.h"
 #include "unit/cli/run_command.h"
 
@@ -261,6 +263,15 @@ TEST(Cli, ChatAnswersLinesOfAPipe) {
       run_tandem("chat --temperature 0", "What is 27 + 45?\n/reset\nWhat is the capital of Japan?\n/exit\nnot read\n");
   EXPECT_EQ(run.exit_code, 0) << run.err;
   EXPECT_EQ(run.out, "72\nThe capital of Japan is Tokyo.\n");
+}
+
+TEST(ModelHost, ADeviceThatIsNotThereIsNamed) {
+  ModelFlags flags;
+  flags.device = "cuda:99";
+  const auto host = ModelHost::open(std::filesystem::path(TANDEM_SOURCE_DIR) / "models/tinyworld-5m", flags, false);
+  ASSERT_FALSE(host.ok());
+  EXPECT_EQ(host.status().code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(host.status().message().find("--device cpu"), std::string::npos);
 }
 
 }  // namespace
