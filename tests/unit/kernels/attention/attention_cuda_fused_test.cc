@@ -39,7 +39,8 @@ TEST(AttentionCudaBits, ServingHasTheBitsOfTraining) {
   if (!is_available(AttentionPath::kSm90)) GTEST_SKIP() << "no Hopper device";
   std::uint64_t seed = 900;
   for (const std::int64_t D : {16, 64, 80, 128, 200, 256}) {
-    for (const auto& [H, G] : {std::pair{4, 1}, {8, 2}, {2, 2}, {16, 1}, {5, 1}}) {
+    for (const auto& heads : {std::pair{4, 1}, {8, 2}, {2, 2}, {16, 1}, {5, 1}}) {
+      const auto H = heads.first, G = heads.second;  // clang 14 lets no lambda capture a binding
       for (const float range : {1.0f, 8.0f}) {
         AttentionCase problem =
             AttentionCase::random({H, G, D, 32, DType::kBf16}, {{300, 300}, {1, 513}, {70, 400}}, seed);
