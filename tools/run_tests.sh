@@ -53,9 +53,10 @@ find build/asan/tests/fuzz -maxdepth 1 -name 'fuzz_*' -type f -executable -print
 
 step "thread sanitizer"
 cmake --preset tsan --log-level=WARNING >/dev/null
-cmake --build build/tsan -j "$jobs" --target test_base test_engine test_sim test_kernels test_server
+cmake --build build/tsan -j "$jobs" --target test_base test_engine test_sim test_kernels test_server test_replay
 # Threads meet in the kernels' tests of bits and of threads; those left out are arithmetic, and slow here.
 GTEST_FILTER='-*FusedAttentionCases*:FusedAttentionPlan*:LinearAmxEmulated*:Linear.MatchesDoublePrecision:Roofline*' \
   ctest --test-dir build/tsan -j "$jobs" --output-on-failure -R '^(base|engine|sim|kernels|server)$'
+GTEST_FILTER='*Threads*:*Readers*' ctest --test-dir build/tsan --output-on-failure -R '^replay$'
 
 step "done"
