@@ -41,7 +41,7 @@ class Writer {
   }
   template <class T>
   void put(const T* values, std::size_t count) {
-    bytes_.append(reinterpret_cast<const char*>(values), count * sizeof(T));
+    if (count > 0) bytes_.append(reinterpret_cast<const char*>(values), count * sizeof(T));
   }
   std::string finish() {
     put(XXH3_64bits(bytes_.data(), bytes_.size()));
@@ -58,6 +58,7 @@ class Reader {
   template <class T>
   [[nodiscard]] bool take(T* values, std::size_t count = 1) {
     if (count > bytes_.size() / sizeof(T)) return false;
+    if (count == 0) return true;  // `values` may be null
     std::memcpy(values, bytes_.data(), count * sizeof(T));
     bytes_.remove_prefix(count * sizeof(T));
     return true;
