@@ -198,13 +198,15 @@ Result<SoftBTree<Real>> SoftBTree<Real>::from_bytes(std::string_view bytes) {
   if (real_bytes != sizeof(Real)) {
     return invalid_argument("soft B-tree: saved with {} bytes a number, opened with {}", real_bytes, sizeof(Real));
   }
-  // Each entry, and each free id, takes bytes: what is claimed cannot make this take more memory than the file.
+  // Each entry, and each free id, takes bytes: what is claimed cannot make this take more than some 64 times the file,
+  // a leaf of values that are not there.
   if (width < 1 || width > reader.left() + 1 || kernel > static_cast<std::uint32_t>(SoftKernel::kMatern32) ||
       ids_end > reader.left() / sizeof(EntryId) || size > ids_end) {
     return damaged("its header makes no sense");
   }
   auto created = create({static_cast<int>(width), static_cast<Real>(tau), static_cast<SoftKernel>(kernel)});
-  if (!created.ok()) return damaged("its temperature makes no sense");
+  if (!created.ok() || static_cast<double>(static_cast<Real>(tau)) != tau)
+    return damaged("its temperature makes no sense");
   SoftBTree tree = std::move(created).value();
   Impl& impl = *tree.impl_;
   for (std::uint64_t id = 0; id < ids_end; ++id) impl.keys.remove(static_cast<EntryId>(id));  // until it turns up
