@@ -105,7 +105,7 @@ class SoftBTree:
         else:
             queries = self._array(queries)
             reads = np.empty((queries.size, self.value_width), self.dtype)
-            log_z = np.empty(queries.size, self.dtype)
+            log_z = np.empty(queries.size, self.dtype) if return_log_z else None
             self._core.snapshot().read(queries, reads, log_z)
         return (reads, log_z) if return_log_z else reads
 

@@ -72,10 +72,6 @@ Status btree_demo(const BtreeDemoFlags& flags) {
 
 int run_btree_demo(const BtreeDemoFlags& flags) {
   const Status status = btree_demo(flags);
-  if (status.code() == StatusCode::kCancelled) {
-    fail(status);
-    return kExitInterrupted;
-  }
   return status.ok() ? kExitOk : fail(status);
 }
 

@@ -122,10 +122,6 @@ Status make_checkpoint(const MakeCheckpointFlags& flags) {
 
 int run_make_checkpoint(const MakeCheckpointFlags& flags) {
   const Status status = make_checkpoint(flags);
-  if (status.code() == StatusCode::kCancelled) {
-    fail(status);
-    return kExitInterrupted;
-  }
   return status.ok() ? kExitOk : fail(status);
 }
 

@@ -12,6 +12,7 @@ Status no_cuda() { return invalid_argument("this build has no CUDA code: configu
 std::vector<CudaDeviceInfo> cuda_devices() { return {}; }
 Result<int> cuda_compute_capability(int) { return no_cuda(); }
 Result<int> cuda_multiprocessors(int) { return no_cuda(); }
+Result<std::uint64_t> cuda_free_memory_bytes(int) { return no_cuda(); }
 
 namespace cuda {
 
@@ -22,7 +23,6 @@ Result<void*> allocate(int, std::size_t) { return no_cuda(); }
 void release(void*) {}
 Result<void*> allocate_pinned(std::size_t) { return no_cuda(); }
 void release_pinned(void*) {}
-Result<std::uint64_t> free_memory(int) { return no_cuda(); }
 Status copy(void*, const void*, std::size_t, CudaStreamHandle) { return no_cuda(); }
 Status copy_rows(void*, std::size_t, const void*, std::size_t, std::size_t, std::size_t, CudaStreamHandle) {
   return no_cuda();

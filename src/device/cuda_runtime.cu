@@ -47,6 +47,15 @@ Result<int> cuda_compute_capability(int index) {
 
 Result<int> cuda_multiprocessors(int index) { return attribute(index, cudaDevAttrMultiProcessorCount); }
 
+Result<std::uint64_t> cuda_free_memory_bytes(int index) {
+  cudaError_t error = cudaSetDevice(index);
+  std::size_t free = 0, total = 0;
+  if (error == cudaSuccess) error = cudaMemGetInfo(&free, &total);
+  if (error == cudaSuccess) return free;
+  cudaGetLastError();
+  return invalid_argument("no CUDA device {}: {}", index, cudaGetErrorString(error));
+}
+
 namespace cuda {
 
 Result<CudaStreamHandle> create_stream(int index) {
@@ -85,15 +94,6 @@ Result<void*> allocate_pinned(std::size_t bytes) {
 }
 
 void release_pinned(void* data) { cudaFreeHost(data); }
-
-Result<std::uint64_t> free_memory(int index) {
-  cudaError_t error = cudaSetDevice(index);
-  std::size_t free = 0, total = 0;
-  if (error == cudaSuccess) error = cudaMemGetInfo(&free, &total);
-  if (error == cudaSuccess) return free;
-  cudaGetLastError();
-  return invalid_argument("no CUDA device {}: {}", index, cudaGetErrorString(error));
-}
 
 Status copy(void* to, const void* from, std::size_t bytes, CudaStreamHandle handle) {
   return done("a copy failed", cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, handle));

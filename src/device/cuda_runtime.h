@@ -16,7 +16,6 @@ void destroy_stream(CudaStreamHandle handle);
 void release(void* data);
 [[nodiscard]] Result<void*> allocate_pinned(std::size_t bytes);
 void release_pinned(void* data);
-[[nodiscard]] Result<std::uint64_t> free_memory(int index);
 [[nodiscard]] Status copy(void* to, const void* from, std::size_t bytes, CudaStreamHandle handle);
 [[nodiscard]] Status copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
                                std::size_t row_bytes, std::size_t rows, CudaStreamHandle handle);

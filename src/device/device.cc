@@ -95,6 +95,4 @@ Graph::~Graph() {
 
 Status Graph::launch(Stream& stream) const { return cuda::launch_graph(graph_, stream.cuda()); }
 
-Result<std::uint64_t> cuda_free_memory_bytes(int index) { return cuda::free_memory(index); }
-
 }  // namespace tandem::device

@@ -25,14 +25,14 @@ bool ends_with(const SampleInput& input, std::span<const TokenId> tail) {
          std::ranges::equal(tail.first(in_prompt), input.prompt.last(in_prompt));
 }
 
-bool changes_nothing(const SampleInput& input) {
+}  // namespace
+
+bool leaves_logits_alone(const SampleInput& input) {
   const SamplingParams& params = input.request->sampling;
   return params.allowed_token_ids.empty() && input.forbidden_ids.empty() && input.grammar_mask.empty() &&
          params.bad_words.empty() && params.logit_bias.empty() && params.repetition_penalty == 1.0f &&
          (input.generated.empty() || (params.presence_penalty == 0.0f && params.frequency_penalty == 0.0f));
 }
-
-}  // namespace
 
 LogitsProcessor::LogitsProcessor(std::int64_t vocab_size) {
   row_.resize(static_cast<std::size_t>(vocab_size));
@@ -42,7 +42,7 @@ LogitsProcessor::LogitsProcessor(std::int64_t vocab_size) {
 
 std::span<const float> LogitsProcessor::process(const SampleInput& input, std::span<const float> logits) {
   TD_CHECK(logits.size() == row_.size(), logits.size(), row_.size());
-  if (changes_nothing(input)) return logits;
+  if (leaves_logits_alone(input)) return logits;
   const SamplingParams& params = input.request->sampling;
   if (params.allowed_token_ids.empty()) {
     std::ranges::copy(logits, row_.begin());

@@ -37,6 +37,9 @@ struct SampleInput {
   bool may_end = false;                 // and whether they may come
 };
 
+// Whether what is sampled from are the model's own logits.
+bool leaves_logits_alone(const SampleInput& input);
+
 class LogitsProcessor {
  public:
   explicit LogitsProcessor(std::int64_t vocab_size);

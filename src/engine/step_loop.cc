@@ -284,17 +284,26 @@ bool StepLoop::admit(Sample& sample) {
   return true;
 }
 
+SampleInput StepLoop::input_of(const Sample& sample) {
+  const Request& request = sample.request->request;
+  const auto prompt_size = request.prompt.size();
+  const std::span<const TokenId> tokens = sample.tokens;
+  return {.request = &request,
+          .sample = sample.index,
+          .prompt = tokens.first(prompt_size),
+          .generated = tokens.subspan(prompt_size),
+          .forbidden_ids = sample.generated_count() < request.min_tokens
+                               ? std::span<const TokenId>(sample.request->forbidden_ids)
+                               : std::span<const TokenId>()};
+}
+
 bool StepLoop::wants_largest_only() const {
   return std::ranges::all_of(batch_, [](const BatchEntry& entry) {
     if (entry.logits.scored_count > 0) return false;
     if (!entry.logits.last) return true;
-    const Sample& sample = *entry.sample;
-    const Request& request = sample.request->request;
-    const SamplingParams& sampling = request.sampling;
-    return sampling.temperature == 0.0f && !request.logprobs && !request.grammar && sampling.logit_bias.empty() &&
-           sampling.repetition_penalty == 1.0f && sampling.presence_penalty == 0.0f &&
-           sampling.frequency_penalty == 0.0f && sampling.allowed_token_ids.empty() && sampling.bad_words.empty() &&
-           sample.generated_count() >= request.min_tokens;
+    const SampleInput input = input_of(*entry.sample);
+    return input.request->sampling.temperature == 0.0f && !input.request->logprobs && !input.request->grammar &&
+           leaves_logits_alone(input);
   });
 }
 
@@ -345,16 +354,7 @@ void StepLoop::take_logits(const BatchEntry& entry, const StepResult& result) {
 }
 
 void StepLoop::sample_token(Sample& sample, const float* logits) {
-  const Request& request = sample.request->request;
-  const auto prompt_size = request.prompt.size();
-  const std::span<const TokenId> tokens = sample.tokens;
-  SampleInput input{.request = &request,
-                    .sample = sample.index,
-                    .prompt = tokens.first(prompt_size),
-                    .generated = tokens.subspan(prompt_size),
-                    .forbidden_ids = sample.generated_count() < request.min_tokens
-                                         ? std::span<const TokenId>(sample.request->forbidden_ids)
-                                         : std::span<const TokenId>()};
+  SampleInput input = input_of(sample);
   if (sample.constraint && !constrain(sample, input)) return;
   Result<SampledToken> sampled = sampler_.sample(input, {logits, static_cast<std::size_t>(runner_limits_.vocab_size)});
   if (!sampled.ok()) {

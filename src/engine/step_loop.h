@@ -71,6 +71,8 @@ class StepLoop {
   void give_blocks_back(Sample& sample);  // of a running one, which leaves running_
   void assemble_batch();
   bool admit(Sample& sample);
+  // What the choice of a sample's next token depends on, but for its grammar: see constrain().
+  static SampleInput input_of(const Sample& sample);
   // Whether all that the batch wants of its logits is which are the largest.
   bool wants_largest_only() const;
   // What the step gives: rows of logits, or only the ids of their largest.

@@ -22,7 +22,7 @@ Result<Transformer> Transformer::create(ModelConfig config, ModelWeights weights
   for (const RopeConfig& rope : config.ropes) {
     const RopeFrequencyTable table = rope_frequencies(rope, context_tokens);
     RopeFrequencies frequencies{tensor::Tensor(DType::kF32, Shape{static_cast<std::int64_t>(table.inv_freq.size())}),
-                                TensorView(), table.attention_factor};
+                                device::Memory(), TensorView(), table.attention_factor};
     std::copy(table.inv_freq.begin(), table.inv_freq.end(), frequencies.on_host.span<float>().begin());
     frequencies.inv_freq = frequencies.on_host;
     transformer.frequencies_.push_back(std::move(frequencies));
@@ -34,27 +34,18 @@ Result<Transformer> Transformer::create(ModelConfig config, ModelWeights weights
 
 Status Transformer::load_on_device(Compute compute, device::Stream& stream, ThreadPool& threads,
                                    const std::function<void(std::uint64_t)>& on_progress) {
-  constexpr std::size_t kAlignment = 256;
-  const auto padded = [](const RopeFrequencies& frequencies) {
-    return (static_cast<std::size_t>(frequencies.on_host.view().bytes()) + kAlignment - 1) / kAlignment * kAlignment;
-  };
-  std::size_t bytes = 0;
-  for (const RopeFrequencies& frequencies : frequencies_) bytes += padded(frequencies);
-  device::Memory memory = TD_TRY(device::Memory::create(stream.device(), bytes));
-  std::size_t offset = 0;
+  std::vector<device::Memory> copies;
   for (const RopeFrequencies& frequencies : frequencies_) {
     const TensorView host = frequencies.on_host;
-    TD_TRY(device::copy(memory.span().data() + offset, host.data(), static_cast<std::size_t>(host.bytes()), stream));
-    offset += padded(frequencies);
+    copies.push_back(TD_TRY(device::Memory::create(stream.device(), static_cast<std::size_t>(host.bytes()))));
+    TD_TRY(device::copy(copies.back().data(), host.data(), copies.back().bytes(), stream));
   }
   on_device_ = TD_TRY(DeviceWeights::load(weights_, compute, stream, threads, on_progress));  // and waits
   weights_ = on_device_.weights();
-  frequencies_on_device_ = std::move(memory);
-  offset = 0;
-  for (RopeFrequencies& frequencies : frequencies_) {
-    frequencies.inv_freq = TensorView(frequencies_on_device_.span().data() + offset, DType::kF32,
-                                      frequencies.on_host.shape(), stream.device());
-    offset += padded(frequencies);
+  for (std::size_t i = 0; i < copies.size(); ++i) {
+    RopeFrequencies& frequencies = frequencies_[i];
+    frequencies.inv_freq = TensorView(copies[i].data(), DType::kF32, frequencies.on_host.shape(), stream.device());
+    frequencies.on_device = std::move(copies[i]);
   }
   return ok_status();
 }

@@ -55,7 +55,8 @@ class Transformer {
  private:
   struct RopeFrequencies {
     tensor::Tensor on_host;       // [R/2] f32
-    tensor::TensorView inv_freq;  // the same, where the forward runs
+    device::Memory on_device;     // the same, after load_on_device()
+    tensor::TensorView inv_freq;  // that of the two where the forward runs
     float attention_factor;
   };
 
@@ -74,7 +75,6 @@ class Transformer {
   ModelWeights weights_;
   std::vector<RopeFrequencies> frequencies_;  // one per ModelConfig::ropes
   DeviceWeights on_device_;                   // after load_on_device()
-  device::Memory frequencies_on_device_;
 };
 
 }  // namespace tandem::model

@@ -14,8 +14,8 @@ using tensor::Shape;
 
 Status run_rms_norm_backward(Context& context, Tape& tape, TensorView x, TensorView weight, const NormParams& params,
                              TensorView dy) {
-  const TensorView dx = TD_TRY(grad_if_wanted(tape, x));
-  const TensorView dweight = TD_TRY(grad_if_wanted(tape, weight));
+  const TensorView dx = TD_TRY(tape.grad_if_wanted(x));
+  const TensorView dweight = TD_TRY(tape.grad_if_wanted(weight));
   const std::int64_t width = x.extent(x.rank() - 1);
   const device::Arena::Scope scope(context.arena);
   const auto scratch = take_scratch(
@@ -32,7 +32,7 @@ Status backward_of_linear(Context& context, Tape& tape, TensorView x, TensorView
     const TensorView dresidual = TD_TRY(tape.grad(epilogue.residual));
     TD_TRY(add_to(context, dresidual, dy, 1.0f));
   }
-  const TensorView dx = TD_TRY(grad_if_wanted(tape, x));
+  const TensorView dx = TD_TRY(tape.grad_if_wanted(x));
   return run_linear_backward(context, tape, x, weight, epilogue.bias, epilogue.alpha, dy, dx);
 }
 
@@ -48,13 +48,8 @@ std::array<Slice, 3> slices_of(const ProjectionWeights& weights, std::int64_t H,
 // The packed projection of x, normalised first if there is a norm. Weights that lie one after another are one layer.
 Status project_on_cuda(Context& context, TensorView x, const kernels::InputNorm& norm, const ProjectionWeights& weights,
                        std::span<const Slice> slices, TensorView packed) {
-  const device::Arena::Scope scope(context.arena);
-  const auto scratch = take_scratch(context, kernels::linear_cuda_scratch_bytes(x.extent(0), x.extent(1)));
-  if (context.arena.is_planning()) return ok_status();
-  const auto follows = [](const TensorView& a, const TensorView& b) {
-    if (!a && !b) return true;
-    return a && b && a.dtype() == b.dtype() && a.is_dense() && b.is_dense() &&
-           b.data() == static_cast<const std::byte*>(a.data()) + a.bytes();
+  const auto follows = [](const TensorView& view, const TensorView& next) {
+    return (!view && !next) || lies_behind(next, view);
   };
   if (follows(weights.q, weights.k) && follows(weights.k, weights.v) && follows(weights.q_bias, weights.k_bias) &&
       follows(weights.k_bias, weights.v_bias)) {
@@ -63,11 +58,10 @@ Status project_on_cuda(Context& context, TensorView x, const kernels::InputNorm&
     const TensorView bias =
         weights.q_bias ? TensorView(weights.q_bias.data(), weights.q_bias.dtype(), Shape{N}, weights.q_bias.device())
                        : TensorView();
-    return kernels::linear_cuda(x, norm, weight, {.bias = bias}, context.compute, packed, scratch, context.stream);
+    return run_linear(context, x, weight, {.bias = bias}, packed, norm);
   }
   for (const Slice& slice : slices) {
-    TD_TRY(kernels::linear_cuda(x, norm, slice.weight, {.bias = slice.bias}, context.compute,
-                                packed.columns(slice.begin, slice.end), scratch, context.stream));
+    TD_TRY(run_linear(context, x, slice.weight, {.bias = slice.bias}, packed.columns(slice.begin, slice.end), norm));
   }
   return ok_status();
 }
@@ -126,11 +120,6 @@ Status norm_linear_into(Context& context, TensorView x, TensorView norm_weight, 
   return linear_into(context, h, weight, epilogue, y, tape);
 }
 
-Result<Projected> qkv_projection(Context& context, TensorView x, const ProjectionWeights& weights, std::int64_t H,
-                                 std::int64_t G, std::int64_t D, Tape* tape) {
-  return norm_qkv_projection(context, x, TensorView(), {}, weights, H, G, D, tape);
-}
-
 Result<Projected> norm_qkv_projection(Context& context, TensorView x, TensorView norm_weight, const NormParams& norm,
                                       const ProjectionWeights& weights, std::int64_t H, std::int64_t G, std::int64_t D,
                                       Tape* tape) {
@@ -139,19 +128,14 @@ Result<Projected> norm_qkv_projection(Context& context, TensorView x, TensorView
   const std::int64_t T = x.extent(0);
   const TensorView packed = take(context, DType::kF32, Shape{T, (H + 2 * G) * D});
   const auto slices = slices_of(weights, H, G, D);
+  const kernels::InputNorm input_norm{norm_weight, norm.eps, norm.offset};
   if (on_cuda(context)) {
-    TD_TRY(project_on_cuda(context, x, {norm_weight, norm.eps, norm.offset}, weights, slices, packed));
+    TD_TRY(project_on_cuda(context, x, input_norm, weights, slices, packed));
     return split_heads(packed, H, G, D);
   }
   const device::Arena::Scope scope(context.arena);
-  // The normalised x, of which nothing is kept: backward makes it again.
-  const auto normalised = [norm_weight, norm, x](Context& in) -> Result<TensorView> {
-    if (!norm_weight) return x;
-    const TensorView h = take(in, DType::kF32, x.shape());
-    TD_TRY(run_rms_norm(in, x, norm_weight, norm, h));
-    return h;
-  };
-  const TensorView h = TD_TRY(normalised(context));
+  // Of the normalised x nothing is kept: backward makes it again.
+  const TensorView h = TD_TRY(normalised(context, x, input_norm));
   for (const Slice& slice : slices) {
     TD_TRY(run_linear(context, h, slice.weight, {.bias = slice.bias}, packed.columns(slice.begin, slice.end)));
   }
@@ -160,9 +144,9 @@ Result<Projected> norm_qkv_projection(Context& context, TensorView x, TensorView
   TD_TRY(tape->record("qkv_projection", {packed}, [=]() mutable -> Status {
     const TensorView dpacked = TD_TRY(tape->grad(packed));
     const bool through_norm = static_cast<bool>(norm_weight);
-    TensorView dh = through_norm ? TensorView() : TD_TRY(grad_if_wanted(*tape, x));
+    TensorView dh = through_norm ? TensorView() : TD_TRY(tape->grad_if_wanted(x));
     const device::Arena::Scope backward_scope(context.arena);
-    const TensorView h_again = TD_TRY(normalised(context));
+    const TensorView h_again = TD_TRY(normalised(context, x, input_norm));
     if (through_norm && (tape->wants(x) || tape->wants(norm_weight))) {
       dh = take(context, DType::kF32, x.shape());
       if (!context.arena.is_planning()) fill_zeros(context.stream, dh.as<float>(), dh.count());
@@ -187,9 +171,9 @@ Result<TensorView> add_scaled(Context& context, TensorView a, TensorView b, floa
   if (tape != nullptr) {
     TD_TRY(tape->record("add_scaled", {y}, [context, tape, a, b, alpha, y]() mutable -> Status {
       const TensorView dy = TD_TRY(tape->grad(y));
-      const TensorView da = TD_TRY(grad_if_wanted(*tape, a));
+      const TensorView da = TD_TRY(tape->grad_if_wanted(a));
       if (da) TD_TRY(add_to(context, da, dy, 1.0f));
-      const TensorView db = TD_TRY(grad_if_wanted(*tape, b));
+      const TensorView db = TD_TRY(tape->grad_if_wanted(b));
       if (db) TD_TRY(add_to(context, db, dy, alpha));
       return ok_status();
     }));

@@ -19,7 +19,7 @@ Status run_norm_rope(Context& context, TensorView x, const kernels::QkNormRope& 
 // `dy` is turned back where it lies; nothing else needs it. `dx` may be absent.
 Status run_norm_rope_backward(Context& context, Tape& tape, TensorView x, const kernels::QkNormRope& params,
                               TensorView dy, TensorView dx) {
-  const TensorView dweight = TD_TRY(grad_if_wanted(tape, params.weight));
+  const TensorView dweight = TD_TRY(tape.grad_if_wanted(params.weight));
   const device::Arena::Scope scope(context.arena);
   const auto scratch =
       take_scratch(context, kernels::qk_norm_rope_backward_scratch_bytes(x.extent(0), x.extent(1), x.extent(2)));
@@ -66,7 +66,7 @@ class AttentionGradients {
   };
   static Result<One> make(Context& context, Tape& tape, TensorView input, bool directly) {
     if (directly && tape.wants(input)) return One{TD_TRY(tape.grad(input)), TensorView()};
-    const TensorView total = TD_TRY(grad_if_wanted(tape, input));
+    const TensorView total = TD_TRY(tape.grad_if_wanted(input));
     const TensorView written = take(context, DType::kF32, input.shape());
     if (!context.arena.is_planning()) fill_zeros(context.stream, written.as<float>(), written.count());
     return One{written, total};
@@ -100,10 +100,6 @@ Result<RopeTable> rope_table(Context& context, TensorView positions, TensorView 
   return table;
 }
 
-Result<TensorView> rope(Context& context, TensorView x, const RopeTable& table, Tape* tape) {
-  return norm_rope(context, x, TensorView(), {}, table, tape);
-}
-
 Result<TensorView> norm_rope(Context& context, TensorView x, TensorView weight, const NormParams& norm,
                              const RopeTable& table, Tape* tape) {
   TD_TRY(expect_on_tape(context, tape, "norm_rope", {{"x", x}, {"weight", weight}}));
@@ -113,7 +109,7 @@ Result<TensorView> norm_rope(Context& context, TensorView x, TensorView weight, 
   if (tape != nullptr) {
     TD_TRY(tape->record("norm_rope", {y}, [context, tape, x, params, y]() mutable -> Status {
       const TensorView dy = TD_TRY(tape->grad(y));
-      const TensorView dx = TD_TRY(grad_if_wanted(*tape, x));
+      const TensorView dx = TD_TRY(tape->grad_if_wanted(x));
       return run_norm_rope_backward(context, *tape, x, params, dy, dx);
     }));
   }

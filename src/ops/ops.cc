@@ -21,11 +21,7 @@ Status run_linear_gated(Context& context, TensorView x, const kernels::InputNorm
     if (context.arena.is_planning()) return ok_status();
     return kernels::linear_gated_cuda(x, norm, gate, up, activation, context.compute, y, scratch, context.stream);
   }
-  if (norm.weight) {
-    const TensorView h = take(context, DType::kF32, x.shape());
-    TD_TRY(run_rms_norm(context, x, norm.weight, {norm.eps, norm.offset}, h));
-    x = h;
-  }
+  x = TD_TRY(normalised(context, x, norm));
   const auto scratch = take_scratch(context, kernels::linear_scratch_bytes(x.extent(0), x.extent(1)));
   if (context.arena.is_planning()) return ok_status();
   return kernels::linear_gated_cpu(x, gate, up, activation, context.compute, y, scratch, context.stream);
@@ -59,11 +55,9 @@ Status attend_on_cuda(Context& context, const Projected& projected, HeadNorm nor
 // The experts' matrices of one role as [X,N,K], since on a device they lie one after another.
 Result<TensorView> stack_of(std::span<const ExpertWeights> experts, TensorView ExpertWeights::*role) {
   const TensorView& first = experts[0].*role;
-  for (std::size_t i = 0; i < experts.size(); ++i) {
+  for (std::size_t i = 1; i < experts.size(); ++i) {
     const TensorView& view = experts[i].*role;
-    const auto* const wanted =
-        static_cast<const std::byte*>(first.data()) + static_cast<std::int64_t>(i) * first.bytes();
-    if (view.data() != wanted || view.shape() != first.shape() || !view.is_dense()) {
+    if (view.shape() != first.shape() || !lies_behind(view, experts[i - 1].*role)) {
       return invalid_argument("mixture_of_experts: on CUDA the experts' weights must lie one after another");
     }
   }

@@ -7,7 +7,7 @@
 // before Tape::backward(). With a planning arena (device/arena.h) no kernel runs: the ops only count memory, and so do
 // their backwards. With a tape (tape.h) an op never changes its inputs unless it says so; it keeps views of its inputs
 // and outputs, and no memory beyond its outputs that is not named here. What is cheap to make again is made again in
-// backward. Those with a backward: rms_norm, linear, qkv_projection, norm_qkv_projection, rope, norm_rope,
+// backward. Those with a backward: rms_norm, linear, norm_linear_into, norm_qkv_projection, norm_rope,
 // norm_rope_heads, fused_attention, add_scaled. Errors: what the kernels say; kInvalidArgument if `tape` is set and the
 // op has no backward yet, if an input is not on the tape, or if the tape's gradients lie in the context's arena.
 // Threads: the stream's.
@@ -80,10 +80,7 @@ struct ProjectionWeights {
   TensorView q, k, v;                 // [H*D,C], [G*D,C], [G*D,C]
   TensorView q_bias, k_bias, v_bias;  // or absent
 };
-[[nodiscard]] Result<Projected> qkv_projection(Context& context, TensorView x, const ProjectionWeights& weights,
-                                               std::int64_t H, std::int64_t G, std::int64_t D, Tape* tape);
-
-// The same of rms_norm(x, norm_weight), or of x if that is absent. The normalised x is scratch: made again in backward.
+// Of rms_norm(x, norm_weight), or of x if that is absent. The normalised x is scratch: made again in backward.
 [[nodiscard]] Result<Projected> norm_qkv_projection(Context& context, TensorView x, TensorView norm_weight,
                                                     const NormParams& norm, const ProjectionWeights& weights,
                                                     std::int64_t H, std::int64_t G, std::int64_t D, Tape* tape);
@@ -95,9 +92,6 @@ struct RopeTable {
 };
 [[nodiscard]] Result<RopeTable> rope_table(Context& context, TensorView positions, TensorView inv_freq,
                                            float attention_factor);
-// x [T,H,D]. Without a tape x is turned in place and returned. Backward turns the other way.
-[[nodiscard]] Result<TensorView> rope(Context& context, TensorView x, const RopeTable& table, Tape* tape);
-
 // rms_norm of each head (weight [D]), of each row ([H*D]) or of neither (absent), then rope, in one pass. Without a
 // tape x is overwritten and returned. Backward reads x.
 [[nodiscard]] Result<TensorView> norm_rope(Context& context, TensorView x, TensorView weight, const NormParams& norm,

@@ -44,14 +44,22 @@ Status run_linear(Context& context, TensorView x, TensorView weight, const kerne
     if (context.arena.is_planning()) return ok_status();
     return kernels::linear_cuda(x, norm, weight, epilogue, context.compute, y, scratch, context.stream);
   }
-  if (norm.weight) {
-    const TensorView h = take(context, DType::kF32, x.shape());
-    TD_TRY(run_rms_norm(context, x, norm.weight, {norm.eps, norm.offset}, h));
-    x = h;
-  }
+  x = TD_TRY(normalised(context, x, norm));
   const auto scratch = take_scratch(context, kernels::linear_scratch_bytes(T, K));
   if (context.arena.is_planning()) return ok_status();
   return kernels::linear_cpu(x, weight, epilogue, context.compute, y, scratch, context.stream);
+}
+
+Result<TensorView> normalised(Context& context, TensorView x, const kernels::InputNorm& norm) {
+  if (!norm.weight) return x;
+  const TensorView h = take(context, DType::kF32, x.shape());
+  TD_TRY(run_rms_norm(context, x, norm.weight, {norm.eps, norm.offset}, h));
+  return h;
+}
+
+bool lies_behind(const TensorView& next, const TensorView& view) {
+  return next && view && next.dtype() == view.dtype() && next.is_dense() && view.is_dense() &&
+         next.data() == static_cast<const std::byte*>(view.data()) + view.bytes();
 }
 
 Status run_rms_norm(Context& context, TensorView x, TensorView weight, const NormParams& params, TensorView y) {
@@ -62,18 +70,13 @@ Status run_rms_norm(Context& context, TensorView x, TensorView weight, const Nor
 
 Status run_linear_backward(Context& context, Tape& tape, TensorView x, TensorView weight, TensorView bias, float alpha,
                            TensorView dy, TensorView x_grad) {
-  const kernels::LinearGradients gradients{x_grad, TD_TRY(grad_if_wanted(tape, weight)),
-                                           TD_TRY(grad_if_wanted(tape, bias))};
+  const kernels::LinearGradients gradients{x_grad, TD_TRY(tape.grad_if_wanted(weight)),
+                                           TD_TRY(tape.grad_if_wanted(bias))};
   const device::Arena::Scope scope(context.arena);
   const auto scratch =
       take_scratch(context, kernels::linear_backward_scratch_bytes(dy.extent(0), weight.extent(1), weight.extent(0)));
   if (context.arena.is_planning()) return ok_status();
   return kernels::linear_backward_cpu(x, weight, alpha, dy, gradients, context.compute, scratch, context.stream);
-}
-
-Result<TensorView> grad_if_wanted(Tape& tape, TensorView input) {
-  if (!tape.wants(input)) return TensorView();
-  return tape.grad(input);
 }
 
 Status add_to(Context& context, TensorView target, TensorView source, float alpha) {

@@ -33,6 +33,12 @@ std::span<std::byte> take_scratch(Context& context, std::size_t bytes);
                                 const kernels::LinearEpilogue& epilogue, TensorView y,
                                 const kernels::InputNorm& norm = {});
 
+// Scratch of the caller's arena scope with rms_norm(x); or x itself, if there is no norm.
+[[nodiscard]] Result<TensorView> normalised(Context& context, TensorView x, const kernels::InputNorm& norm);
+
+// Whether `next` lies right behind `view`: the two are one dense tensor of more rows.
+bool lies_behind(const TensorView& next, const TensorView& view);
+
 // rms_norm of rows, into a given y.
 [[nodiscard]] Status run_rms_norm(Context& context, TensorView x, TensorView weight, const NormParams& params,
                                   TensorView y);
@@ -40,9 +46,6 @@ std::span<std::byte> take_scratch(Context& context, std::size_t bytes);
 // Adds to the gradients of a linear layer's inputs that the tape wants, given its output's. `x_grad` may be absent.
 [[nodiscard]] Status run_linear_backward(Context& context, Tape& tape, TensorView x, TensorView weight, TensorView bias,
                                          float alpha, TensorView dy, TensorView x_grad);
-
-// The tape's gradient if it is wanted, else absent.
-[[nodiscard]] Result<TensorView> grad_if_wanted(Tape& tape, TensorView input);
 
 // target += alpha * source, f32 of one shape. Errors: kInvalidArgument (heads that do not lie together).
 [[nodiscard]] Status add_to(Context& context, TensorView target, TensorView source, float alpha);

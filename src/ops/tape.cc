@@ -77,6 +77,11 @@ bool Tape::has_grad(TensorView view) const {
   return buffer != buffers_.end() && buffer->second.grad != nullptr;
 }
 
+Result<TensorView> Tape::grad_if_wanted(TensorView input) {
+  if (!wants(input)) return TensorView();
+  return grad(input);
+}
+
 Result<TensorView> Tape::grad(TensorView view) {
   std::int64_t strides[tensor::kRankMax] = {};
   for (int axis = 0; axis < view.rank(); ++axis) strides[axis] = view.stride(axis);

@@ -74,6 +74,8 @@ class Tape {
   [[nodiscard]] Status expect(std::string_view op, std::string_view name, tensor::TensorView input) const;
   // Whether a gradient of `input` is of use: it is neither frozen nor absent.
   bool wants(tensor::TensorView input) const;
+  // grad() where that is wanted, else absent.
+  [[nodiscard]] Result<tensor::TensorView> grad_if_wanted(tensor::TensorView input);
   // Whether anybody has asked for a gradient in the buffer of `view`.
   bool has_grad(tensor::TensorView view) const;
   // `made` are the op's outputs, dense, at least one. `backward` runs only if one of them has a gradient.

@@ -27,11 +27,6 @@ Status check_finite(const char* call, const char* what, std::span<const Real> x)
   return ok_status();
 }
 
-Status check_count(const char* call, const char* what, std::size_t have, std::size_t want) {
-  if (have == want) return ok_status();
-  return invalid_argument("{}: {} has {} elements, expected {}", call, what, have, want);
-}
-
 template <class Real>
 Status check_tau(const char* call, Real tau) {
   if (std::isfinite(tau) && tau > 0) return ok_status();

@@ -286,10 +286,10 @@ class Backward {
   double d_tau_ = 0;
 };
 
+// Of what may be left out.
 template <class Real>
-Status check_span(const char* what, std::span<Real> have, std::size_t want, bool optional = true) {
-  if ((optional && have.empty()) || have.size() == want) return ok_status();
-  return invalid_argument("backward: {} has {} elements, expected {}", what, have.size(), want);
+Status check_optional(const char* what, std::span<Real> have, std::size_t want) {
+  return have.empty() ? ok_status() : check_count("backward", what, have.size(), want);
 }
 
 }  // namespace
@@ -299,12 +299,12 @@ Status SoftBTreeSnapshot<Real>::backward(std::span<const Real> queries, std::spa
                                          std::span<const Real> d_log_z,
                                          const SoftBTreeGradients<Real>& gradients) const {
   const std::size_t m = queries.size(), width = value_width(), n = ids_end();
-  TD_TRY(check_span("d_reads", d_reads, m * width, false));
-  TD_TRY(check_span("d_log_z", d_log_z, m));
-  TD_TRY(check_span("gradients.queries", gradients.queries, m));
-  TD_TRY(check_span("gradients.keys", gradients.keys, n));
-  TD_TRY(check_span("gradients.values", gradients.values, n * width));
-  TD_TRY(check_span("gradients.weights", gradients.weights, n));
+  TD_TRY(check_count("backward", "d_reads", d_reads.size(), m * width));
+  TD_TRY(check_optional("d_log_z", d_log_z, m));
+  TD_TRY(check_optional("gradients.queries", gradients.queries, m));
+  TD_TRY(check_optional("gradients.keys", gradients.keys, n));
+  TD_TRY(check_optional("gradients.values", gradients.values, n * width));
+  TD_TRY(check_optional("gradients.weights", gradients.weights, n));
   TD_TRY(impl_->check_queries("backward", queries));
   if (m == 0) return ok_status();
   Backward<Real>(impl_->nodes, gradients).run(impl_->root.node, queries, d_reads, d_log_z);

@@ -66,9 +66,7 @@ class ValueStep {
 template <class Real>
 Status SoftBTree<Real>::sgd_values(Real query, std::span<const Real> d_read, Real rate) {
   const int width = impl_->nodes.width;
-  if (d_read.size() != static_cast<std::size_t>(width)) {
-    return invalid_argument("sgd_values: d_read has {} elements, expected {}", d_read.size(), width);
-  }
+  TD_TRY(check_count("sgd_values", "d_read", d_read.size(), static_cast<std::size_t>(width)));
   if (!std::isfinite(query) || !std::isfinite(rate))
     return invalid_argument("sgd_values: the query or rate is not finite");
   for (const Real g : d_read) {

@@ -61,11 +61,6 @@ namespace {
 
 constexpr std::size_t kReadsAhead = 8;
 
-Status check_count(const char* call, const char* what, std::size_t have, std::size_t want) {
-  if (have == want) return ok_status();
-  return invalid_argument("{}: {} has {} elements, expected {}", call, what, have, want);
-}
-
 template <class Real>
 double log_normaliser(const tree::Nodes<Real>& nodes, const Probe<Real>& probe, Real z) {
   return std::log(static_cast<double>(z)) - static_cast<double>(probe.nearest) / static_cast<double>(nodes.tau);

@@ -12,6 +12,11 @@
 
 namespace tandem::replay {
 
+[[nodiscard]] inline Status check_count(const char* call, const char* what, std::size_t have, std::size_t want) {
+  if (have == want) return ok_status();
+  return invalid_argument("{}: {} has {} elements, expected {}", call, what, have, want);
+}
+
 namespace tree {
 
 // A value that copies share until one of them wants to write. Threads: copies may be read and dropped anywhere.

@@ -36,15 +36,10 @@ void gather_add(const std::vector<float>& from, const std::vector<EntryId>& ids,
   }
 }
 
-Result<TensorView> grad_if_wanted(ops::Tape& tape, const TensorView& input) {
-  if (!tape.wants(input)) return TensorView();
-  return tape.grad(input);
-}
-
 Status backward_of_read(const SoftBTreeSnapshot<float>& snapshot, ops::Tape& tape, TensorView queries,
                         const std::vector<WrittenBatch>& written, TensorView reads) {
   const TensorView d_reads = TD_TRY(tape.grad(reads));
-  const TensorView d_queries = TD_TRY(grad_if_wanted(tape, queries));
+  const TensorView d_queries = TD_TRY(tape.grad_if_wanted(queries));
   const auto wants = [&](TensorView WrittenBatch::*role) {
     return std::ranges::any_of(written, [&](const WrittenBatch& batch) { return tape.wants(batch.*role); });
   };
@@ -57,9 +52,9 @@ Status backward_of_read(const SoftBTreeSnapshot<float>& snapshot, ops::Tape& tap
   if (d_queries) gradients.queries = {d_queries.as<float>(), static_cast<std::size_t>(d_queries.count())};
   TD_TRY(snapshot.backward(floats(queries), floats(d_reads), {}, gradients));
   for (const WrittenBatch& batch : written) {
-    gather_add(keys, batch.ids, 1, TD_TRY(grad_if_wanted(tape, batch.keys)));
-    gather_add(values, batch.ids, D, TD_TRY(grad_if_wanted(tape, batch.values)));
-    gather_add(weights, batch.ids, 1, TD_TRY(grad_if_wanted(tape, batch.weights)));
+    gather_add(keys, batch.ids, 1, TD_TRY(tape.grad_if_wanted(batch.keys)));
+    gather_add(values, batch.ids, D, TD_TRY(tape.grad_if_wanted(batch.values)));
+    gather_add(weights, batch.ids, 1, TD_TRY(tape.grad_if_wanted(batch.weights)));
   }
   return ok_status();
 }

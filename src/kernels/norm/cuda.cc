@@ -1,6 +1,4 @@
 // Root-mean-square normalisation on CUDA: arguments are checked here, in builds without CUDA too.
-#include <tuple>
-
 #include "kernels/common/validate.h"
 #include "kernels/norm/norm.h"
 #include "kernels/norm/paths.h"
@@ -11,12 +9,15 @@ namespace {
 using tensor::DType;
 using tensor::TensorView;
 
-Status expect_rows(const char* op, const char* name, const TensorView& view, const TensorView& x) {
+Status expect_rows(const char* op, const char* name, const TensorView& view, const TensorView& x, DType dtype,
+                   device::Device device) {
   if (x.rank() == 3) {
-    return expect_view(op, name, view, x.dtype(), {x.extent(0), x.extent(1), x.extent(2)}, Layout::kLastAxisDense,
-                       x.device());
+    return expect_view(op, name, view, dtype, {x.extent(0), x.extent(1), x.extent(2)}, Layout::kLastAxisDense, device);
   }
-  return expect_view(op, name, view, x.dtype(), {x.extent(0), x.extent(1)}, Layout::kLastAxisDense, x.device());
+  return expect_view(op, name, view, dtype, {x.extent(0), x.extent(1)}, Layout::kLastAxisDense, device);
+}
+Status expect_rows(const char* op, const char* name, const TensorView& view, const TensorView& x) {
+  return expect_rows(op, name, view, x, x.dtype(), x.device());
 }
 
 // Checks what forward and backward share. `is_aligned` is of x and the weight alone.
@@ -52,12 +53,8 @@ Status rms_norm_f32(const TensorView& x, const TensorView& weight, float eps, fl
   const bool has_heads = x.rank() == 3;
   const std::int64_t width = x.extent(x.rank() - 1), heads = has_heads ? x.extent(1) : 1;
   const DType y_dtype = y.dtype() == DType::kBf16 ? DType::kBf16 : DType::kF32;
-  for (const auto& [name, view, dtype] : {std::tuple{"x", x, DType::kF32}, std::tuple{"y", y, y_dtype}}) {
-    TD_TRY(
-        has_heads
-            ? expect_view(kOp, name, view, dtype, {x.extent(0), heads, width}, Layout::kLastAxisDense, stream.device())
-            : expect_view(kOp, name, view, dtype, {x.extent(0), width}, Layout::kLastAxisDense, stream.device()));
-  }
+  TD_TRY(expect_rows(kOp, "x", x, x, DType::kF32, stream.device()));
+  TD_TRY(expect_rows(kOp, "y", y, x, y_dtype, stream.device()));
   TD_TRY(expect_view(kOp, "weight", weight, DType::kF32, {width}, Layout::kDense, stream.device()));
   if (x.count() == 0) return ok_status();
   RmsNormF32 call{x.extent(0) * heads, heads, width, x.as<const float>(), x.stride(0)};

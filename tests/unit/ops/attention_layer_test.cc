@@ -159,11 +159,11 @@ std::vector<float> chain_of_ops(const Layer& layer, Bench& bench, const Attend& 
   const AttentionLayerConfig config = layer.config();
   const NormParams& norm = config.norm;
   const TensorView h = rms_norm(context, layer.x(), w.input_norm, norm.eps, norm.offset, nullptr).value();
-  Projected p = qkv_projection(context, h, w.qkv, config.H, config.G, config.D, nullptr).value();
+  Projected p = norm_qkv_projection(context, h, {}, {}, w.qkv, config.H, config.G, config.D, nullptr).value();
   p.q = rms_norm(context, p.q, w.q_norm, norm.eps, norm.offset, nullptr).value();
   p.k = rms_norm(context, p.k, w.k_norm, norm.eps, norm.offset, nullptr).value();
-  p.q = rope(context, p.q, layer.table(), nullptr).value();
-  p.k = rope(context, p.k, layer.table(), nullptr).value();
+  p.q = norm_rope(context, p.q, {}, {}, layer.table(), nullptr).value();
+  p.k = norm_rope(context, p.k, {}, {}, layer.table(), nullptr).value();
   std::vector<float> x = values_of(layer.x());
   const TensorView y =
       linear(context, attend(p), w.o,

@@ -93,7 +93,7 @@ TEST_F(Gradients, OfANormThenARotation) {
   const RopeTable table{view_of(cos, {kT, 5}), view_of(sin, {kT, 5})};
   const auto apart = [&] {
     const TensorView normalised = rms_norm(context_, x, weight, 1e-5f, 0.0f, &tape_).value();
-    return rope(context_, normalised, table, &tape_).value();
+    return norm_rope(context_, normalised, {}, {}, table, &tape_).value();
   };
   const TensorView y = apart();
   const std::vector<float> forward = values_of(y);

@@ -1,47 +1,47 @@
-// The soft B-tree's formulas written out over a map of entries, in double, for its directed tests.
+// What the soft B-tree's directed tests share: entries by id beside the dense oracle, and comparisons with it.
 #pragma once
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
+#include <limits>
 #include <map>
 #include <utility>
 #include <vector>
 
 #include "replay/soft_btree.h"
+#include "unit/replay/dense_oracle.h"
 
 namespace tandem::replay::plain {
 
 template <class Real>
-struct Plain {  // entries by id, and the formula written out in double
+struct Plain {
   struct Entry {
     Real key, weight;
     std::vector<Real> value;
   };
   std::map<EntryId, Entry> entries;
 
-  static double kernel(SoftKernel kernel, double u) {
-    return kernel == SoftKernel::kLaplace ? std::exp(-u) : (1 + u) * std::exp(-u);
+  DenseEntries dense() const {
+    DenseEntries all{.width = entries.begin()->second.value.size()};
+    for (const auto& [id, e] : entries) {
+      all.keys.push_back(e.key);
+      all.weights.push_back(e.weight);
+      all.values.insert(all.values.end(), e.value.begin(), e.value.end());
+    }
+    return all;
   }
   std::vector<double> read(Real q, double tau, SoftKernel k, double* log_z = nullptr, long except = -1) const {
-    double nearest = INFINITY;
-    for (const auto& [id, e] : entries) {
-      if (e.weight > 0 && long(id) != except) nearest = std::min(nearest, std::abs(double(q) - double(e.key)));
+    const DenseEntries all = dense();
+    auto left_out = std::numeric_limits<std::size_t>::max();
+    if (except >= 0) {
+      left_out = static_cast<std::size_t>(std::distance(entries.begin(), entries.find(static_cast<EntryId>(except))));
     }
-    std::vector<double> sum(entries.begin()->second.value.size());
-    double z = 0;
-    for (const auto& [id, e] : entries) {
-      if (e.weight == 0 || long(id) == except) continue;
-      const double d = std::abs(double(q) - double(e.key));
-      double p = e.weight * std::exp(-(d - nearest) / tau);
-      if (k == SoftKernel::kMatern32) p *= 1 + d / tau;
-      z += p;
-      for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += p * double(e.value[i]);
-    }
-    for (double& x : sum) x /= z;
-    if (log_z != nullptr) *log_z = std::log(z) - nearest / tau;
-    return sum;
+    const DenseRead row = DenseOracle(all, k, tau).read(q, left_out).value();
+    if (log_z != nullptr) *log_z = row.log_z;
+    return row.read;
   }
 };
 
@@ -66,44 +66,29 @@ void expect_reads(const SoftBTreeSnapshot<Real>& snapshot, const Plain<Real>& pl
   }
 }
 
-// The gradients written out, in double, of <g, r(q)> + h ln Z(q), over queries; entries of weight 0 included.
+// The gradients of <g, r(q)> + h ln Z(q), over queries, by entry id; entries of weight 0 included.
 template <class Real>
 struct PlainGradients {
   std::vector<double> queries, keys, values, weights;
   double tau = 0;
 
   PlainGradients(const Plain<Real>& plain, std::size_t ids_end, double t, SoftKernel kernel, const std::vector<Real>& q,
-                 const std::vector<Real>& g, const std::vector<Real>& h) {
-    const std::size_t width = g.size() / q.size();
-    queries.resize(q.size());
-    keys.resize(ids_end);
-    weights.resize(ids_end);
-    values.resize(ids_end * width);
-    for (std::size_t j = 0; j < q.size(); ++j) {
-      double log_z;
-      const auto r = plain.read(q[j], t, kernel, &log_z);
-      double nearest = INFINITY;
-      for (const auto& [id, e] : plain.entries) {
-        if (e.weight > 0) nearest = std::min(nearest, std::abs(double(q[j]) - e.key));
-      }
-      const double s = nearest / t, off = kernel == SoftKernel::kLaplace ? s : s * s / (1 + s);
-      tau += h[j] * off / t;
-      for (const auto& [id, e] : plain.entries) {
-        const double d = double(q[j]) - e.key, u = std::abs(d) / t;
-        const double base = std::exp(-u - log_z), sign = d > 0 ? 1 : d < 0 ? -1 : 0;
-        const double k = base * (kernel == SoftKernel::kLaplace ? 1 : 1 + u);
-        const double slope = base * (kernel == SoftKernel::kLaplace ? 1 : u);
-        const double by_tau = base * (kernel == SoftKernel::kLaplace ? u - off : u * u - off * (1 + u)) / t;
-        double dot = h[j];
-        for (std::size_t c = 0; c < width; ++c) {
-          dot += double(g[j * width + c]) * (e.value[c] - r[c]);
-          values[id * width + c] += e.weight * k * double(g[j * width + c]);
-        }
-        weights[id] += k * dot;
-        keys[id] += e.weight * slope * sign * dot / t;
-        queries[j] -= e.weight * slope * sign * dot / t;
-        tau += e.weight * by_tau * dot;
-      }
+                 const std::vector<Real>& g, const std::vector<Real>& h)
+      : keys(ids_end), values(ids_end * (g.size() / q.size())), weights(ids_end) {
+    const DenseEntries all = plain.dense();
+    const DenseGradients of =
+        DenseOracle(all, kernel, t)
+            .backward(std::span<const Real>(q), std::span<const Real>(g), std::span<const Real>(h))
+            .of;
+    queries = of.queries;
+    tau = of.tau;
+    std::size_t i = 0;
+    for (const auto& [id, e] : plain.entries) {
+      keys[id] = of.keys[i];
+      weights[id] = of.weights[i];
+      std::copy_n(of.values.begin() + static_cast<std::ptrdiff_t>(i * all.width), all.width,
+                  values.begin() + static_cast<std::ptrdiff_t>(id * all.width));
+      ++i;
     }
   }
 };
