@@ -133,9 +133,9 @@ __global__ void __launch_bounds__(kThreads) plain_f32(const __grid_constant__ Li
 }
 
 __global__ void round_rows(const float* x, std::int64_t stride, std::int64_t K, __nv_bfloat16* packed) {
-  const std::int64_t row = blockIdx.y;
-  for (std::int64_t k = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; k < K;
-       k += std::int64_t{gridDim.x} * blockDim.x) {
+  const std::int64_t row = blockIdx.x;
+  for (std::int64_t k = std::int64_t{blockIdx.y} * blockDim.x + threadIdx.x; k < K;
+       k += std::int64_t{gridDim.y} * blockDim.x) {
     packed[row * K + k] = __float2bfloat16_rn(x[row * stride + k]);
   }
 }
@@ -173,8 +173,8 @@ Status linear_plain_f32(const LinearCall& call, device::Stream& stream) {
 }
 
 Status linear_round_rows(const LinearCall& call, const tensor::TensorView& packed, device::Stream& stream) {
-  const dim3 grid(static_cast<unsigned>(std::min<std::int64_t>(8, (call.K + 255) / 256)),
-                  static_cast<unsigned>(call.T));
+  const dim3 grid(static_cast<unsigned>(call.T),
+                  static_cast<unsigned>(std::min<std::int64_t>(8, (call.K + 255) / 256)));
   return launch("linear", round_rows, {grid, 256, 0}, stream, static_cast<const float*>(call.x), call.x_stride, call.K,
                 static_cast<__nv_bfloat16*>(packed.data()));
 }
