@@ -10,8 +10,7 @@
 namespace tandem::kernels::sm90 {
 
 // The two threads that copy have 24 registers: what they count lies in shared memory, and is volatile to stay there.
-struct alignas(16) CopyState {
-  KeyVisit visit_now;           // warp 0: its copy, of which every step reads all
+struct CopyState {
   int item, visit, head, step;  // where it is; warp 3: items with steps so far, and steps left
   int head_begin, head_end;     // of the item
   int stage, parity, steps_done, items_done;
@@ -24,16 +23,6 @@ struct alignas(16) CopyState {
     if (next == kStages) parity = parity ^ 1;
   }
 };
-
-__device__ __forceinline__ void copy_visit(const KeyVisit* from, volatile KeyVisit* to) {
-  static_assert(sizeof(KeyVisit) == 3 * sizeof(int4));
-  volatile int* const words = reinterpret_cast<volatile int*>(to);
-#pragma unroll
-  for (int i = 0; i < 3; ++i) {
-    const int4 four = reinterpret_cast<const int4*>(from)[i];
-    words[4 * i] = four.x, words[4 * i + 1] = four.y, words[4 * i + 2] = four.z, words[4 * i + 3] = four.w;
-  }
-}
 
 // Warp 0, one thread: takes items, writes the notes, copies Q and lse.
 template <int kD>
@@ -61,8 +50,7 @@ __device__ __forceinline__ void copy_queries(const CUtensorMap* q_map, const Bac
     barrier_arrive(&barriers.item_full[slot]);
     state.items_done = state.items_done + 1;
     for (state.visit = tile.visit_begin; state.visit < tile.visit_end; state.visit = state.visit + 1) {
-      copy_visit(args.visits + state.visit, &state.visit_now);
-      const volatile KeyVisit& visit = state.visit_now;
+      const volatile KeyVisit& visit = args.visits[state.visit];
       for (state.step = visit.step_end - 1; state.step >= visit.step_begin; state.step = state.step - 1) {
         // All heads of a step before the next step: so a tile follows those before it at one distance from end to end.
         for (state.head = state.head_begin; state.head < state.head_end; state.head = state.head + 1) {
