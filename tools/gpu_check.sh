@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # All GPU tests and the benchmarks' smoke sizes, in two halves, since the machine that compiles may have no GPU and the one
 # with the GPU none of the libraries:
-#   tools/gpu_check.sh pack [PYTHON]   here: builds, and gathers what runs into build/gpu_check (default: python3; give the
-#                                      interpreter whose version the other machine has)
-#   tools/gpu_check.sh run [OUT]       there, from the repository's root, with build/gpu_check carried along: runs it all,
-#                                      logs to OUT (default build/gpu_check/logs), prints a table, fails if anything did
+#   tools/gpu_check.sh pack [PYTHON]   here: builds, and gathers what runs into build/gpu_check.tar.gz (default: python3;
+#                                      give the interpreter whose version the other machine has)
+#   tools/gpu_check.sh run [OUT]       there, from the repository's root, with that file carried along: runs it all, logs to
+#                                      OUT (default build/gpu_check/logs), prints a table, fails if anything did
+#   tools/gpu_check.sh unpack          there: only unpacks, to build/gpu_check
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=build/gpu_check
@@ -23,11 +24,17 @@ pack() {
   done
   tools/build_python_for.sh "$python" "$folder/python" TANDEM_CUDA=on
   git rev-parse --short HEAD >"$folder/commit"
-  du -sh "$folder"
+  tar -C build -czf "$folder.tar.gz" gpu_check
+  du -sh "$folder.tar.gz"
+}
+
+unpack() {
+  rm -rf "$folder" && tar -C build -xzf "$folder.tar.gz"
 }
 
 run() {
   local logs=${1:-$folder/logs} failed=0
+  unpack
   mkdir -p "$logs"
   export LD_LIBRARY_PATH=$PWD/$folder/lib PYTHONPATH=$PWD/$folder/python PYTHONUNBUFFERED=1
   TANDEM_COMMIT=$(cat "$folder/commit")
@@ -57,5 +64,6 @@ run() {
 case ${1:-} in
   pack) shift && pack "$@" ;;
   run) shift && run "$@" ;;
-  *) sed -n '2,9s/^# \{0,1\}//p' "$0" && exit 2 ;;
+  unpack) unpack ;;
+  *) sed -n '2,10s/^# \{0,1\}//p' "$0" && exit 2 ;;
 esac
