@@ -195,6 +195,8 @@ Status bench(const BenchFlags& flags) {
                "prefill t/s", "GFLOP/s", "peak", "of peak", "decode t/s", "GB/s", "read", "of read");
   }
   engine::Engine& engine = *TD_TRY(host->start_engine());
+  engine::TransformerRunner& runner = *host->runner();
+  runner.time_steps();
   std::uint64_t key = 0;
   BenchFlags warm_up = flags;
   warm_up.output_tokens = std::min<std::int64_t>(flags.output_tokens, 4);
@@ -205,6 +207,7 @@ Status bench(const BenchFlags& flags) {
     const double context = static_cast<double>(flags.prompt_tokens) + static_cast<double>(flags.output_tokens) / 2;
     const double step_bytes = cost.weight_bytes + B * context * cost.kv_bytes_per_token;
     std::vector<double> prefill_s, step_s, all_s, first_s, between_s, peaks, reads, of_peak, of_read;
+    runner.take_step_times();
     for (int repeat = 0; repeat < flags.repeats; ++repeat) {
       const Ceilings before = TD_TRY(measure_ceilings(*host));
       const Measurement once = TD_TRY(measure(flags, engine, host->config().V, batch, ++key));
@@ -218,6 +221,10 @@ Status bench(const BenchFlags& flags) {
       reads.push_back((before.read_bytes_per_s + after.read_bytes_per_s) / 2);
       of_peak.push_back(flops / once.prefill_s / peaks.back());
       of_read.push_back(step_bytes / once.decode_step_s / reads.back());
+    }
+    std::vector<double> idle_us;  // of the device, before each step that only decodes
+    for (const engine::TransformerRunner::StepTime& time : runner.take_step_times()) {
+      if (time.tokens_count <= batch) idle_us.push_back(time.idle_us);
     }
     const double prefill_tokens_per_s = B * static_cast<double>(flags.prompt_tokens) / median(prefill_s);
     const double decode_tokens_per_s = B / median(step_s);
@@ -242,6 +249,8 @@ Status bench(const BenchFlags& flags) {
                              {"first_token_s_p99", quantile(first_s, 0.99)},
                              {"between_tokens_s_p50", median(between_s)},
                              {"between_tokens_s_p99", quantile(between_s, 0.99)},
+                             {"device_idle_us_p50", median(idle_us)},
+                             {"device_idle_us_p99", quantile(idle_us, 0.99)},
                          }));
     } else {
       fmt::print("{:>5} {:>6} {:>6} | {:>11.1f} {:>8.0f} {:>8.0f} {:>6.1f}% | {:>10.2f} {:>8.1f} {:>8.1f} {:>6.1f}%\n",
@@ -253,6 +262,10 @@ Status bench(const BenchFlags& flags) {
           "(p50 / p99)\n",
           "", output_tokens_per_s, 1e3 * median(first_s), 1e3 * quantile(first_s, 0.99), 1e3 * median(between_s),
           1e3 * quantile(between_s, 0.99));
+      if (!idle_us.empty()) {
+        fmt::print("{:>21} device idle before a step {:.1f} / {:.1f} us (p50 / p99 of {} steps)\n", "", median(idle_us),
+                   quantile(idle_us, 0.99), idle_us.size());
+      }
     }
     std::fflush(stdout);
   }

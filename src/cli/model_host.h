@@ -38,6 +38,7 @@ class ModelHost {
 
   // Loads the weights where the device is not the CPU, and reserves the planned memory. Once.
   [[nodiscard]] Result<engine::TransformerRunner*> start_runner();
+  engine::TransformerRunner* runner() { return runner_.get(); }  // after start_runner()
   // start_runner(), and an engine on it, with a queue of at least so many requests. Once.
   [[nodiscard]] Result<engine::Engine*> start_engine(std::int64_t waiting_requests = 0);
 

@@ -28,10 +28,11 @@ Status copy_rows(void*, std::size_t, const void*, std::size_t, std::size_t, std:
   return no_cuda();
 }
 Status fill_zeros(void*, std::size_t, CudaStreamHandle) { return no_cuda(); }
-Result<CudaEventHandle> create_event(int) { return no_cuda(); }
+Result<CudaEventHandle> create_event(int, bool) { return no_cuda(); }
 void destroy_event(CudaEventHandle) {}
 Status record(CudaEventHandle, CudaStreamHandle) { return no_cuda(); }
 Status wait(CudaEventHandle) { return no_cuda(); }
+Result<float> microseconds_between(CudaEventHandle, CudaEventHandle) { return no_cuda(); }
 Status begin_capture(CudaStreamHandle) { return no_cuda(); }
 Result<CudaGraphHandle> end_capture(CudaStreamHandle, bool) { return no_cuda(); }
 void destroy_graph(CudaGraphHandle) {}

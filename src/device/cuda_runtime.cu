@@ -109,10 +109,11 @@ Status fill_zeros(void* data, std::size_t bytes, CudaStreamHandle handle) {
   return done("clearing memory failed", cudaMemsetAsync(data, 0, bytes, handle));
 }
 
-Result<CudaEventHandle> create_event(int index) {
+Result<CudaEventHandle> create_event(int index, bool is_timed) {
   cudaError_t error = cudaSetDevice(index);
   cudaEvent_t event = nullptr;
-  if (error == cudaSuccess) error = cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+  if (error == cudaSuccess)
+    error = cudaEventCreateWithFlags(&event, is_timed ? cudaEventDefault : cudaEventDisableTiming);
   if (error == cudaSuccess) return event;
   return device_lost("no event", error);
 }
@@ -124,6 +125,12 @@ Status record(CudaEventHandle event, CudaStreamHandle handle) {
 }
 
 Status wait(CudaEventHandle event) { return done("work on the device failed", cudaEventSynchronize(event)); }
+
+Result<float> microseconds_between(CudaEventHandle from, CudaEventHandle to) {
+  float milliseconds = 0.0f;
+  TD_TRY(done("reading a time failed", cudaEventElapsedTime(&milliseconds, from, to)));
+  return milliseconds * 1000.0f;
+}
 
 Status begin_capture(CudaStreamHandle handle) {
   return done("capturing failed", cudaStreamBeginCapture(handle, cudaStreamCaptureModeThreadLocal));

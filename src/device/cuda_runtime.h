@@ -21,10 +21,11 @@ void release_pinned(void* data);
                                std::size_t row_bytes, std::size_t rows, CudaStreamHandle handle);
 [[nodiscard]] Status fill_zeros(void* data, std::size_t bytes, CudaStreamHandle handle);
 
-[[nodiscard]] Result<CudaEventHandle> create_event(int index);
+[[nodiscard]] Result<CudaEventHandle> create_event(int index, bool is_timed);
 void destroy_event(CudaEventHandle event);
 [[nodiscard]] Status record(CudaEventHandle event, CudaStreamHandle handle);
 [[nodiscard]] Status wait(CudaEventHandle event);
+[[nodiscard]] Result<float> microseconds_between(CudaEventHandle from, CudaEventHandle to);
 
 [[nodiscard]] Status begin_capture(CudaStreamHandle handle);
 // The graph ready to launch; null if `keep` is false: what was captured is thrown away.

@@ -51,9 +51,9 @@ Stream::~Stream() {
 
 Status Stream::synchronize() { return device_.kind == DeviceKind::kCpu ? ok_status() : cuda::synchronize(cuda_); }
 
-Result<Event> Event::create(Device device) {
+Result<Event> Event::create(Device device, bool is_timed) {
   Event event;
-  if (device.kind == DeviceKind::kCuda) event.event_ = TD_TRY(cuda::create_event(device.index));
+  if (device.kind == DeviceKind::kCuda) event.event_ = TD_TRY(cuda::create_event(device.index, is_timed));
   return event;
 }
 
@@ -71,6 +71,11 @@ Event::~Event() {
 Status Event::record(Stream& stream) { return event_ == nullptr ? ok_status() : cuda::record(event_, stream.cuda()); }
 
 Status Event::wait() { return event_ == nullptr ? ok_status() : cuda::wait(event_); }
+
+Result<float> Event::microseconds_between(const Event& from, const Event& to) {
+  if (from.event_ == nullptr || to.event_ == nullptr) return 0.0f;
+  return cuda::microseconds_between(from.event_, to.event_);
+}
 
 Result<Graph> Graph::capture(Stream& stream, const std::function<Status()>& queue_work) {
   TD_TRY(cuda::begin_capture(stream.cuda()));

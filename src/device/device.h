@@ -70,8 +70,8 @@ class Stream {
 // Threads: one at a time. Move-only.
 class Event {
  public:
-  // Errors: kDeviceLost.
-  [[nodiscard]] static Result<Event> create(Device device);
+  // `is_timed`: for microseconds_between(). Errors: kDeviceLost.
+  [[nodiscard]] static Result<Event> create(Device device, bool is_timed = false);
   Event() = default;
   Event(Event&& other) noexcept;
   Event& operator=(Event&& other) noexcept;
@@ -81,6 +81,9 @@ class Event {
   [[nodiscard]] Status record(Stream& stream);
   // Until the work before the last record() is done; at once if there was none. Errors: kDeviceLost, as synchronize().
   [[nodiscard]] Status wait();
+  // Of the device's time, from one point to a later one, both timed, recorded and done; 0 on the CPU.
+  // Errors: kDeviceLost.
+  [[nodiscard]] static Result<float> microseconds_between(const Event& from, const Event& to);
 
  private:
   CudaEventHandle event_ = nullptr;

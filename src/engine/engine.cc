@@ -149,7 +149,7 @@ class ThreadedEngine final : public Engine {
     std::vector<RequestId> cancels;
     std::vector<Command> commands;
     for (bool stopping = false; !stopping;) {
-      bool paused = false;
+      bool paused = false, must_stand_still = false;
       {
         std::unique_lock lock(mutex_);
         wait_for_work(lock);
@@ -157,9 +157,11 @@ class ThreadedEngine final : public Engine {
         cancels.swap(cancels_);
         commands.swap(commands_);
         stopping = stopping_;
-        paused = standing_still_ = paused_;
+        paused = paused_;
+        must_stand_still = paused && !standing_still_;
+        if (!paused) standing_still_ = false;
       }
-      if (paused) stood_still_.notify_all();
+      if (must_stand_still) stand_still();
       for (Submission& submission : submissions)
         loop_.add(submission.id, std::move(submission.request), std::move(submission.sink));
       submissions.clear();
@@ -177,6 +179,18 @@ class ThreadedEngine final : public Engine {
       publish();
       loop_.deliver();
     }
+  }
+
+  // Nothing is under way on the device afterwards, and everybody has heard of what was.
+  void stand_still() {
+    loop_.settle();
+    publish();
+    loop_.deliver();
+    {
+      std::lock_guard lock(mutex_);
+      standing_still_ = paused_;
+    }
+    stood_still_.notify_all();
   }
 
   // Before deliver(): whoever hears a request's last event finds its blocks free and its place in the queue too.

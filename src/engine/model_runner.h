@@ -31,11 +31,19 @@ class ModelRunner {
   // Errors: kDeviceLost, kAborted: the step did not happen, though slots of its rows may hold rubbish.
   [[nodiscard]] virtual Result<tensor::TensorView> forward(const model::ForwardBatch& batch) = 0;
 
-  // A runner whose logits are far from the host may find the largest of each row where they are. The same step, but
-  // what comes back, valid as long, is for each row the id of its largest logit, the lowest of equals; -1 where a logit
-  // is NaN or +infinity, or all are -infinity.
+  // A runner whose logits are far from the host may find the largest of each row where they are, and run a step while
+  // the host is busy with the one before. queue_largest() has the same step run, and take_largest() gives what the
+  // oldest step that was queued and not taken yet found: for each logit row the id of its largest logit, the lowest of
+  // equals; -1 where a logit is NaN or +infinity, or all are -infinity. At most kQueuedStepsMax steps are queued; none
+  // is when forward() is called. A token -1 - n of a queued step is what row n of the step queued before it found.
+  // Errors: those of forward(), by either call; the step counts as taken, and those queued after it hold rubbish.
+  static constexpr int kQueuedStepsMax = 2;
   virtual bool finds_largest() const { return false; }
-  [[nodiscard]] virtual Result<std::span<const TokenId>> forward_largest(const model::ForwardBatch&) {
+  [[nodiscard]] virtual Status queue_largest(const model::ForwardBatch&) {
+    return invalid_argument("this runner does not find the largest logits");
+  }
+  // Valid until the next call.
+  [[nodiscard]] virtual Result<std::span<const TokenId>> take_largest() {
     return invalid_argument("this runner does not find the largest logits");
   }
 };

@@ -48,14 +48,12 @@ LogitRows StepBuilder::add(std::span<const TokenId> tokens, std::int64_t first, 
   TD_CHECK(sequences_count_ < static_cast<std::int64_t>(context_len_.size()), sequences_count_);
   TD_CHECK(logit_rows_count_ + rows.scored_count + rows.last <= static_cast<std::int64_t>(logit_rows_.size()),
            logit_rows_count_, rows.scored_count);
-  TD_CHECK(blocks_count <= table_blocks_, blocks_count, table_blocks_);
 
   for (std::int64_t position = first; position < end; ++position) {
     const auto row = static_cast<std::size_t>(tokens_count_ + position - first);
     tokens_[row] = tokens[static_cast<std::size_t>(position)];
     positions_[row] = static_cast<std::int32_t>(position);
-    const std::int64_t block = blocks[static_cast<std::size_t>(position / block_tokens_)].value();
-    slots_[row] = block * block_tokens_ + position % block_tokens_;
+    slots_[row] = slot_of(position, blocks);
   }
   const auto first_row = static_cast<std::int32_t>(tokens_count_ - first);  // row of the sequence's position 0
   for (std::int64_t i = 0; i < rows.scored_count; ++i)
@@ -64,6 +62,31 @@ LogitRows StepBuilder::add(std::span<const TokenId> tokens, std::int64_t first, 
   if (rows.last)
     logit_rows_[static_cast<std::size_t>(logit_rows_count_++)] = first_row + static_cast<std::int32_t>(end - 1);
 
+  add_sequence(blocks, end, chunk_tokens);
+  return rows;
+}
+
+LogitRows StepBuilder::add_found(std::int64_t previous_row, std::int64_t position, std::span<const BlockId> blocks) {
+  const auto row = static_cast<std::size_t>(tokens_count_);
+  TD_CHECK(row < tokens_.size() && sequences_count_ < static_cast<std::int64_t>(context_len_.size()), row);
+  TD_CHECK(logit_rows_count_ < static_cast<std::int64_t>(logit_rows_.size()), logit_rows_count_);
+  TD_CHECK(position < static_cast<std::int64_t>(blocks.size()) * block_tokens_, position, blocks.size());
+  tokens_[row] = static_cast<std::int32_t>(-1 - previous_row);
+  positions_[row] = static_cast<std::int32_t>(position);
+  slots_[row] = slot_of(position, blocks);
+  const LogitRows rows{logit_rows_count_, 0, 0, true};
+  logit_rows_[static_cast<std::size_t>(logit_rows_count_++)] = static_cast<std::int32_t>(row);
+  add_sequence(blocks, position + 1, 1);
+  return rows;
+}
+
+std::int64_t StepBuilder::slot_of(std::int64_t position, std::span<const BlockId> blocks) const {
+  const std::int64_t block = blocks[static_cast<std::size_t>(position / block_tokens_)].value();
+  return block * block_tokens_ + position % block_tokens_;
+}
+
+void StepBuilder::add_sequence(std::span<const BlockId> blocks, std::int64_t end, std::int64_t chunk_tokens) {
+  TD_CHECK(std::ssize(blocks) <= table_blocks_, blocks.size(), table_blocks_);
   const auto entries =
       std::span(block_table_)
           .subspan(static_cast<std::size_t>(sequences_count_ * table_blocks_), static_cast<std::size_t>(table_blocks_));
@@ -75,7 +98,6 @@ LogitRows StepBuilder::add(std::span<const TokenId> tokens, std::int64_t first, 
   tokens_count_ += chunk_tokens;
   sequences_count_ += 1;
   query_start_[static_cast<std::size_t>(sequences_count_)] = static_cast<std::int32_t>(tokens_count_);
-  return rows;
 }
 
 model::ForwardBatch StepBuilder::batch() {

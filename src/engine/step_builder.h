@@ -36,12 +36,20 @@ class StepBuilder {
   LogitRows add(std::span<const TokenId> tokens, std::int64_t first, std::int64_t chunk_tokens,
                 std::span<const BlockId> blocks, std::int64_t scored_begin, std::int64_t scored_end);
 
+  // Adds one token of a sequence at `position`, the last of those for which `blocks` have room: the one that logit row
+  // `previous_row` of the step before this one finds.
+  LogitRows add_found(std::int64_t previous_row, std::int64_t position, std::span<const BlockId> blocks);
+
   std::int64_t sequences_count() const { return sequences_count_; }
   std::int64_t logit_rows_count() const { return logit_rows_count_; }
   // Views of the arrays; valid until the next begin().
   model::ForwardBatch batch();
 
  private:
+  std::int64_t slot_of(std::int64_t position, std::span<const BlockId> blocks) const;
+  // Ends a sequence's rows: its table, its length up to `end`.
+  void add_sequence(std::span<const BlockId> blocks, std::int64_t end, std::int64_t chunk_tokens);
+
   const int block_tokens_;
   std::vector<std::int32_t> tokens_, positions_;  // [T]
   std::vector<std::int64_t> slots_;               // [T]

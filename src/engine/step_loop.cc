@@ -86,6 +86,7 @@ void StepLoop::cancel(RequestId id) {
 
 void StepLoop::cancel_all() {
   while (!requests_.empty()) end_request(*requests_.begin()->second, FinishReason::kCancelled, {});
+  settle();
 }
 
 void StepLoop::hold(RequestId id, bool held) {
@@ -104,6 +105,7 @@ void StepLoop::hold(RequestId id, bool held) {
 }
 
 void StepLoop::set_weights_version(std::int64_t version) {
+  settle();
   while (!running_.empty()) {
     Sample& sample = *running_.back();
     give_blocks_back(sample);
@@ -124,6 +126,7 @@ void StepLoop::end_expired() {
 }
 
 void StepLoop::give_blocks_back(Sample& sample) {
+  forget_queued(sample);
   pool_.release(*sample.sequence);
   sample.sequence.reset();
   sample.computed_tokens = 0;
@@ -132,29 +135,137 @@ void StepLoop::give_blocks_back(Sample& sample) {
 
 void StepLoop::step() {
   if (!held_.empty()) end_expired();
-  if (!can_step()) return;
+  const auto is_forgotten = [](const BatchEntry& entry) { return entry.sample == nullptr; };
+  while (queued_count_ > 0 && std::ranges::all_of(queued_[0], is_forgotten)) finish_oldest();
+  if (queued_count_ == 0) {
+    if (!can_step()) return;
+    plan_batch();
+    if (batch_.empty()) return;
+    if (!runner_.finds_largest() || !wants_largest_only()) {
+      take_result(batch_, forward());
+      return;
+    }
+    queue_batch();
+  }
+  if (queued_count_ == 1) queue_ahead();
+  if (queued_count_ > 0) finish_oldest();
+}
+
+void StepLoop::settle() {
+  while (queued_count_ > 0) finish_oldest();
+}
+
+void StepLoop::plan_batch() {
   const TimePoint now = now_ = clock_.now();
   fill_state(now);
   plan_step({running_rows_, waiting_rows_, pool_.blocks_free()}, limits_, now, plan_);
   apply_ends_and_preemptions();
   assemble_batch();
   if (batch_.empty()) return;
-
   counts_.steps += 1;
   for (const BatchEntry& entry : batch_) counts_.step_tokens += entry.chunk_tokens;
-  const Result<StepResult> result = forward();
+}
+
+bool StepLoop::may_queue_ahead() const {
+  const std::vector<BatchEntry>& before = queued_[0];
+  if (!waiting_.empty() || running_.size() != before.size()) return false;
+  std::int64_t blocks_needed = 0;
+  const TimePoint now = clock_.now();
+  for (const BatchEntry& entry : before) {
+    if (entry.sample == nullptr || !entry.logits.last) return false;
+    const auto& deadline = entry.sample->request->request.deadline;
+    if (deadline && *deadline <= now) return false;
+    const auto room = static_cast<std::int64_t>(pool_.blocks(*entry.sample->sequence).size()) * limits_.block_tokens;
+    blocks_needed += static_cast<std::int64_t>(entry.sample->tokens.size()) >= room;
+  }
+  return blocks_needed <= pool_.blocks_free();
+}
+
+bool StepLoop::will_be_full(const Sample& sample, std::int64_t more_tokens) const {
+  const std::int64_t max_tokens = sample.request->request.max_tokens;
+  return (max_tokens > 0 && sample.generated_count() + more_tokens >= max_tokens) ||
+         static_cast<std::int64_t>(sample.tokens.size()) + more_tokens >= sequence_tokens_max_;
+}
+
+void StepLoop::queue_ahead() {
+  if (!may_queue_ahead()) return;
+  batch_.clear();
+  std::int64_t table_blocks = 1;
+  for (const BatchEntry& entry : queued_[0]) {
+    Sample& sample = *entry.sample;
+    if (will_be_full(sample, 1)) continue;
+    const Status grown = pool_.grow(*sample.sequence, static_cast<std::int64_t>(sample.tokens.size()) + 1);
+    TD_CHECK(grown.ok(), grown.message());
+    batch_.push_back({&sample, 1, entry.logits});  // the row in the step before, for now
+    table_blocks = std::max(table_blocks, static_cast<std::int64_t>(pool_.blocks(*sample.sequence).size()));
+  }
+  if (batch_.empty()) return;
+  builder_.begin(table_blocks);
+  for (BatchEntry& entry : batch_) {
+    const Sample& sample = *entry.sample;
+    entry.logits = builder_.add_found(entry.logits.first, static_cast<std::int64_t>(sample.tokens.size()),
+                                      pool_.blocks(*sample.sequence));
+  }
+  counts_.steps += 1;
+  counts_.step_tokens += std::ssize(batch_);
+  queue_batch();
+}
+
+void StepLoop::queue_batch() {
+  const Status queued = [&]() -> Status {
+    try {
+      return runner_.queue_largest(builder_.batch());
+    } catch (const std::exception& error) {
+      return make_status(StatusCode::kAborted, "the step failed: {}", error.what());
+    }
+  }();
+  if (queued.ok()) {
+    queued_[static_cast<std::size_t>(queued_count_++)].swap(batch_);
+  } else {
+    take_result(batch_, queued);
+  }
+}
+
+void StepLoop::finish_oldest() {
+  const Result<StepResult> result = [&]() -> Result<StepResult> {
+    try {
+      return StepResult{nullptr, TD_TRY(runner_.take_largest())};
+    } catch (const std::exception& error) {
+      return make_status(StatusCode::kAborted, "the step failed: {}", error.what());
+    }
+  }();
+  // What ends while the result is taken is to be forgotten by the steps after it, not by this one.
+  batch_.swap(queued_[0]);
+  std::ranges::rotate(queued_, queued_.begin() + 1);
+  queued_count_ -= 1;
+  take_result(batch_, result);
+}
+
+void StepLoop::forget_queued(const Sample& sample) {
+  for (int i = 0; i < queued_count_; ++i) {
+    for (BatchEntry& entry : queued_[static_cast<std::size_t>(i)])
+      if (entry.sample == &sample) entry.sample = nullptr;
+  }
+}
+
+void StepLoop::take_result(std::span<const BatchEntry> batch, const Result<StepResult>& result) {
   if (!result.ok()) {
-    fail_batch(result.status());
+    // A request with several samples in the batch is ended by the first of them.
+    for (const BatchEntry& entry : batch)
+      if (entry.sample != nullptr && !entry.sample->finished)
+        end_request(*entry.sample->request, FinishReason::kError, result.status());
     return;
   }
-  for (const BatchEntry& entry : batch_) {
+  for (const BatchEntry& entry : batch) {
+    if (entry.sample == nullptr) continue;
     Sample& sample = *entry.sample;
     sample.computed_tokens += entry.chunk_tokens;
     pool_.commit(*sample.sequence, sample.tokens, sample.computed_tokens);
     if (sample.index == 0 && sample.computed_tokens >= sample.request->prompt_tokens())
       sample.request->prompt_computed = true;
   }
-  for (const BatchEntry& entry : batch_) take_logits(entry, *result);
+  for (const BatchEntry& entry : batch)
+    if (entry.sample != nullptr) take_logits(entry, *result);
 }
 
 SchedRow StepLoop::row_of(const Sample& sample) const {
@@ -309,11 +420,6 @@ bool StepLoop::wants_largest_only() const {
 
 Result<StepLoop::StepResult> StepLoop::forward() {
   try {
-    if (runner_.finds_largest() && wants_largest_only()) {
-      const std::span<const TokenId> largest = TD_TRY(runner_.forward_largest(builder_.batch()));
-      TD_CHECK(std::ssize(largest) == builder_.logit_rows_count(), largest.size());
-      return StepResult{nullptr, largest};
-    }
     auto logits = TD_TRY(runner_.forward(builder_.batch()));
     const tensor::Shape expected{builder_.logit_rows_count(), runner_limits_.vocab_size};
     TD_CHECK(logits.shape() == expected || expected[0] == 0, logits.shape().to_string(), expected.to_string());
@@ -321,12 +427,6 @@ Result<StepLoop::StepResult> StepLoop::forward() {
   } catch (const std::exception& error) {
     return make_status(StatusCode::kAborted, "the step failed: {}", error.what());
   }
-}
-
-void StepLoop::fail_batch(const Status& status) {
-  // A request with several samples in the batch is ended by the first of them.
-  for (const BatchEntry& entry : batch_)
-    if (!entry.sample->finished) end_request(*entry.sample->request, FinishReason::kError, status);
 }
 
 void StepLoop::take_logits(const BatchEntry& entry, const StepResult& result) {
@@ -389,9 +489,7 @@ void StepLoop::take_token(Sample& sample, SampledToken sampled) {
       finish = FinishReason::kStop;
     }
   }
-  const bool is_full = (request.max_tokens > 0 && sample.generated_count() >= request.max_tokens) ||
-                       static_cast<std::int64_t>(sample.tokens.size()) >= sequence_tokens_max_;
-  if (finish == FinishReason::kNone && is_full) finish = FinishReason::kLength;
+  if (finish == FinishReason::kNone && will_be_full(sample, 0)) finish = FinishReason::kLength;
   if (finish == FinishReason::kNone) {
     if (sample.constraint) constraints_->advance(sample.constraint, token);
     send(sample, std::move(event));
@@ -425,6 +523,7 @@ void StepLoop::end(Sample& sample, FinishReason reason, Status error, TokenEvent
   RequestState& request = *sample.request;
   TD_CHECK(!sample.finished, request.id.value(), sample.index);
   if (sample.sequence) {
+    forget_queued(sample);
     pool_.release(*sample.sequence);
     sample.sequence.reset();
     std::erase(running_, &sample);

@@ -8,6 +8,7 @@
 // Threads: one at a time.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -42,8 +43,12 @@ class StepLoop {
   void set_weights_version(std::int64_t version);
 
   bool idle() const { return requests_.empty(); }
-  bool can_step() const { return !running_.empty() || !waiting_.empty(); }  // else all that is left is held
+  // Else all that is left is held.
+  bool can_step() const { return !running_.empty() || !waiting_.empty(); }
+  // Ends with one step's tokens taken; the next step may be under way by then.
   void step();
+  // Waits for what is under way and takes its tokens: afterwards nothing reads the weights.
+  void settle();
   void end_expired();  // what step() does about deadlines, for times without steps
   // Requests that ended since the last deliver().
   std::span<const RequestId> ended() const { return ended_; }
@@ -55,7 +60,7 @@ class StepLoop {
 
  private:
   struct BatchEntry {
-    Sample* sample = nullptr;
+    Sample* sample = nullptr;  // of a queued step: null once the sample has left running_
     std::int64_t chunk_tokens = 0;
     LogitRows logits;
   };
@@ -67,6 +72,16 @@ class StepLoop {
   void fill_state(TimePoint now);
   SchedRow row_of(const Sample& sample) const;
   bool may_share(const Sample& sample) const;
+  // Plans the next step into batch_, for which the builder then has the arrays.
+  void plan_batch();
+  // Queues the step after the only one queued, before anything is known of that one's tokens: for those of its samples
+  // that will not have reached their length. Only if planning would have come to the same, whatever the tokens.
+  void queue_ahead();
+  bool may_queue_ahead() const;
+  void queue_batch();
+  void finish_oldest();
+  void forget_queued(const Sample& sample);  // it takes no more tokens from steps that are queued
+  bool will_be_full(const Sample& sample, std::int64_t more_tokens) const;
   void apply_ends_and_preemptions();
   void give_blocks_back(Sample& sample);  // of a running one, which leaves running_
   void assemble_batch();
@@ -81,7 +96,7 @@ class StepLoop {
     std::span<const TokenId> largest;
   };
   Result<StepResult> forward();
-  void fail_batch(const Status& status);
+  void take_result(std::span<const BatchEntry> batch, const Result<StepResult>& result);
   void take_logits(const BatchEntry& entry, const StepResult& result);
   void sample_token(Sample& sample, const float* logits);
   void take_token(Sample& sample, SampledToken sampled);
@@ -115,6 +130,9 @@ class StepLoop {
   std::vector<Sample*> running_samples_, waiting_samples_;
   StepPlan plan_;
   std::vector<BatchEntry> batch_;
+  // Steps that were queued and not taken yet, oldest first.
+  std::array<std::vector<BatchEntry>, ModelRunner::kQueuedStepsMax> queued_;
+  int queued_count_ = 0;
 
   // Of the steps since the last deliver().
   std::vector<Delivery> deliveries_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/check.h"
 #include "kernels/sampling/largest.h"
 
 namespace tandem::engine {
@@ -73,7 +74,7 @@ Result<std::unique_ptr<TransformerRunner>> TransformerRunner::create(const model
   runner->cache_ = TD_TRY(model::KvCache::create(transformer.config(), model::kv_dtype(plan.compute),
                                                  plan.limits.blocks_count, plan.limits.block_tokens, stream.device()));
   runner->workspace_ = TD_TRY(device::Arena::create(stream.device(), plan.workspace_bytes));
-  if (stream.device().kind == device::DeviceKind::kCuda) TD_TRY(runner->create_step_memory());
+  if (stream.device().kind == device::DeviceKind::kCuda) TD_TRY(runner->create_slots());
   return runner;
 }
 
@@ -95,39 +96,74 @@ struct TransformerRunner::StepLayout {
   std::size_t tokens, positions, slots, query_start, context_len, logit_rows, end = 0;
 };
 
-Status TransformerRunner::create_step_memory() {
+Status TransformerRunner::create_slots() {
   table_width_ =
       std::min((limits_.context_tokens + limits_.block_tokens - 1) / limits_.block_tokens, limits_.blocks_count);
   const StepLayout layout(limits_.step_tokens_max, limits_.sequences_max, limits_.logit_rows_max);
   const std::size_t bytes = layout.end + static_cast<std::size_t>(limits_.sequences_max * table_width_) * 4;
-  step_on_host_ = TD_TRY(device::Memory::create_pinned(bytes));
-  step_on_device_ = TD_TRY(device::Memory::create(stream_.device(), bytes));
   const std::int64_t N = limits_.logit_rows_max;
-  results_on_host_ = TD_TRY(device::Memory::create_pinned(static_cast<std::size_t>(N * limits_.vocab_size) * 4));
-  largest_on_device_ = TD_TRY(device::Memory::create(
-      stream_.device(), kernels::largest_cuda_scratch_bytes(N) + static_cast<std::size_t>(N) * sizeof(TokenId)));
+  const std::size_t ids_bytes = static_cast<std::size_t>(N) * sizeof(TokenId);
+  const device::Device device = stream_.device();
+  for (Slot& slot : slots_) {
+    slot.on_host = TD_TRY(device::Memory::create_pinned(bytes));
+    slot.on_device = TD_TRY(device::Memory::create(device, bytes));
+    slot.largest_on_device = TD_TRY(device::Memory::create(device, kernels::largest_cuda_scratch_bytes(N) + ids_bytes));
+    slot.largest_on_host = TD_TRY(device::Memory::create_pinned(ids_bytes));
+  }
+  for (Events& events : events_) {
+    events.begin = TD_TRY(device::Event::create(device, /*is_timed=*/true));
+    events.end = TD_TRY(device::Event::create(device, /*is_timed=*/true));
+  }
+  logits_on_host_ = TD_TRY(device::Memory::create_pinned(static_cast<std::size_t>(N * limits_.vocab_size) * 4));
   return ok_status();
 }
 
 Result<tensor::TensorView> TransformerRunner::forward(const model::ForwardBatch& batch) {
   if (stream_.device().kind == device::DeviceKind::kCpu) return run(batch);
-  TD_TRY(forward_on_cuda(batch, /*largest_only=*/false));
-  return tensor::TensorView(results_on_host_.data(), tensor::DType::kF32,
+  TD_TRY(queue(batch, /*largest_only=*/false));
+  TD_TRY(take());
+  return tensor::TensorView(logits_on_host_.data(), tensor::DType::kF32,
                             tensor::Shape{batch.logit_rows.extent(0), limits_.vocab_size});
 }
 
-Result<std::span<const TokenId>> TransformerRunner::forward_largest(const model::ForwardBatch& batch) {
-  TD_TRY(forward_on_cuda(batch, /*largest_only=*/true));
-  return std::span(static_cast<const TokenId*>(results_on_host_.data()),
-                   static_cast<std::size_t>(batch.logit_rows.extent(0)));
+Status TransformerRunner::queue_largest(const model::ForwardBatch& batch) {
+  return queue(batch, /*largest_only=*/true);
 }
 
-Status TransformerRunner::forward_on_cuda(const model::ForwardBatch& batch, bool largest_only) {
+Result<std::span<const TokenId>> TransformerRunner::take_largest() {
+  const Slot& slot = *TD_TRY(take());
+  return std::span(static_cast<const TokenId*>(slot.largest_on_host.data()), static_cast<std::size_t>(slot.rows_count));
+}
+
+Result<const TransformerRunner::Slot*> TransformerRunner::take() {
+  TD_CHECK(taken_steps_ < queued_steps_, taken_steps_);
+  const std::uint64_t step = taken_steps_++;
+  const Slot& slot = slots_[step % slots_.size()];
+  Events& events = events_[step % events_.size()];
+  TD_TRY(events.end.wait());
+  if (times_steps_) {
+    StepTime time{slot.tokens_count, 0.0f, TD_TRY(device::Event::microseconds_between(events.begin, events.end))};
+    if (step > 0) {
+      const Events& before = events_[(step - 1) % events_.size()];
+      time.idle_us = TD_TRY(device::Event::microseconds_between(before.end, events.begin));
+    }
+    step_times_.push_back(time);
+  }
+  return &slot;
+}
+
+Status TransformerRunner::queue(const model::ForwardBatch& batch, bool largest_only) {
   using tensor::TensorView;
+  TD_CHECK(queued_steps_ - taken_steps_ < slots_.size(), queued_steps_, taken_steps_);
+  const std::size_t index = queued_steps_ % slots_.size();
+  Slot& slot = slots_[index];
+  Events& events = events_[queued_steps_ % events_.size()];
   const std::int64_t T = batch.tokens.extent(0), B = batch.context_len.extent(0), N = batch.logit_rows.extent(0);
+  slot.tokens_count = T;
+  slot.rows_count = N;
   const StepLayout layout(T, B, N);
-  std::byte* const host = step_on_host_.span().data();
-  std::byte* const device = step_on_device_.span().data();
+  std::byte* const host = slot.on_host.span().data();
+  std::byte* const device = slot.on_device.span().data();
   const auto stage = [&](const TensorView& view, std::size_t at) {
     std::memcpy(host + at, view.data(), static_cast<std::size_t>(view.bytes()));
     return TensorView(device + at, view.dtype(), view.shape(), stream_.device());
@@ -147,32 +183,45 @@ Status TransformerRunner::forward_on_cuda(const model::ForwardBatch& batch, bool
   TD_TRY(device::copy_rows(device + layout.end, static_cast<std::size_t>(table_width_) * 4, host + layout.end,
                            width_bytes, width_bytes, static_cast<std::size_t>(B), stream_));
 
+  TD_TRY(events.begin.record(stream_));
   constexpr std::int64_t kCapturedRowsMax = 64;
   if (T == B && T <= kCapturedRowsMax) {
-    device::Graph& graph = captured_[{B, N, largest_only}];
+    device::Graph& graph = captured_[{B, N, largest_only, index}];
     if (!graph) {
-      graph = TD_TRY(device::Graph::capture(stream_, [&] { return queue_step(staged, largest_only); }));
+      graph = TD_TRY(device::Graph::capture(stream_, [&] { return queue_forward(staged, largest_only, index); }));
     }
     TD_TRY(graph.launch(stream_));
   } else {
-    TD_TRY(queue_step(staged, largest_only));
+    TD_TRY(queue_forward(staged, largest_only, index));
   }
-  return stream_.synchronize();
+  TD_TRY(events.end.record(stream_));
+  queued_steps_ += 1;
+  return ok_status();
 }
 
-Status TransformerRunner::queue_step(const model::ForwardBatch& batch, bool largest_only) {
+tensor::TensorView TransformerRunner::largest_of(const Slot& slot, std::int64_t rows) const {
+  const std::size_t scratch_bytes = kernels::largest_cuda_scratch_bytes(limits_.logit_rows_max);
+  return tensor::TensorView(const_cast<std::byte*>(slot.largest_on_device.span().data()) + scratch_bytes,
+                            tensor::DType::kI32, tensor::Shape{rows}, stream_.device());
+}
+
+Status TransformerRunner::queue_forward(const model::ForwardBatch& batch, bool largest_only, std::size_t index) {
   using tensor::TensorView;
+  Slot& slot = slots_[index];
+  if (largest_only) {
+    const Slot& before = slots_[(index + slots_.size() - 1) % slots_.size()];
+    TD_TRY(kernels::fill_in_found_cuda(batch.tokens, largest_of(before, limits_.logit_rows_max), stream_));
+  }
   const TensorView logits = TD_TRY(run(batch));
   const std::int64_t N = logits.extent(0);
   if (!largest_only) {
-    return device::copy(results_on_host_.data(), logits.data(), static_cast<std::size_t>(logits.bytes()), stream_);
+    return device::copy(logits_on_host_.data(), logits.data(), static_cast<std::size_t>(logits.bytes()), stream_);
   }
   if (N == 0) return ok_status();
-  const std::span<std::byte> memory = largest_on_device_.span();
-  const std::size_t scratch_bytes = kernels::largest_cuda_scratch_bytes(N);
-  const TensorView ids(memory.data() + scratch_bytes, tensor::DType::kI32, tensor::Shape{N}, stream_.device());
-  TD_TRY(kernels::largest_cuda(logits, ids, memory.first(scratch_bytes), stream_));
-  return device::copy(results_on_host_.data(), ids.data(), static_cast<std::size_t>(ids.bytes()), stream_);
+  const TensorView ids = largest_of(slot, N);
+  const std::span<std::byte> scratch = slot.largest_on_device.span();
+  TD_TRY(kernels::largest_cuda(logits, ids, scratch, stream_));
+  return device::copy(slot.largest_on_host.data(), ids.data(), static_cast<std::size_t>(ids.bytes()), stream_);
 }
 
 Result<tensor::TensorView> TransformerRunner::run(const model::ForwardBatch& batch) {

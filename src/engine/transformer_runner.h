@@ -4,11 +4,14 @@
 // Threads: one at a time (the engine's own, once it runs).
 #pragma once
 
+#include <array>
 #include <map>
 #include <memory>
 #include <optional>
 #include <span>
 #include <tuple>
+#include <utility>
+#include <vector>
 
 #include "device/ledger.h"
 #include "device/memory.h"
@@ -55,20 +58,43 @@ class TransformerRunner final : public ModelRunner {
   const RunnerLimits& limits() const override { return limits_; }
   [[nodiscard]] Result<tensor::TensorView> forward(const model::ForwardBatch& batch) override;
   bool finds_largest() const override { return stream_.device().kind == device::DeviceKind::kCuda; }
-  [[nodiscard]] Result<std::span<const TokenId>> forward_largest(const model::ForwardBatch& batch) override;
+  [[nodiscard]] Status queue_largest(const model::ForwardBatch& batch) override;
+  [[nodiscard]] Result<std::span<const TokenId>> take_largest() override;
+
+  // On CUDA, of each step from time_steps() on: how long the device had no work of the runner's before it (from the end
+  // of the step before to when this one's arrays had arrived), and how long the step then took.
+  struct StepTime {
+    std::int64_t tokens_count = 0;
+    float idle_us = 0.0f, busy_us = 0.0f;
+  };
+  void time_steps() { times_steps_ = true; }
+  std::vector<StepTime> take_step_times() { return std::exchange(step_times_, {}); }  // and forgets them
 
  private:
   // How a step's arrays lie one after another, in host and device memory alike. The block table comes last, its rows
   // `table_width` entries apart.
   struct StepLayout;
+  // Of a step on CUDA: its arrays here and there, and what it found. Steps take the slots in turn.
+  struct Slot {
+    device::Memory on_host, on_device, largest_on_device, largest_on_host;
+    std::int64_t tokens_count = 0, rows_count = 0;
+  };
+  struct Events {
+    device::Event begin, end;
+  };
 
   TransformerRunner(const model::Transformer& transformer, device::Stream& stream)
       : transformer_(transformer), stream_(stream) {}
-  [[nodiscard]] Status create_step_memory();
+  [[nodiscard]] Status create_slots();
   [[nodiscard]] Result<tensor::TensorView> run(const model::ForwardBatch& batch);
-  // Runs the batch, whose arrays are on the device, and brings its logits, or their largest, into results_on_host_.
-  [[nodiscard]] Status queue_step(const model::ForwardBatch& batch, bool largest_only);
-  [[nodiscard]] Status forward_on_cuda(const model::ForwardBatch& batch, bool largest_only);
+  // The ids that a slot's step finds, on the device.
+  tensor::TensorView largest_of(const Slot& slot, std::int64_t rows) const;
+  // Queues the batch on the next slot: all of its logits, or only their largest.
+  [[nodiscard]] Status queue(const model::ForwardBatch& batch, bool largest_only);
+  // The part of it that can be captured; its batch is on the device.
+  [[nodiscard]] Status queue_forward(const model::ForwardBatch& batch, bool largest_only, std::size_t slot);
+  // Waits for the oldest step.
+  [[nodiscard]] Result<const Slot*> take();
 
   const model::Transformer& transformer_;
   device::Stream& stream_;
@@ -79,9 +105,14 @@ class TransformerRunner final : public ModelRunner {
 
   // On CUDA.
   std::int64_t table_width_ = 0;
-  device::Memory step_on_host_, step_on_device_, results_on_host_, largest_on_device_;
-  // By sequences, logit rows, and whether only the largest are wanted.
-  std::map<std::tuple<std::int64_t, std::int64_t, bool>, device::Graph> captured_;
+  std::uint64_t queued_steps_ = 0, taken_steps_ = 0;  // ever
+  std::array<Slot, kQueuedStepsMax> slots_;           // of step n: n modulo their count; and so the events
+  std::array<Events, kQueuedStepsMax + 1> events_;    // one more, for the idle time before the oldest step
+  device::Memory logits_on_host_;
+  bool times_steps_ = false;
+  std::vector<StepTime> step_times_;
+  // By sequences, logit rows, whether only the largest are wanted, slot.
+  std::map<std::tuple<std::int64_t, std::int64_t, bool, std::size_t>, device::Graph> captured_;
 };
 
 }  // namespace tandem::engine

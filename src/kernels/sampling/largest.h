@@ -20,4 +20,7 @@ std::size_t largest_cuda_scratch_bytes(std::int64_t N);
 [[nodiscard]] Status largest_cuda(tensor::TensorView logits, tensor::TensorView ids, std::span<std::byte> scratch,
                                   device::Stream& stream);
 
+// Of tokens [T] i32, in place, those below 0: -1 - n becomes found[n]. found [N] i32; n < N.
+[[nodiscard]] Status fill_in_found_cuda(tensor::TensorView tokens, tensor::TensorView found, device::Stream& stream);
+
 }  // namespace tandem::kernels

@@ -1,5 +1,5 @@
-// The largest of each row, in two launches: kLargestParts blocks look at parts of a row, then one warp at what they
-// found.
+// The largest of each row, and tokens that become what was found. The first in two launches: kLargestParts blocks look
+// at parts of a row, then one warp at what they found.
 //
 // A logit and its index are one integer whose order is "larger logit, then lower index", so that the maximum of
 // integers does all; NaN and +infinity become the largest of all keys.
@@ -54,7 +54,21 @@ __global__ void __launch_bounds__(32) largest_of_rows(const std::uint64_t* parts
   ids[blockIdx.x] = is_none ? -1 : static_cast<std::int32_t>(~static_cast<std::uint32_t>(key));
 }
 
+__global__ void __launch_bounds__(256)
+    fill_in_found(std::int32_t* tokens, std::int64_t T, const std::int32_t* found, std::int64_t N) {
+  const std::int64_t t = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (t >= T || tokens[t] >= 0) return;
+  const std::int64_t n = -1 - std::int64_t{tokens[t]};
+  tokens[t] = n < N ? found[n] : -1;
+}
+
 }  // namespace
+
+Status fill_in_found_sm80(std::int32_t* tokens, std::int64_t T, const std::int32_t* found, std::int64_t N,
+                          device::Stream& stream) {
+  const dim3 grid(static_cast<unsigned>((T + 255) / 256));
+  return launch("fill_in_found", fill_in_found, {grid, 256, 0}, stream, tokens, T, found, N);
+}
 
 Status largest_sm80(const float* logits, std::int64_t N, std::int64_t V, std::uint64_t* parts, std::int32_t* ids,
                     device::Stream& stream) {

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <string>
@@ -31,7 +32,8 @@ class FakeRunner final : public ModelRunner {
   const RunnerLimits& limits() const override { return limits_; }
   Result<tensor::TensorView> forward(const model::ForwardBatch& batch) override;
   bool finds_largest() const override { return true; }
-  Result<std::span<const TokenId>> forward_largest(const model::ForwardBatch& batch) override;
+  Status queue_largest(const model::ForwardBatch& batch) override;
+  Result<std::span<const TokenId>> take_largest() override;
 
   // What forward() gives for the last of `tokens`, without any cache.
   static std::vector<float> logits_after(std::span<const TokenId> tokens, std::int64_t vocab_size);
@@ -49,11 +51,13 @@ class FakeRunner final : public ModelRunner {
   };
 
   void check(const model::ForwardBatch& batch) const;
+  Result<tensor::TensorView> run(const model::ForwardBatch& batch);
 
   const RunnerLimits limits_;
   std::vector<Slot> cache_;
   tensor::Tensor logits_;
-  std::vector<TokenId> largest_;
+  std::vector<TokenId> found_, taken_;  // by the last step queued; by the last one taken
+  std::deque<Result<std::vector<TokenId>>> queued_;
   std::atomic<std::int64_t> calls_{0}, fail_first_{0}, fail_count_{0};
 };
 
@@ -153,6 +157,11 @@ inline void FakeRunner::check(const model::ForwardBatch& batch) const {
 }
 
 inline Result<tensor::TensorView> FakeRunner::forward(const model::ForwardBatch& batch) {
+  TD_CHECK(queued_.empty(), queued_.size());
+  return run(batch);
+}
+
+inline Result<tensor::TensorView> FakeRunner::run(const model::ForwardBatch& batch) {
   if (on_forward) on_forward(batch);
   check(batch);
   const std::int64_t call = ++calls_;
@@ -187,15 +196,36 @@ inline Result<tensor::TensorView> FakeRunner::forward(const model::ForwardBatch&
   return logits_.view().rows(0, logit_row);
 }
 
-inline Result<std::span<const TokenId>> FakeRunner::forward_largest(const model::ForwardBatch& batch) {
-  const tensor::TensorView logits = TD_TRY(forward(batch));
-  largest_.clear();
-  for (std::int64_t row = 0; row < logits.extent(0); ++row) {
+inline Status FakeRunner::queue_largest(const model::ForwardBatch& batch) {
+  TD_CHECK(queued_.size() < kQueuedStepsMax, queued_.size());
+  const auto* first = batch.tokens.as<const std::int32_t>();
+  std::vector<std::int32_t> tokens(first, first + batch.tokens.count());
+  for (std::int32_t& token : tokens) {
+    if (token < 0) token = found_.at(static_cast<std::size_t>(-1 - token));
+  }
+  model::ForwardBatch known = batch;
+  known.tokens = tensor::TensorView::of(std::span(tokens));
+  const Result<tensor::TensorView> logits = run(known);
+  found_.assign(logits.ok() ? 0 : tokens.size(), 0);  // rubbish, if it failed
+  for (std::int64_t row = 0; logits.ok() && row < logits->extent(0); ++row) {
     const auto values = logits_.span<float>().subspan(static_cast<std::size_t>(row * limits_.vocab_size),
                                                       static_cast<std::size_t>(limits_.vocab_size));
-    largest_.push_back(static_cast<TokenId>(std::ranges::max_element(values) - values.begin()));
+    found_.push_back(static_cast<TokenId>(std::ranges::max_element(values) - values.begin()));
   }
-  return std::span<const TokenId>(largest_);
+  if (logits.ok()) {
+    queued_.emplace_back(found_);
+  } else {
+    queued_.emplace_back(logits.status());
+  }
+  return ok_status();
+}
+
+inline Result<std::span<const TokenId>> FakeRunner::take_largest() {
+  TD_CHECK(!queued_.empty(), queued_.size());
+  Result<std::vector<TokenId>> oldest = std::move(queued_.front());
+  queued_.pop_front();
+  taken_ = TD_TRY(std::move(oldest));
+  return std::span<const TokenId>(taken_);
 }
 
 inline std::vector<float> FakeRunner::logits_after(std::span<const TokenId> tokens, std::int64_t vocab_size) {
