@@ -32,6 +32,7 @@ Result<CudaEventHandle> create_event(int, bool) { return no_cuda(); }
 void destroy_event(CudaEventHandle) {}
 Status record(CudaEventHandle, CudaStreamHandle) { return no_cuda(); }
 Status wait(CudaEventHandle) { return no_cuda(); }
+Status wait_on_device(CudaEventHandle, CudaStreamHandle) { return no_cuda(); }
 Result<float> microseconds_between(CudaEventHandle, CudaEventHandle) { return no_cuda(); }
 Status begin_capture(CudaStreamHandle) { return no_cuda(); }
 Result<CudaGraphHandle> end_capture(CudaStreamHandle, bool) { return no_cuda(); }

@@ -126,6 +126,10 @@ Status record(CudaEventHandle event, CudaStreamHandle handle) {
 
 Status wait(CudaEventHandle event) { return done("work on the device failed", cudaEventSynchronize(event)); }
 
+Status wait_on_device(CudaEventHandle event, CudaStreamHandle handle) {
+  return done("waiting for an event failed", cudaStreamWaitEvent(handle, event, 0));
+}
+
 Result<float> microseconds_between(CudaEventHandle from, CudaEventHandle to) {
   float milliseconds = 0.0f;
   TD_TRY(done("reading a time failed", cudaEventElapsedTime(&milliseconds, from, to)));

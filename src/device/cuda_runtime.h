@@ -25,6 +25,7 @@ void release_pinned(void* data);
 void destroy_event(CudaEventHandle event);
 [[nodiscard]] Status record(CudaEventHandle event, CudaStreamHandle handle);
 [[nodiscard]] Status wait(CudaEventHandle event);
+[[nodiscard]] Status wait_on_device(CudaEventHandle event, CudaStreamHandle handle);
 [[nodiscard]] Result<float> microseconds_between(CudaEventHandle from, CudaEventHandle to);
 
 [[nodiscard]] Status begin_capture(CudaStreamHandle handle);

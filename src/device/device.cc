@@ -51,6 +51,10 @@ Stream::~Stream() {
 
 Status Stream::synchronize() { return device_.kind == DeviceKind::kCpu ? ok_status() : cuda::synchronize(cuda_); }
 
+Status Stream::wait_for(const Event& event) {
+  return event.event_ == nullptr ? ok_status() : cuda::wait_on_device(event.event_, cuda_);
+}
+
 Result<Event> Event::create(Device device, bool is_timed) {
   Event event;
   if (device.kind == DeviceKind::kCuda) event.event_ = TD_TRY(cuda::create_event(device.index, is_timed));

@@ -55,6 +55,10 @@ class Stream {
   // CUDA streams only.
   CudaStreamHandle cuda() const { return cuda_; }
 
+  // What is queued from here on waits for the event, of a stream of the same kind, as it was last recorded.
+  // Errors: kDeviceLost.
+  [[nodiscard]] Status wait_for(const class Event& event);
+
   // Waits for all that was queued. Errors: kDeviceLost, with what the device says went wrong in any of it.
   [[nodiscard]] Status synchronize();
 
@@ -86,6 +90,7 @@ class Event {
   [[nodiscard]] static Result<float> microseconds_between(const Event& from, const Event& to);
 
  private:
+  friend class Stream;
   CudaEventHandle event_ = nullptr;
 };
 

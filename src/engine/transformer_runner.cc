@@ -1,6 +1,7 @@
 #include "engine/transformer_runner.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "base/check.h"
@@ -104,11 +105,13 @@ Status TransformerRunner::create_slots() {
   const std::int64_t N = limits_.logit_rows_max;
   const std::size_t ids_bytes = static_cast<std::size_t>(N) * sizeof(TokenId);
   const device::Device device = stream_.device();
+  copies_ = TD_TRY(device::Stream::create_cuda(device.index));
   for (Slot& slot : slots_) {
     slot.on_host = TD_TRY(device::Memory::create_pinned(bytes));
     slot.on_device = TD_TRY(device::Memory::create(device, bytes));
     slot.largest_on_device = TD_TRY(device::Memory::create(device, kernels::largest_cuda_scratch_bytes(N) + ids_bytes));
     slot.largest_on_host = TD_TRY(device::Memory::create_pinned(ids_bytes));
+    slot.arrived = TD_TRY(device::Event::create(device));
   }
   for (Events& events : events_) {
     events.begin = TD_TRY(device::Event::create(device, /*is_timed=*/true));
@@ -162,6 +165,10 @@ Status TransformerRunner::queue(const model::ForwardBatch& batch, bool largest_o
   slot.tokens_count = T;
   slot.rows_count = N;
   const StepLayout layout(T, B, N);
+  // In powers of two, so that few graphs serve all lengths.
+  const auto contexts = std::span(batch.context_len.as<const std::int32_t>(), static_cast<std::size_t>(B));
+  const auto longest = static_cast<std::uint64_t>(B > 0 ? *std::ranges::max_element(contexts) : 0);
+  const auto context_max = static_cast<std::int64_t>(std::bit_ceil(std::max<std::uint64_t>(longest, 1024)));
   std::byte* const host = slot.on_host.span().data();
   std::byte* const device = slot.on_device.span().data();
   const auto stage = [&](const TensorView& view, std::size_t at) {
@@ -175,18 +182,21 @@ Status TransformerRunner::queue(const model::ForwardBatch& batch, bool largest_o
       stage(batch.query_start, layout.query_start),
       stage(batch.context_len, layout.context_len),
       TensorView(device + layout.end, tensor::DType::kI32, tensor::Shape{B, table_width_}, stream_.device()),
-      stage(batch.logit_rows, layout.logit_rows)};
+      stage(batch.logit_rows, layout.logit_rows),
+      context_max};
   const auto width_bytes = static_cast<std::size_t>(batch.block_table.extent(1)) * 4;
   const std::size_t table_bytes = static_cast<std::size_t>(B) * width_bytes;
   std::memcpy(host + layout.end, batch.block_table.data(), table_bytes);
-  TD_TRY(device::copy(device, host, layout.end, stream_));
+  TD_TRY(device::copy(device, host, layout.end, *copies_));
   TD_TRY(device::copy_rows(device + layout.end, static_cast<std::size_t>(table_width_) * 4, host + layout.end,
-                           width_bytes, width_bytes, static_cast<std::size_t>(B), stream_));
+                           width_bytes, width_bytes, static_cast<std::size_t>(B), *copies_));
+  TD_TRY(slot.arrived.record(*copies_));
+  TD_TRY(stream_.wait_for(slot.arrived));
 
   TD_TRY(events.begin.record(stream_));
   constexpr std::int64_t kCapturedRowsMax = 64;
   if (T == B && T <= kCapturedRowsMax) {
-    device::Graph& graph = captured_[{B, N, largest_only, index}];
+    device::Graph& graph = captured_[{B, N, context_max, largest_only, index}];
     if (!graph) {
       graph = TD_TRY(device::Graph::capture(stream_, [&] { return queue_forward(staged, largest_only, index); }));
     }
@@ -220,8 +230,8 @@ Status TransformerRunner::queue_forward(const model::ForwardBatch& batch, bool l
   if (N == 0) return ok_status();
   const TensorView ids = largest_of(slot, N);
   const std::span<std::byte> scratch = slot.largest_on_device.span();
-  TD_TRY(kernels::largest_cuda(logits, ids, scratch, stream_));
-  return device::copy(slot.largest_on_host.data(), ids.data(), static_cast<std::size_t>(ids.bytes()), stream_);
+  const TensorView copies(slot.largest_on_host.data(), tensor::DType::kI32, tensor::Shape{N});
+  return kernels::largest_cuda(logits, ids, copies, scratch, stream_);
 }
 
 Result<tensor::TensorView> TransformerRunner::run(const model::ForwardBatch& batch) {

@@ -77,6 +77,7 @@ class TransformerRunner final : public ModelRunner {
   // Of a step on CUDA: its arrays here and there, and what it found. Steps take the slots in turn.
   struct Slot {
     device::Memory on_host, on_device, largest_on_device, largest_on_host;
+    device::Event arrived;  // its arrays, there
     std::int64_t tokens_count = 0, rows_count = 0;
   };
   struct Events {
@@ -106,13 +107,14 @@ class TransformerRunner final : public ModelRunner {
   // On CUDA.
   std::int64_t table_width_ = 0;
   std::uint64_t queued_steps_ = 0, taken_steps_ = 0;  // ever
+  std::unique_ptr<device::Stream> copies_;            // on which a step's arrays go over while another step runs
   std::array<Slot, kQueuedStepsMax> slots_;           // of step n: n modulo their count; and so the events
   std::array<Events, kQueuedStepsMax + 1> events_;    // one more, for the idle time before the oldest step
   device::Memory logits_on_host_;
   bool times_steps_ = false;
   std::vector<StepTime> step_times_;
-  // By sequences, logit rows, whether only the largest are wanted, slot.
-  std::map<std::tuple<std::int64_t, std::int64_t, bool, std::size_t>, device::Graph> captured_;
+  // By sequences, logit rows, longest context, whether only the largest are wanted, slot.
+  std::map<std::tuple<std::int64_t, std::int64_t, std::int64_t, bool, std::size_t>, device::Graph> captured_;
 };
 
 }  // namespace tandem::engine

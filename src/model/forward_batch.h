@@ -7,6 +7,7 @@
 //   context_len  [B] i32   tokens of sequence b in the cache after this step, these included
 //   block_table  [B,blocks_max] i32
 //   logit_rows   [N] i32   the rows of T whose logits are wanted, ascending
+//   context_max            no context_len is greater; 0: than the block table has room for. No bit depends on it.
 // All on the device of the stream that runs the forward; borrowed for the call.
 #pragma once
 
@@ -16,6 +17,7 @@ namespace tandem::model {
 
 struct ForwardBatch {
   tensor::TensorView tokens, positions, slots, query_start, context_len, block_table, logit_rows;
+  std::int64_t context_max = 0;
 };
 
 }  // namespace tandem::model

@@ -65,9 +65,9 @@ Result<TensorView> Transformer::run_attention(ops::Context& context, std::int64_
                                                                    weights.qkv, config_.H, config_.G, config_.D, tape));
   const kernels::PagedKv kv{cache.keys(layer), cache.values(layer), batch.block_table};
   const kernels::AttentionParams params{config_.attention_scale, config_.attention_softcap, layer_config.window};
-  return ops::attention(context, projected, {weights.q_norm, weights.k_norm, norm},
-                        tables[static_cast<std::size_t>(layer_config.rope)], kv,
-                        {batch.slots, batch.query_start, batch.context_len}, TensorView(), params, tape);
+  return ops::attention(
+      context, projected, {weights.q_norm, weights.k_norm, norm}, tables[static_cast<std::size_t>(layer_config.rope)],
+      kv, {batch.slots, batch.query_start, batch.context_len, batch.context_max}, TensorView(), params, tape);
 }
 
 // The dense MLP's hidden activations [T,F] for the residual stream x [T,C], before the down projection.

@@ -33,7 +33,8 @@ Status attend_on_cuda(Context& context, const Projected& projected, HeadNorm nor
                       const kernels::AttentionParams& params, TensorView out) {
   const auto& [q, k, v] = projected;
   const std::int64_t T = q.extent(0), H = q.extent(1), D = q.extent(2), G = k.extent(1);
-  const std::int64_t context_max = kv.block_table.extent(1) * kv.k.extent(2);
+  const std::int64_t table_tokens = kv.block_table.extent(1) * kv.k.extent(2);
+  const std::int64_t context_max = batch.context_max > 0 ? std::min(batch.context_max, table_tokens) : table_tokens;
   const TensorView queries = take(context, kv.k.dtype(), Shape{T, H, D});
   const auto scratch = take_scratch(
       context, kernels::attention_cuda_scratch_bytes({T, batch.context_len.extent(0), H, G, D, context_max}));
@@ -45,11 +46,9 @@ Status attend_on_cuda(Context& context, const Projected& projected, HeadNorm nor
   }
   const std::int64_t strides[] = {q.stride(0), 1};
   const TensorView packed(q.data(), DType::kF32, Shape{T, (H + 2 * G) * D}, strides, q.device());
-  TD_TRY(kernels::norm_rope_append_cuda(
+  return kernels::norm_rope_attention_cuda(
       packed, {norm.q_weight, norm.k_weight, norm.params.eps, norm.params.offset, table.cos, table.sin}, batch.slots,
-      kv, queries, context.stream));
-  return kernels::attention_cuda(queries, kv, batch.query_start, batch.context_len, sinks, params, context_max, out,
-                                 scratch, context.stream);
+      kv, queries, batch.query_start, batch.context_len, sinks, params, context_max, out, scratch, context.stream);
 }
 
 // The experts' matrices of one role as [X,N,K], since on a device they lie one after another.

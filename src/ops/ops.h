@@ -117,6 +117,7 @@ struct HeadNorm {
 // product_dtype(). `projected` is one packed buffer and is overwritten. Shapes as in kernels/attention/attention.h.
 struct AttentionBatch {
   TensorView slots, query_start, context_len;
+  std::int64_t context_max = 0;  // no context is longer; 0: than the block table
 };
 [[nodiscard]] Result<TensorView> attention(Context& context, const Projected& projected, const HeadNorm& norm,
                                            const RopeTable& table, const kernels::PagedKv& kv,

@@ -99,4 +99,15 @@ std::size_t attention_cuda_scratch_bytes(const PagedShape& shape);
                                     const AttentionParams& params, std::int64_t context_max, tensor::TensorView out,
                                     std::span<std::byte> scratch, device::Stream& stream);
 
+// norm_rope_append_cuda() into q, then attention_cuda(), with their bits; in one launch where that is quicker, and then
+// q is not written. If T = B each sequence has one row, and its slot is negative or where the block table has its last
+// token. K and V of earlier tokens may be read before the kernel just before this has ended: no kernel since the last
+// one launched without overlap (common/launch.cuh) may have written them.
+[[nodiscard]] Status norm_rope_attention_cuda(tensor::TensorView packed, const NormRopeAppend& norm_rope,
+                                              tensor::TensorView slots, const PagedKv& kv, tensor::TensorView q,
+                                              tensor::TensorView query_start, tensor::TensorView context_len,
+                                              tensor::TensorView sinks, const AttentionParams& params,
+                                              std::int64_t context_max, tensor::TensorView out,
+                                              std::span<std::byte> scratch, device::Stream& stream);
+
 }  // namespace tandem::kernels

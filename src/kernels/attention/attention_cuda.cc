@@ -61,10 +61,9 @@ Status expect_rows_on_16_bytes(const char* op, const char* name, const TensorVie
   return invalid_argument("{}: rows of {} must begin on 16 bytes", op, name);
 }
 
-}  // namespace
-
-Status norm_rope_append_cuda(TensorView packed, const NormRopeAppend& params, TensorView slots, const PagedKv& kv,
-                             TensorView q, device::Stream& stream) {
+// Checks the arguments of norm_rope_append_cuda().
+Result<NormRopeAppendCall> make_append_call(TensorView packed, const NormRopeAppend& params, TensorView slots,
+                                            const PagedKv& kv, TensorView q, const device::Stream& stream) {
   constexpr const char* kOp = "norm_rope_append";
   TD_TRY(expect_cuda_stream(kOp, stream));
   const device::Device device = stream.device();
@@ -91,12 +90,11 @@ Status norm_rope_append_cuda(TensorView packed, const NormRopeAppend& params, Te
         "as a head, and at most {} heads in all",
         kOp, q.shape().to_string(), half, kCountMax);
   }
-  if (T == 0) return ok_status();
   const bool aligned = half % kChunk == 0 && (D - 2 * half) % (2 * kChunk) == 0 && is_aligned(packed.data()) &&
                        packed.stride(0) % 4 == 0 && is_aligned(q.data()) && is_aligned_table(params.cos) &&
                        is_aligned_table(params.sin) && is_aligned(params.q_norm_weight.data()) &&
                        is_aligned(params.k_norm_weight.data());
-  const NormRopeAppendCall call{
+  return NormRopeAppendCall{
       .packed = packed.as<const float>(),
       .packed_stride = packed.stride(0),
       .q_weight = has_norm ? params.q_norm_weight.as<const float>() : nullptr,
@@ -120,14 +118,13 @@ Status norm_rope_append_cuda(TensorView packed, const NormRopeAppend& params, Te
       .half = static_cast<int>(half),
       .P = static_cast<int>(kv.k.extent(2)),
   };
-  return norm_rope_append_sm80(call, stream);
 }
 
-std::size_t attention_cuda_scratch_bytes(const PagedShape&) { return 256; }
-
-Status attention_cuda(TensorView q, const PagedKv& kv, TensorView query_start, TensorView context_len, TensorView sinks,
-                      const AttentionParams& params, std::int64_t context_max, TensorView out,
-                      std::span<std::byte> scratch, device::Stream& stream) {
+// Checks the arguments of attention_cuda().
+Result<PagedAttentionCall> make_attention_call(TensorView q, const PagedKv& kv, TensorView query_start,
+                                               TensorView context_len, TensorView sinks, const AttentionParams& params,
+                                               std::int64_t context_max, TensorView out, std::span<std::byte> scratch,
+                                               const device::Stream& stream) {
   constexpr const char* kOp = "attention";
   TD_TRY(expect_cuda_stream(kOp, stream));
   const device::Device device = stream.device();
@@ -162,8 +159,7 @@ Status attention_cuda(TensorView q, const PagedKv& kv, TensorView query_start, T
     return invalid_argument("{}: {} bytes of scratch at {}; attention_cuda_scratch_bytes() asks for {}, on 256 bytes",
                             kOp, scratch.size(), static_cast<const void*>(scratch.data()), bytes);
   }
-  if (T == 0 || B == 0) return ok_status();
-  const PagedAttentionCall call{
+  return PagedAttentionCall{
       .q = q.data(),
       .q_token_stride = q.stride(0),
       .q_head_stride = q.stride(1),
@@ -192,9 +188,47 @@ Status attention_cuda(TensorView q, const PagedKv& kv, TensorView query_start, T
       .D = static_cast<int>(D),
       .scratch = scratch.data(),
   };
-  const bool is_hopper = TD_TRY(device::cuda_compute_capability(device.index)) == 90;
+}
+
+Status run_attention(const PagedAttentionCall& call, device::Stream& stream) {
+  const bool is_hopper = TD_TRY(device::cuda_compute_capability(stream.device().index)) == 90;
   return is_hopper && attention_paged_sm90_takes(call) ? attention_paged_sm90(call, stream)
                                                        : attention_plain_sm80(call, stream);
+}
+
+}  // namespace
+
+Status norm_rope_append_cuda(TensorView packed, const NormRopeAppend& params, TensorView slots, const PagedKv& kv,
+                             TensorView q, device::Stream& stream) {
+  const NormRopeAppendCall call = TD_TRY(make_append_call(packed, params, slots, kv, q, stream));
+  return call.T == 0 ? ok_status() : norm_rope_append_sm80(call, stream);
+}
+
+std::size_t attention_cuda_scratch_bytes(const PagedShape&) { return 256; }
+
+Status attention_cuda(TensorView q, const PagedKv& kv, TensorView query_start, TensorView context_len, TensorView sinks,
+                      const AttentionParams& params, std::int64_t context_max, TensorView out,
+                      std::span<std::byte> scratch, device::Stream& stream) {
+  const PagedAttentionCall call =
+      TD_TRY(make_attention_call(q, kv, query_start, context_len, sinks, params, context_max, out, scratch, stream));
+  return call.T == 0 || call.B == 0 ? ok_status() : run_attention(call, stream);
+}
+
+Status norm_rope_attention_cuda(TensorView packed, const NormRopeAppend& norm_rope, TensorView slots, const PagedKv& kv,
+                                TensorView q, TensorView query_start, TensorView context_len, TensorView sinks,
+                                const AttentionParams& params, std::int64_t context_max, TensorView out,
+                                std::span<std::byte> scratch, device::Stream& stream) {
+  const NormRopeAppendCall append = TD_TRY(make_append_call(packed, norm_rope, slots, kv, q, stream));
+  const PagedAttentionCall attention =
+      TD_TRY(make_attention_call(q, kv, query_start, context_len, sinks, params, context_max, out, scratch, stream));
+  if (append.T == 0) return ok_status();
+  const int index = stream.device().index;
+  if (TD_TRY(device::cuda_compute_capability(index)) == 90 &&
+      attention_decode_sm90_takes(append, attention, TD_TRY(device::cuda_multiprocessors(index)))) {
+    return attention_decode_sm90(append, attention, stream);
+  }
+  TD_TRY(norm_rope_append_sm80(append, stream));
+  return attention.B == 0 ? ok_status() : run_attention(attention, stream);
 }
 
 #ifndef TANDEM_WITH_CUDA
@@ -203,6 +237,10 @@ Status norm_rope_append_sm80(const NormRopeAppendCall&, device::Stream&) { retur
 Status attention_plain_sm80(const PagedAttentionCall&, device::Stream&) { return no_cuda_code("attention"); }
 bool attention_paged_sm90_takes(const PagedAttentionCall&) { return false; }
 Status attention_paged_sm90(const PagedAttentionCall&, device::Stream&) { return no_cuda_code("attention"); }
+bool attention_decode_sm90_takes(const NormRopeAppendCall&, const PagedAttentionCall&, int) { return false; }
+Status attention_decode_sm90(const NormRopeAppendCall&, const PagedAttentionCall&, device::Stream&) {
+  return no_cuda_code("attention");
+}
 
 #endif
 

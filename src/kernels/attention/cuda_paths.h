@@ -57,4 +57,12 @@ struct PagedAttentionCall {
 bool attention_paged_sm90_takes(const PagedAttentionCall& call);
 [[nodiscard]] Status attention_paged_sm90(const PagedAttentionCall& call, device::Stream& stream);
 
+// Both at once, where each sequence brings one token (T = B), whose slot is negative or the place of its position: on
+// Hopper, as attention_paged_sm90() has it, for few sequences of short contexts. K and V of the tokens before are read
+// while the kernel before this one still runs.
+inline constexpr std::int64_t kDecodeContextMax = 1024;
+bool attention_decode_sm90_takes(const NormRopeAppendCall& append, const PagedAttentionCall& call, int multiprocessors);
+[[nodiscard]] Status attention_decode_sm90(const NormRopeAppendCall& append, const PagedAttentionCall& call,
+                                           device::Stream& stream);
+
 }  // namespace tandem::kernels

@@ -28,6 +28,8 @@ struct Rows {
 
 template <class From, class To>
 __global__ void __launch_bounds__(256) embedding_rows(const __grid_constant__ Rows rows) {
+  start_next();
+  wait_for_previous();
   const std::int64_t id = rows.ids[blockIdx.x];
   const bool exists = id >= 0 && id < rows.vocab;
   const From* const from = static_cast<const From*>(rows.table) + (exists ? id : 0) * rows.table_stride;
@@ -43,7 +45,7 @@ Status embedding_sm80(const tensor::TensorView& ids, const tensor::TensorView& t
                       const tensor::TensorView& y, device::Stream& stream) {
   const Rows rows{ids.as<const std::int32_t>(),      table.data(), table.extent(0), table.stride(0),
                   static_cast<int>(table.extent(1)), scale,        y.data(),        y.stride(0)};
-  const LaunchShape shape{dim3(static_cast<unsigned>(ids.extent(0))), 256, 0};
+  const LaunchShape shape{dim3(static_cast<unsigned>(ids.extent(0))), 256, 0, /*overlaps_previous=*/true};
   if (y.dtype() == DType::kBf16) {
     return launch("embedding", embedding_rows<__nv_bfloat16, __nv_bfloat16>, shape, stream, rows);
   }

@@ -170,8 +170,6 @@ __device__ __forceinline__ void copy_weights(const FewRowsArguments& arguments, 
     load_weights(tile, step, stage);
     next();
   }
-  // The next kernel's first weights should follow this one's last.
-  if (tile >= plan.tiles) start_next();
   wait_for_previous();
   if constexpr (!kKeepsX) {
     fence_async();
@@ -183,7 +181,6 @@ __device__ __forceinline__ void copy_weights(const FewRowsArguments& arguments, 
     load_weights(tile, step, cursor.stage);
     load_x(step, cursor.stage);
     next();
-    if (tile >= plan.tiles) start_next();
     cursor.advance(plan.stages);
   }
 }
@@ -336,14 +333,6 @@ __device__ __forceinline__ void finish_tile(const FewRowsArguments& arguments, s
   }
 }
 
-// How many steps of this block come before the last ones that fit into the ring.
-__device__ __forceinline__ int steps_before_next(const FewRowsArguments& arguments) {
-  const FewRowsPlan& plan = arguments.plan;
-  const int slabs_all = (arguments.K + kFewRowsSlab - 1) / kFewRowsSlab;
-  const int tiles = static_cast<int>((plan.tiles - blockIdx.x + gridDim.x - 1) / gridDim.x);
-  return max(0, tiles * ((slabs_all + plan.slabs - 1) / plan.slabs) - plan.stages);
-}
-
 template <int kTokens, bool kPair, bool kKeepsX>
 __device__ __forceinline__ void multiply_tiles(const FewRowsArguments& arguments, FewRowsShared& shared,
                                                std::uint32_t kept, std::uint32_t ring, int warpgroup) {
@@ -364,9 +353,6 @@ __device__ __forceinline__ void multiply_tiles(const FewRowsArguments& arguments
   constexpr std::uint32_t kXHigh = kKeepsX ? kKeptHigh : kSwizzledHigh;
   const bool is_first = threadIdx.x % 128 == 0;
   StageCursor cursor;
-  // When what the ring holds is all that is left, the next kernel's first weights may follow.
-  int steps_to_next = steps_before_next(arguments);
-  if (steps_to_next == 0) start_next();
   for (std::int64_t tile = blockIdx.x; tile < plan.tiles; tile += gridDim.x) {
     const std::int64_t begin = (tile * plan.warpgroups + warpgroup) * plan.piece_rows;
     FewRowsAdded<kTokens> added;
@@ -409,7 +395,6 @@ __device__ __forceinline__ void multiply_tiles(const FewRowsArguments& arguments
       }
       previous = cursor.stage;
       cursor.advance(plan.stages);
-      if (--steps_to_next == 0) start_next();
     }
     product_wait<0>();
 #pragma unroll
@@ -423,7 +408,7 @@ inline constexpr int kFewRowsThreads = 128 * kFewRowsWarpgroups + 32;
 static_assert(128 * kFewRowsWarpgroups == kNormThreads);
 
 template <int kTokens, bool kPair, bool kKeepsX>
-__global__ void __launch_bounds__(kFewRowsThreads, kKeepsX ? 1 : 2)
+__global__ void __launch_bounds__(kFewRowsThreads, 1)
     linear_few_rows_sm90_kernel(const __grid_constant__ FewRowsArguments arguments) {
   extern __shared__ std::byte raw[];
   std::byte* const base = raw + (1024 - shared_address(raw) % 1024) % 1024;
@@ -434,8 +419,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, kKeepsX ? 1 : 2)
   // The same in all lanes, and known to be: products may not lie where a warp could split.
   const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
 
-  // Nobody fits beside a block that has all memory: the next kernel's may as well wait at the door.
-  if (plan.has_all_memory) start_next();
+  start_next();  // nobody fits beside a block, so the next kernel's may as well wait at the door
   if (threadIdx.x == 128 * kFewRowsWarpgroups) {
     prefetch_map(&arguments.weight);
     if constexpr (kPair) prefetch_map(&arguments.up);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 
 namespace tandem::kernels {
 
@@ -18,7 +19,6 @@ struct FewRowsPlan {
   int chunk_bytes = 0, kept_bytes = 0;  // if it is kept
   int slabs = 1, stages = 0;
   int blocks = 1;
-  bool has_all_memory = false;  // of its multiprocessor: no other block beside it
   std::int64_t tiles = 0;
   int slab_bytes = 0, stage_bytes = 0, shared_bytes = 0;
 };
@@ -32,10 +32,9 @@ inline constexpr int kFewRowsSlabsMax = 8;
 // fewer than 64 rows reads past its piece, to no effect.
 inline constexpr int kFewRowsFixedBytes = 2048;  // 1024 of them to begin on a multiple of 1024
 inline constexpr int kFewRowsPastBytes = (64 - 8) * 128;
-// Two blocks of half of it share a multiprocessor, so that the next layer's weights arrive while this one ends. A
-// block with much to read does better with all of it.
-inline constexpr int kFewRowsSharedBytesHalf = 228 * 1024 / 2 - 1024, kFewRowsSharedBytesAll = 227 * 1024;
-inline constexpr std::int64_t kFewRowsMuchToRead = 512 * 1024;
+// A block has its multiprocessor to itself: what it holds of its weights when x arrives counts for more than another
+// layer's block beside it.
+inline constexpr int kFewRowsSharedBytes = 227 * 1024;
 // x is kept up to here; for more rows, making it in every block takes longer than making it once before.
 inline constexpr std::int64_t kFewRowsKeptRowsMax = 4, kFewRowsKeptColumnsMax = 4096;
 
@@ -55,14 +54,14 @@ struct FewRowsShape {
 };
 
 // Lays out the stages that fit beside the rest; false if fewer than three do.
-inline bool fit_stages(FewRowsPlan& plan, const FewRowsShape& shape, int stage_bytes_wanted, int shared_bytes) {
+inline bool fit_stages(FewRowsPlan& plan, const FewRowsShape& shape, int stage_bytes_wanted) {
   plan.slab_bytes = 128 * (plan.warpgroups * plan.pieces * plan.piece_rows + (plan.keeps_x ? 0 : plan.x_rows));
   plan.slabs = shape.K % kFewRowsSlab == 0 ? std::clamp(stage_bytes_wanted / plan.slab_bytes, 1, kFewRowsSlabsMax) : 1;
   plan.stage_bytes = plan.slabs * plan.slab_bytes;
   plan.chunk_bytes = few_rows_chunk_bytes(shape.T);
   plan.kept_bytes = plan.keeps_x ? static_cast<int>(few_rows_kept_bytes(shape.T, shape.K)) : 0;
   const int other = kFewRowsFixedBytes + kFewRowsPastBytes + plan.kept_bytes;
-  plan.stages = std::min((shared_bytes - other) / plan.stage_bytes, kFewRowsStagesMax);
+  plan.stages = std::min((kFewRowsSharedBytes - other) / plan.stage_bytes, kFewRowsStagesMax);
   plan.shared_bytes = other + plan.stages * plan.stage_bytes;
   return plan.stages >= 3;
 }
@@ -85,12 +84,9 @@ inline FewRowsPlan plan_few_rows(const FewRowsShape& shape, int multiprocessors)
       plan.blocks = static_cast<int>(std::min<std::int64_t>(plan.tiles, multiprocessors));
       const std::int64_t tiles = (plan.tiles + multiprocessors - 1) / multiprocessors;  // of the busiest block
       const std::int64_t rows = tiles * warpgroups * plan.pieces * plan.piece_rows;
-      plan.has_all_memory = plan.keeps_x || shape.T > 32 || rows * shape.K * 2 > kFewRowsMuchToRead;
       // A stage costs a little whatever its size, most where there are many tokens.
-      const int stage_bytes = (shape.T > 32 || (shape.T > 16 && plan.has_all_memory) ? 38 : 20) * 1024;
-      const bool fits =
-          fit_stages(plan, shape, stage_bytes, plan.has_all_memory ? kFewRowsSharedBytesAll : kFewRowsSharedBytesHalf);
-      if (!fits) continue;
+      const int stage_bytes = (getenv("TD_STAGE") ? atoi(getenv("TD_STAGE")) : shape.T > 16 ? 38 : 20) * 1024;
+      if (!fit_stages(plan, shape, stage_bytes)) continue;
       // What the busiest block reads: weights from memory, and x, for every tile again, from the L2 cache (or, of x
       // that is kept, what beginning a tile costs).
       const std::int64_t cost = 2 * rows + tiles * (plan.keeps_x ? 8 : plan.x_rows);

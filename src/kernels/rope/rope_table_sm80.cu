@@ -7,6 +7,8 @@ namespace {
 
 __global__ void __launch_bounds__(256) angles(const std::int32_t* positions, const float* inv_freq, int half,
                                               std::int64_t count, float factor, float* cos_out, float* sin_out) {
+  start_next();
+  wait_for_previous();
   const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i >= count) return;
   float sine, cosine;
@@ -20,7 +22,8 @@ __global__ void __launch_bounds__(256) angles(const std::int32_t* positions, con
 Status rope_table_sm80(const tensor::TensorView& positions, const tensor::TensorView& inv_freq, float factor,
                        const tensor::TensorView& cos, const tensor::TensorView& sin, device::Stream& stream) {
   const std::int64_t count = cos.count();
-  return launch("rope_table", angles, {dim3(static_cast<unsigned>((count + 255) / 256)), 256, 0}, stream,
+  const dim3 grid(static_cast<unsigned>((count + 255) / 256));
+  return launch("rope_table", angles, {grid, 256, 0, /*overlaps_previous=*/true}, stream,
                 positions.as<const std::int32_t>(), inv_freq.as<const float>(), static_cast<int>(inv_freq.extent(0)),
                 count, factor, cos.as<float>(), sin.as<float>());
 }

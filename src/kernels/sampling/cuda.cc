@@ -13,12 +13,14 @@ std::size_t largest_cuda_scratch_bytes(std::int64_t N) {
   return static_cast<std::size_t>(N * kLargestParts) * sizeof(std::uint64_t);
 }
 
-Status largest_cuda(TensorView logits, TensorView ids, std::span<std::byte> scratch, device::Stream& stream) {
+Status largest_cuda(TensorView logits, TensorView ids, TensorView copies, std::span<std::byte> scratch,
+                    device::Stream& stream) {
   constexpr const char* kOp = "largest";
   TD_TRY(expect_cuda_stream(kOp, stream));
   TD_TRY(expect_view(kOp, "logits", logits, DType::kF32, {kAnyExtent, kAnyExtent}, Layout::kDense, stream.device()));
   const std::int64_t N = logits.extent(0), V = logits.extent(1);
   TD_TRY(expect_view(kOp, "ids", ids, DType::kI32, {N}, Layout::kDense, stream.device()));
+  if (copies) TD_TRY(expect_view(kOp, "copies", copies, DType::kI32, {N}, Layout::kDense, device::Device{}));
   if (V < 1 || V > std::int64_t{1} << 30 || N > 65535) {
     return invalid_argument("{}: logits are {}; expected 1 to 2^30 of them in at most 65535 rows", kOp,
                             logits.shape().to_string());
@@ -28,7 +30,7 @@ Status largest_cuda(TensorView logits, TensorView ids, std::span<std::byte> scra
                             scratch.size(), largest_cuda_scratch_bytes(N));
   }
   return largest_sm80(logits.as<const float>(), N, V, reinterpret_cast<std::uint64_t*>(scratch.data()),
-                      ids.as<std::int32_t>(), stream);
+                      ids.as<std::int32_t>(), copies ? copies.as<std::int32_t>() : nullptr, stream);
 }
 
 Status fill_in_found_cuda(TensorView tokens, TensorView found, device::Stream& stream) {
@@ -42,7 +44,8 @@ Status fill_in_found_cuda(TensorView tokens, TensorView found, device::Stream& s
 
 #ifndef TANDEM_WITH_CUDA
 
-Status largest_sm80(const float*, std::int64_t, std::int64_t, std::uint64_t*, std::int32_t*, device::Stream&) {
+Status largest_sm80(const float*, std::int64_t, std::int64_t, std::uint64_t*, std::int32_t*, std::int32_t*,
+                    device::Stream&) {
   return no_cuda_code("largest");
 }
 Status fill_in_found_sm80(std::int32_t*, std::int64_t, const std::int32_t*, std::int64_t, device::Stream&) {

@@ -32,6 +32,8 @@ __device__ std::uint64_t warp_max(std::uint64_t key) {
 __global__ void __launch_bounds__(kThreads)
     largest_of_parts(const float* logits, std::int64_t V, std::uint64_t* parts) {
   __shared__ std::uint64_t of_warps[kThreads / 32];
+  start_next();
+  wait_for_previous();
   const float* const row = logits + blockIdx.y * V;
   std::uint64_t key = 0;
   for (std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x; i < V; i += kLargestParts * kThreads) {
@@ -46,16 +48,22 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) parts[blockIdx.y * kLargestParts + blockIdx.x] = key;
 }
 
-__global__ void __launch_bounds__(32) largest_of_rows(const std::uint64_t* parts, std::int32_t* ids) {
+__global__ void __launch_bounds__(32)
+    largest_of_rows(const std::uint64_t* parts, std::int32_t* ids, std::int32_t* copies) {
+  start_next();
+  wait_for_previous();
   const std::uint64_t mine = threadIdx.x < kLargestParts ? parts[blockIdx.x * kLargestParts + threadIdx.x] : 0;
   const std::uint64_t key = warp_max(mine);
   if (threadIdx.x != 0) return;
   const bool is_none = key == kBad || static_cast<std::uint32_t>(key >> 32) == 0x007fffffu;  // -infinity
-  ids[blockIdx.x] = is_none ? -1 : static_cast<std::int32_t>(~static_cast<std::uint32_t>(key));
+  const std::int32_t id = is_none ? -1 : static_cast<std::int32_t>(~static_cast<std::uint32_t>(key));
+  ids[blockIdx.x] = id;
+  if (copies != nullptr) copies[blockIdx.x] = id;
 }
 
 __global__ void __launch_bounds__(256)
     fill_in_found(std::int32_t* tokens, std::int64_t T, const std::int32_t* found, std::int64_t N) {
+  start_next();
   const std::int64_t t = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (t >= T || tokens[t] >= 0) return;
   const std::int64_t n = -1 - std::int64_t{tokens[t]};
@@ -71,10 +79,12 @@ Status fill_in_found_sm80(std::int32_t* tokens, std::int64_t T, const std::int32
 }
 
 Status largest_sm80(const float* logits, std::int64_t N, std::int64_t V, std::uint64_t* parts, std::int32_t* ids,
-                    device::Stream& stream) {
+                    std::int32_t* copies, device::Stream& stream) {
   const dim3 grid(kLargestParts, static_cast<unsigned>(N));
-  TD_TRY(launch("largest", largest_of_parts, {grid, kThreads, 0}, stream, logits, V, parts));
-  return launch("largest", largest_of_rows, {dim3(static_cast<unsigned>(N)), 32, 0}, stream, parts, ids);
+  TD_TRY(
+      launch("largest", largest_of_parts, {grid, kThreads, 0, /*overlaps_previous=*/true}, stream, logits, V, parts));
+  return launch("largest", largest_of_rows, {dim3(static_cast<unsigned>(N)), 32, 0, /*overlaps_previous=*/true}, stream,
+                parts, ids, copies);
 }
 
 }  // namespace tandem::kernels

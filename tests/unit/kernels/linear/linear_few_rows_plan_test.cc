@@ -26,7 +26,7 @@ TEST(LinearFewRowsPlan, CoversEveryRowAndFits) {
               EXPECT_LE(plan.stages, kFewRowsStagesMax);
               EXPECT_TRUE(plan.slabs == 1 || K % kFewRowsSlab == 0);
               EXPECT_EQ(plan.stage_bytes % 1024, 0);
-              EXPECT_LE(plan.shared_bytes, plan.has_all_memory ? kFewRowsSharedBytesAll : kFewRowsSharedBytesHalf);
+              EXPECT_LE(plan.shared_bytes, kFewRowsSharedBytes);
             }
           }
         }

@@ -16,8 +16,9 @@ std::vector<std::int32_t> largest(const std::vector<float>& logits, std::int64_t
   const CudaRows rows(DType::kF32, N, V, logits, stream);
   const device::Memory ids = device::Memory::create(kCuda, static_cast<std::size_t>(N) * 4).value();
   const device::Memory scratch = device::Memory::create(kCuda, largest_cuda_scratch_bytes(N)).value();
-  EXPECT_TRUE(
-      largest_cuda(rows.view(), TensorView(ids.data(), DType::kI32, Shape{N}, kCuda), scratch.span(), stream).ok());
+  EXPECT_TRUE(largest_cuda(rows.view(), TensorView(ids.data(), DType::kI32, Shape{N}, kCuda), TensorView(),
+                           scratch.span(), stream)
+                  .ok());
   std::vector<std::int32_t> out(static_cast<std::size_t>(N));
   EXPECT_TRUE(device::copy(out.data(), ids.data(), ids.bytes(), stream).ok());
   EXPECT_TRUE(stream.synchronize().ok());

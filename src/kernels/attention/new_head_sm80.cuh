@@ -1,0 +1,72 @@
+// A head of a step's packed projections, normalised and turned, in the threads that share it (rope/head_sm80.cuh).
+// Every kernel that appends heads to the cache or attends with them makes them so, and with the same bits: what could
+// be contracted to a fused multiply-add is written as one, or could not.
+#pragma once
+
+#include "kernels/attention/cuda_paths.h"
+#include "kernels/rope/head_sm80.cuh"
+
+namespace tandem::kernels::sm80 {
+
+// Eight floats that an earlier kernel may have written while this one was beginning.
+template <bool kAligned>
+__device__ __forceinline__ void load_new_floats(const float* from, int count, float (&values)[kChunk]) {
+  if constexpr (kAligned) {
+    float4 low{}, high{};
+    if (count > 0) {
+      low = *reinterpret_cast<const float4*>(from);
+      high = *(reinterpret_cast<const float4*>(from) + 1);
+    }
+    values[0] = low.x, values[1] = low.y, values[2] = low.z, values[3] = low.w;
+    values[4] = high.x, values[5] = high.y, values[6] = high.z, values[7] = high.w;
+  } else {
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) values[i] = i < count ? from[i] : 0.0f;
+  }
+}
+
+// As turn() of rope/head_sm80.cuh, by tables that an earlier kernel may have written.
+template <bool kAligned>
+__device__ __forceinline__ void turn_new(const NormRopeAppendCall& call, const HeadPart& part, std::int64_t token,
+                                         float (&values)[2][kChunk]) {
+  float cos[kChunk], sin[kChunk];
+  load_new_floats<kAligned>(call.cos + token * call.cos_stride + part.table_begin, part.counts[0], cos);
+  load_new_floats<kAligned>(call.sin + token * call.sin_stride + part.table_begin, part.counts[0], sin);
+#pragma unroll
+  for (int i = 0; i < kChunk; ++i) {
+    const float low = values[0][i], high = values[1][i];
+    values[0][i] = __fmaf_rn(-high, sin[i], low * cos[i]);
+    values[1][i] = __fmaf_rn(low, sin[i], high * cos[i]);
+  }
+}
+
+// Head `head` of the token's packed row: q's heads, then k's, then v's, of which v's stay as they are. All threads of a
+// warp call, `is_row` or not.
+template <bool kAligned>
+__device__ __forceinline__ void norm_and_turn(const NormRopeAppendCall& call, const HeadPart& part, std::int64_t token,
+                                              int head, bool is_row, float (&values)[2][kChunk]) {
+  const bool is_v = head >= call.H + call.G, is_q = head < call.H;
+  const float* const from = call.packed + token * call.packed_stride + static_cast<std::int64_t>(head) * call.D;
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+    load_new_floats<kAligned>(from + part.begins[k], is_row ? part.counts[k] : 0, values[k]);
+  }
+  if (call.q_weight != nullptr) {
+    float sum[1] = {add_squares(values[1], add_squares(values[0], 0.0f))};
+    sum_over_lanes(sum, part.threads);
+    if (!is_v) {
+      const float inverse = inverse_root(sum[0], call.D, call.eps);
+      const float* const weight = is_q ? call.q_weight : call.k_weight;
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        float gains[kChunk];
+        load_floats<kAligned>(weight + part.begins[k], part.counts[k], gains);
+#pragma unroll
+        for (int i = 0; i < kChunk; ++i) values[k][i] = values[k][i] * inverse * (call.offset + gains[i]);
+      }
+    }
+  }
+  if (is_row && part.turns && !is_v) turn_new<kAligned>(call, part, token, values);
+}
+
+}  // namespace tandem::kernels::sm80
