@@ -1,0 +1,210 @@
+// The soft read over scalar keys on CUDA (replay/flat_soft_table.h), one JSON line a case: what it takes, the bytes
+// that must move at least over the bandwidth of a copy, and the fraction of that which is reached. Uniform keys, tau
+// 0.01 of their range; L2 overwritten before each call; medians of the device's time from a call's first kernel to its
+// last, waits for the host in between counted.
+//
+//   bench_soft_read_cuda [--smoke] [--repeats N] [--only OP]
+// bench/micro/soft_read_peer.py times the dense formula in PyTorch.
+#include <cuda_runtime_api.h>
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/rng.h"
+#include "device/device.h"
+#include "device/memory.h"
+#include "replay/flat_soft_table.h"
+
+namespace tandem {
+namespace {
+
+using tensor::DType;
+using tensor::Shape;
+using tensor::TensorView;
+
+constexpr device::Device kDevice{device::DeviceKind::kCuda, 0};
+constexpr double kBytesPeak = 4.57e12;  // H200: measured by a copy
+
+void require(const Status& status) {
+  if (status.ok()) return;
+  fmt::print(stderr, "{}\n", status.to_string());
+  std::exit(1);
+}
+template <class T>
+T require(Result<T> result) {
+  require(result.status());
+  return std::move(result).value();
+}
+
+// [shape] f32 of uniform numbers from `low` on, in a range of 1.
+class Floats {
+ public:
+  Floats(const Shape& shape, std::uint64_t seed, double low, bool sorted, device::Stream& stream)
+      : shape_(shape), memory_(require(device::Memory::create(kDevice, static_cast<std::size_t>(shape.count()) * 4))) {
+    std::vector<float> values(static_cast<std::size_t>(shape.count()));
+    for (std::size_t i = 0; i < values.size(); i += 4) {
+      const auto words = philox({.seed = seed}, i);
+      for (std::size_t j = 0; j < 4 && i + j < values.size(); ++j) {
+        values[i + j] = static_cast<float>(low + static_cast<double>(words[j]) / 4294967296.0);
+      }
+    }
+    if (sorted) std::sort(values.begin(), values.end());
+    require(device::copy(memory_.data(), values.data(), values.size() * 4, stream));
+    require(stream.synchronize());
+  }
+  TensorView view() const { return TensorView(memory_.data(), DType::kF32, shape_, kDevice); }
+
+ private:
+  Shape shape_;
+  device::Memory memory_;
+};
+
+class Bench {
+ public:
+  Bench(int repeats, std::string_view only) : repeats_(repeats), only_(only) {
+    cudaEventCreate(&begin_);
+    cudaEventCreate(&end_);
+  }
+  ~Bench() {
+    cudaEventDestroy(begin_);
+    cudaEventDestroy(end_);
+  }
+  device::Stream& stream() { return *stream_; }
+  bool wants(std::string_view op) const { return only_.empty() || op == only_; }
+
+  // `items` are what a second is asked for: reads, entries.
+  void measure(std::string_view op, std::string_view shape, double items, double bytes,
+               const std::function<Status()>& call) {
+    std::vector<float> us;
+    for (int i = 0; i < repeats_ + 2; ++i) {
+      cudaMemsetAsync(flush_.data(), i, flush_.bytes(), stream_->cuda());
+      cudaEventRecord(begin_, stream_->cuda());
+      require(call());
+      cudaEventRecord(end_, stream_->cuda());
+      require(stream_->synchronize());
+      float ms = 0.0f;
+      cudaEventElapsedTime(&ms, begin_, end_);
+      if (i >= 2) us.push_back(ms * 1e3f);
+    }
+    std::sort(us.begin(), us.end());
+    const double median = us[us.size() / 2], bound = bytes / kBytesPeak * 1e6;
+    fmt::print(
+        "{{\"op\":\"{}\",{},\"us\":{:.1f},\"us_p95\":{:.1f},\"m_per_s\":{:.1f},\"bound_us\":{:.1f},\"of_bound\":{:.3f}}"
+        "}\n",
+        op, shape, median, us[us.size() * 95 / 100], items / median, bound, bound / median);
+    std::fflush(stdout);
+  }
+
+ private:
+  int repeats_;
+  std::string_view only_;
+  std::unique_ptr<device::Stream> stream_ = require(device::Stream::create_cuda(0));
+  device::Memory flush_ = require(device::Memory::create(kDevice, std::size_t{256} << 20));
+  cudaEvent_t begin_, end_;
+};
+
+void run_width(Bench& bench, std::int64_t n, std::int64_t D, const std::vector<std::int64_t>& batches) {
+  device::Stream& stream = bench.stream();
+  const std::int64_t m_max = *std::max_element(batches.begin(), batches.end()), more = n / 256 + 1;
+  const Floats keys({n}, 1, 0.0, false, stream), values({n, D}, 2, -0.5, false, stream),
+      weights({n}, 3, 0.5, false, stream);
+  replay::FlatSoftTable table = require(replay::FlatSoftTable::create({.value_width = static_cast<int>(D),
+                                                                       .tau = 0.01f,
+                                                                       .capacity = n + 2 * more,
+                                                                       .recent_capacity = 2 * more,
+                                                                       .backward_queries_max = m_max},
+                                                                      kDevice));
+  const auto nD = static_cast<double>(n * D), n1 = static_cast<double>(n);
+  const std::string of = fmt::format("\"n\":{},\"D\":{}", n, D);
+  const auto rebuild = [&] { return table.rebuild(keys.view(), values.view(), weights.view(), stream); };
+  require(rebuild());
+  // Given and kept: keys, values, weights, read and written.
+  if (bench.wants("rebuild")) bench.measure("rebuild", of, n1, 8 * (nD + 2 * n1), rebuild);
+  // Values, and 12 bytes of each entry: read.
+  if (bench.wants("set_tau")) {
+    bench.measure("set_tau", of, n1, 4 * nD + 12 * n1, [&] { return table.set_tau(0.01f, stream); });
+  }
+  for (const std::int64_t m : batches) {
+    const auto m1 = static_cast<double>(m), mD = static_cast<double>(m * D);
+    const std::string batch = fmt::format("{},\"m\":{}", of, m);
+    const Floats reads({m, D}, 4, 0.0, false, stream), d_reads({m, D}, 5, -0.5, false, stream);
+    // A tile and its carries for each query, but no more than all of them; queries and reads.
+    const double row = static_cast<double>(D), tile = 32 * (4 * row + 12) + 8 * (row + 4);
+    const double read_bytes = std::min(m1, n1 / 32) * tile + 4 * m1 + 4 * mD;
+    for (const bool sorted : {false, true}) {
+      const Floats queries({m}, 6, 0.0, sorted, stream);
+      const std::string ordered = fmt::format("{},\"sorted\":{}", batch, sorted);
+      if (bench.wants("read")) {
+        bench.measure("read", ordered, m1, read_bytes,
+                      [&] { return table.read(queries.view(), reads.view(), {}, stream); });
+      }
+      if (sorted || (!bench.wants("backward") && !bench.wants("read_backward"))) continue;
+      const Floats dq({m}, 7, 0.0, false, stream), dk({n + 2 * more}, 7, 0.0, false, stream),
+          dw({n + 2 * more}, 7, 0.0, false, stream), dtau({1}, 7, 0.0, false, stream),
+          dv({n + 2 * more, D}, 7, 0.0, false, stream);
+      // Entries read, their gradients written; queries and d_reads read twice over (theirs, and as sources).
+      const double backward_bytes = 8 * nD + 20 * n1 + 8 * mD + 8 * m1;
+      const auto backward = [&] {
+        return table.backward(queries.view(), d_reads.view(), {}, table.version(),
+                              {dq.view(), dk.view(), dv.view(), dw.view(), dtau.view()}, stream);
+      };
+      if (bench.wants("backward")) bench.measure("backward", batch, m1, backward_bytes, backward);
+      if (bench.wants("read_backward")) {
+        bench.measure("read_backward", batch, m1, read_bytes + backward_bytes, [&] {
+          require(table.read(queries.view(), reads.view(), {}, stream));
+          return backward();
+        });
+      }
+    }
+  }
+  if (!bench.wants("insert")) return;
+  const Floats new_keys({more}, 8, 0.0, false, stream), new_values({more, D}, 9, -0.5, false, stream);
+  const auto count = static_cast<double>(more);
+  bench.measure("insert", fmt::format("{},\"batch\":{}", of, more), count, 8 * count * static_cast<double>(D + 2),
+                [&]() -> Status {
+                  if (table.slots() + more > n + 2 * more) require(rebuild());
+                  return table.insert(new_keys.view(), new_values.view(), {}, stream).status();
+                });
+}
+
+int run(int count, char** texts) {
+  bool smoke = false;
+  int repeats = 21;
+  std::string_view only;
+  for (int i = 0; i < count; ++i) {
+    const std::string_view text = texts[i];
+    if (text == "--smoke") {
+      smoke = true;
+    } else if (text == "--repeats" && i + 1 < count) {
+      repeats = std::max(1, std::atoi(texts[++i]));
+    } else if (text == "--only" && i + 1 < count) {
+      only = texts[++i];
+    } else {
+      fmt::print(stderr, "bench_soft_read_cuda [--smoke] [--repeats N] [--only OP]\n");
+      return 2;
+    }
+  }
+  if (device::cuda_devices().empty()) {
+    fmt::print(stderr, "no CUDA device\n");
+    return 1;
+  }
+  Bench bench(smoke ? 3 : repeats, only);
+  if (smoke) {
+    run_width(bench, 20000, 16, {1024});
+    return 0;
+  }
+  for (const std::int64_t D : {1, 16, 64}) run_width(bench, 1000000, D, {4096, 65536, 1048576});
+  return 0;
+}
+
+}  // namespace
+}  // namespace tandem
+
+int main(int argc, char** argv) { return tandem::run(argc - 1, argv + 1); }

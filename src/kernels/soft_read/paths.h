@@ -1,0 +1,136 @@
+// What CUDA implements of soft_read.h, in pointers to the device's memory. Arguments have been checked (cuda.cc).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "base/status.h"
+#include "device/device.h"
+#include "kernels/common/host_device.h"
+
+namespace tandem::kernels {
+
+inline constexpr int kSoftTile = 32;    // sources a tile holds: one for each lane of a warp
+inline constexpr int kSoftChunk = 128;  // tiles that one block scans
+inline constexpr int kSoftLevels = 5;   // 32^6 sources
+inline constexpr int kSoftRuns = 2;     // = kSoftRunsMax
+
+// Sources in ascending order, and every 32nd, 1024th, ... of them, so that a warp finds a place in a few steps.
+struct SoftOrder {
+  float* keys;                 // [n]
+  float* levels[kSoftLevels];  // [l]: keys[i * 32^(l+1)]
+  int n, levels_count;
+};
+
+// Sums of x = weight [row ; z] over sources: [count, soft_row(D)] rows whose element soft_padded(D) is that of z.
+//   left: each source times e^{-distance to left_at / tau}, where left_at is the last of them; right: alike, from the
+//   first
+// Moments have the exponent u as a factor more. Where there is no source: zeros, and left_at = -inf, right_at = inf.
+struct SoftSums {
+  float *left, *right;
+  float *left_moments, *right_moments;  // or null
+  double *left_at, *right_at;           // [count]
+};
+TD_HOST_DEVICE constexpr std::int64_t soft_padded(std::int64_t D) { return (D + 3) / 4 * 4; }
+TD_HOST_DEVICE constexpr std::int64_t soft_row(std::int64_t D) { return soft_padded(D) + 4; }
+
+// tiles: of each tile; carries: of all that is before it and all that is after it; chunks, chunk_carries: the same of
+// kSoftChunk tiles at a time.
+struct SoftScan {
+  SoftSums tiles, carries, chunks, chunk_carries;
+};
+
+// Rows of D elements; `fours`: four at a time may be read and written.
+struct SoftRows {
+  float* data;
+  std::int64_t stride;
+  int D;
+  bool fours;
+};
+
+struct SoftEntryRun {
+  SoftOrder order;
+  float* weights;       // [n], as the slots' were
+  std::int32_t* slots;  // [n]
+  std::uint8_t* dirty;  // [tiles]
+  SoftScan scan;
+};
+struct SoftEntryRuns {
+  SoftEntryRun of[2];
+  int count;
+  SoftRows values;  // by slot
+  float tau;
+};
+// Queries as sources of gradients. Seen by an entry to its right a query lies at right_reach, beyond itself by the
+// distance to what was nearest to it; by one to its left, at left_reach.
+struct SoftQueryRun {
+  SoftOrder order;  // those that are not finite count as infinite
+  std::int32_t* indices;
+  double *left_reach, *right_reach;  // [m]
+  float* rows;                       // [m, soft_row(D)]: d_read / Z, and (d_log_z - <d_read, r>) / Z
+  SoftScan scan;
+};
+
+struct SoftWrite {
+  const float *keys, *values, *weights;
+  bool fours;  // of `values`
+  std::int64_t first, count, slots_count;
+  float *to_keys, *to_weights;
+  SoftRows to_values;
+  std::int32_t* faults;
+};
+Status soft_write_sm80(const SoftWrite& arguments, device::Stream& stream);
+
+Result<std::size_t> soft_sort_bytes_sm80(std::int64_t n, device::Device device);
+// Stable.
+Status soft_sort_sm80(const float* keys, const std::int32_t* indices, float* sorted_keys, std::int32_t* sorted_indices,
+                      std::int64_t n, std::span<std::byte> scratch, device::Stream& stream);
+
+// keys_out[i] = keys[slot] (without negative zeros, and infinite where it is not finite), indices[i] = slot, for
+// slot = first + i modulo slots_count.
+Status soft_pairs_sm80(const float* keys, std::int64_t first, std::int64_t count, std::int64_t slots_count,
+                       float* keys_out, std::int32_t* indices, device::Stream& stream);
+Status soft_levels_sm80(const SoftOrder& order, device::Stream& stream);
+// run.weights, and places[slot] = i in run 0, ~i in run 1.
+Status soft_place_sm80(const SoftEntryRun& run, const float* weights, int which, std::int32_t* places,
+                       device::Stream& stream);
+
+// The sums of all tiles, or of those that are dirty, and what follows from them.
+Status soft_sum_entries_sm80(const SoftEntryRun& run, const SoftRows& values, float tau, bool dirty_only,
+                             device::Stream& stream);
+Status soft_sum_queries_sm80(const SoftQueryRun& run, int D, float tau, device::Stream& stream);
+
+struct SoftErase {
+  const std::int32_t* slots;  // [count], or null
+  std::int64_t first, used, count, slots_count;
+  float* weights;
+  const std::int32_t* places;
+  SoftEntryRun runs[2];
+  std::int32_t* counts;
+};
+Status soft_erase_sm80(const SoftErase& arguments, device::Stream& stream);
+
+Status soft_read_sm80(const SoftEntryRuns& runs, const float* queries, std::int64_t m, const SoftRows& reads,
+                      float* log_z, device::Stream& stream);
+
+struct SoftBackward {
+  SoftEntryRuns runs;
+  SoftQueryRun queries;
+  SoftRows d_reads;
+  const float* d_log_z;                           // or null
+  float *d_queries, *d_keys, *d_weights, *d_tau;  // or null
+  SoftRows d_values;                              // data may be null
+  double* partials;                               // soft_partials()
+};
+// Blocks of the two kernels below, each of which leaves its part of d_tau.
+constexpr std::int64_t soft_query_blocks(std::int64_t m) { return (m + 7) / 8; }
+constexpr std::int64_t soft_entry_blocks(std::int64_t n) { return (n + 127) / 128; }
+// Fills in queries.*_reach and rows, d_queries, and the first partials.
+Status soft_backward_queries_sm80(const SoftBackward& arguments, device::Stream& stream);
+// d_keys, d_values, d_weights of run `which`; partials from `first_partial` on.
+Status soft_backward_entries_sm80(const SoftBackward& arguments, int which, std::int64_t first_partial,
+                                  device::Stream& stream);
+Status soft_sum_partials_sm80(const double* partials, std::int64_t count, float* sum, device::Stream& stream);
+
+}  // namespace tandem::kernels

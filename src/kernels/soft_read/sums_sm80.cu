@@ -1,0 +1,216 @@
+// The sums of a run's tiles, and by a scan over them those of all that lies to the left and to the right of each.
+//
+//   tile_sums_kernel  a warp a tile: its sources' factors, one a lane, then its rows, several at a time
+//   scan_kernel       in three launches: a block adds up a chunk of kSoftChunk tiles; one block scans the chunks; a
+//   block
+//                     scans its chunk from where that came. A thread a column and side, in f64, whose decays are f64
+//                     too: thousands of them are multiplied.
+// Bound: bytes, (4 D + 16) n of entries read once, and 8 rows of D + 4 for each tile written or read.
+#include <cmath>
+
+#include "kernels/common/launch.cuh"
+#include "kernels/soft_read/walk_sm80.cuh"
+
+namespace tandem::kernels {
+namespace {
+
+using soft::kAll;
+
+constexpr int kTilesPerBlock = 8;
+
+// ---- Tiles. ----
+
+template <class Run, int kLanes>
+__device__ void tile_sums(const Run& run, int D, float tau, const std::uint8_t* dirty) {
+  using At = typename Run::At;
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const std::int64_t tile = std::int64_t{blockIdx.x} * kTilesPerBlock + threadIdx.x / 32;
+  const int n = run.order().n;
+  if (tile * kSoftTile >= n || (dirty != nullptr && dirty[tile] == 0)) return;
+  const float inv_tau = 1.0f / tau, scale = 1.44269504f / tau;
+  const int i = static_cast<int>(tile) * kSoftTile + lane;
+  soft::Source<At> source{0.0f, 0, 0, 0.0f, 0};
+  if (i < n) source = run.source(i, run.order().keys[i]);
+  const bool counts = source.weight > 0.0f;
+  const unsigned all = __ballot_sync(kAll, counts);
+  const At left_at = __shfl_sync(kAll, source.reach_right, 31 - __clz(static_cast<int>(all | 1u)));
+  const At right_at = __shfl_sync(kAll, source.reach_left, all != 0 ? __ffs(static_cast<int>(all)) - 1 : 0);
+  const float to_left = static_cast<float>(left_at - source.reach_right);
+  const float to_right = static_cast<float>(source.reach_left - right_at);
+  const float left = counts ? source.weight * soft::decay(to_left, scale) : 0.0f;
+  const float right = counts ? source.weight * soft::decay(to_right, scale) : 0.0f;
+  const float left_exponent = counts ? to_left * inv_tau : 0.0f, right_exponent = counts ? to_right * inv_tau : 0.0f;
+
+  const SoftSums& sums = run.scan().tiles;
+  const int padded = static_cast<int>(soft_padded(D)), stride = padded + 4;
+  const std::int64_t row_at = tile * stride;
+  const auto write_z = [&](float* to, float z) {
+    const float sum = soft::warp_sum(counts ? z * source.z : 0.0f);
+    if (lane == 0) *reinterpret_cast<float4*>(to + row_at + padded) = {sum, 0.0f, 0.0f, 0.0f};
+  };
+  write_z(sums.left, left);
+  write_z(sums.right, right);
+  if constexpr (Run::kMoments) {
+    write_z(sums.left_moments, left * left_exponent);
+    write_z(sums.right_moments, right * right_exponent);
+  }
+  if (lane == 0) {
+    sums.left_at[tile] = all != 0 ? static_cast<double>(left_at) : -HUGE_VAL;
+    sums.right_at[tile] = all != 0 ? static_cast<double>(right_at) : HUGE_VAL;
+  }
+  for (int begin_column = 0; begin_column < padded; begin_column += 4 * kLanes) {
+    const int column = begin_column + 4 * (lane % kLanes);
+    soft::Sides sides;
+#pragma unroll(kLanes < 8 ? kLanes : 8)
+    for (int step = 0; step < kLanes; ++step) {
+      const int of = step * (32 / kLanes) + lane / kLanes;
+      const float left_of = __shfl_sync(kAll, left, of), right_of = __shfl_sync(kAll, right, of);
+      const int row = __shfl_sync(kAll, source.row, of);
+      float4 x{};
+      if (left_of != 0.0f || right_of != 0.0f) x = run.row(row, column);
+      soft::add_scaled(sides.left, left_of, x);
+      soft::add_scaled(sides.right, right_of, x);
+      if constexpr (Run::kMoments) {
+        soft::add_scaled(sides.left_moment, left_of * __shfl_sync(kAll, left_exponent, of), x);
+        soft::add_scaled(sides.right_moment, right_of * __shfl_sync(kAll, right_exponent, of), x);
+      }
+    }
+    const auto write = [&](float* to, float4 x) {
+      x = soft::sum_rows<kLanes>(x);
+      if (lane < kLanes && column < padded) *reinterpret_cast<float4*>(to + row_at + column) = x;
+    };
+    write(sums.left, sides.left);
+    write(sums.right, sides.right);
+    if constexpr (Run::kMoments) {
+      write(sums.left_moments, sides.left_moment);
+      write(sums.right_moments, sides.right_moment);
+    }
+  }
+}
+
+template <int kLanes>
+__global__ void __launch_bounds__(32 * kTilesPerBlock)
+    entry_tile_sums_kernel(const __grid_constant__ SoftEntryRun run, const SoftRows values, float tau,
+                           const std::uint8_t* dirty) {
+  tile_sums<soft::EntryRun, kLanes>({run, values}, values.D, tau, dirty);
+}
+
+template <int kLanes>
+__global__ void __launch_bounds__(32 * kTilesPerBlock)
+    query_tile_sums_kernel(const __grid_constant__ SoftQueryRun run, int D, float tau) {
+  tile_sums<soft::QueryRun, kLanes>({run, D}, D, tau, nullptr);
+}
+
+int tiles_of(int n) { return (n + kSoftTile - 1) / kSoftTile; }
+dim3 tile_blocks(int n) { return dim3(static_cast<unsigned>((tiles_of(n) + kTilesPerBlock - 1) / kTilesPerBlock)); }
+
+// ---- Scan. ----
+
+struct ScanArguments {
+  SoftSums of;  // [count]
+  int count, per_block;
+  SoftSums before;  // what comes before and after each block's; null: nothing
+  SoftSums to;      // kWrite: [count], all before and after each; else [blocks], the sums of each block
+  int stride;
+  double tau;
+};
+
+// Half of the threads go from left to right over the left sums, half from right to left over the right ones.
+template <bool kMoments, bool kWrite>
+__global__ void scan_kernel(const __grid_constant__ ScanArguments a) {
+  __shared__ double at[2][kSoftChunk], factors[2][kSoftChunk], exponents[2][kSoftChunk];
+  const int half = static_cast<int>(blockDim.x) / 2, side = static_cast<int>(threadIdx.x) / half;
+  const int column = static_cast<int>(threadIdx.x) % half;
+  const bool is_left = side == 0, has_column = column < a.stride;
+  const int begin = static_cast<int>(blockIdx.x) * a.per_block, end = min(begin + a.per_block, a.count);
+  const double* const of_at = is_left ? a.of.left_at : a.of.right_at;
+  const float* const of = is_left ? a.of.left : a.of.right;
+  const float* const of_moments = is_left ? a.of.left_moments : a.of.right_moments;
+  float* const to = is_left ? a.to.left : a.to.right;
+  float* const to_moments = is_left ? a.to.left_moments : a.to.right_moments;
+  double* const to_at = is_left ? a.to.left_at : a.to.right_at;
+
+  double anchor = is_left ? -HUGE_VAL : HUGE_VAL, sum = 0.0, moment = 0.0;
+  if (a.before.left != nullptr) {
+    anchor = (is_left ? a.before.left_at : a.before.right_at)[blockIdx.x];
+    const std::int64_t from = std::int64_t{blockIdx.x} * a.stride + column;
+    if (has_column) sum = (is_left ? a.before.left : a.before.right)[from];
+    if (kMoments && has_column) moment = (is_left ? a.before.left_moments : a.before.right_moments)[from];
+  }
+  for (int done = 0; done < end - begin; done += kSoftChunk) {
+    const int count = min(kSoftChunk, end - begin - done);
+    const auto index = [&](int k) { return std::int64_t{is_left ? begin + done + k : end - 1 - done - k}; };
+    for (int k = column; k < count; k += half) at[side][k] = of_at[index(k)];
+    __syncthreads();
+    for (int k = column; k < count; k += half) {
+      int last = k - 1;
+      while (last >= 0 && isinf(at[side][last])) --last;
+      const double before = last >= 0 ? at[side][last] : anchor;
+      const bool moves = !isinf(at[side][k]), from_nothing = isinf(before);
+      const double exponent = moves && !from_nothing ? fabs(at[side][k] - before) / a.tau : 0.0;
+      factors[side][k] = moves && from_nothing ? 0.0 : exp(-exponent);
+      exponents[side][k] = exponent;
+      if (kWrite) to_at[index(k)] = before;
+    }
+    __syncthreads();
+    if (has_column) {
+#pragma unroll 8
+      for (int k = 0; k < count; ++k) {
+        const std::int64_t i = index(k) * a.stride + column;
+        if (kWrite) to[i] = static_cast<float>(sum);
+        if (kMoments) {
+          if (kWrite) to_moments[i] = static_cast<float>(moment);
+          moment = fma(fma(exponents[side][k], sum, moment), factors[side][k], static_cast<double>(of_moments[i]));
+        }
+        sum = fma(sum, factors[side][k], static_cast<double>(of[i]));
+      }
+    }
+    int last = count - 1;
+    while (last >= 0 && isinf(at[side][last])) --last;
+    if (last >= 0) anchor = at[side][last];
+    __syncthreads();
+  }
+  if (kWrite) return;
+  const std::int64_t i = std::int64_t{blockIdx.x} * a.stride + column;
+  if (has_column) to[i] = static_cast<float>(sum);
+  if (kMoments && has_column) to_moments[i] = static_cast<float>(moment);
+  if (column == 0) to_at[blockIdx.x] = anchor;
+}
+
+template <bool kMoments>
+Status scan(const SoftScan& scan, int tiles, int stride, double tau, device::Stream& stream) {
+  const int chunks = (tiles + kSoftChunk - 1) / kSoftChunk;
+  const int threads = 2 * std::max((stride + 31) / 32 * 32, kSoftChunk);
+  const dim3 blocks(static_cast<unsigned>(chunks));
+  const SoftSums nothing{};
+  TD_TRY(launch("soft_scan", scan_kernel<kMoments, false>, {blocks, threads}, stream,
+                ScanArguments{scan.tiles, tiles, kSoftChunk, nothing, scan.chunks, stride, tau}));
+  TD_TRY(launch("soft_scan", scan_kernel<kMoments, true>, {dim3(1), threads}, stream,
+                ScanArguments{scan.chunks, chunks, chunks, nothing, scan.chunk_carries, stride, tau}));
+  return launch("soft_scan", scan_kernel<kMoments, true>, {blocks, threads}, stream,
+                ScanArguments{scan.tiles, tiles, kSoftChunk, scan.chunk_carries, scan.carries, stride, tau});
+}
+
+}  // namespace
+
+Status soft_sum_entries_sm80(const SoftEntryRun& run, const SoftRows& values, float tau, bool dirty_only,
+                             device::Stream& stream) {
+  if (run.order.n == 0) return ok_status();
+  const std::uint8_t* const dirty = dirty_only ? run.dirty : nullptr;
+  TD_TRY(soft::with_lanes(values.D, [&](auto lanes) {
+    return launch("soft_sums", entry_tile_sums_kernel<lanes()>, {tile_blocks(run.order.n), 32 * kTilesPerBlock}, stream,
+                  run, values, tau, dirty);
+  }));
+  return scan<false>(run.scan, tiles_of(run.order.n), static_cast<int>(soft_row(values.D)), tau, stream);
+}
+
+Status soft_sum_queries_sm80(const SoftQueryRun& run, int D, float tau, device::Stream& stream) {
+  if (run.order.n == 0) return ok_status();
+  TD_TRY(soft::with_lanes(D, [&](auto lanes) {
+    return launch("soft_sums", query_tile_sums_kernel<lanes()>, {tile_blocks(run.order.n), 32 * kTilesPerBlock}, stream,
+                  run, D, tau);
+  }));
+  return scan<true>(run.scan, tiles_of(run.order.n), static_cast<int>(soft_row(D)), tau, stream);
+}
+
+}  // namespace tandem::kernels

@@ -1,0 +1,472 @@
+// The soft read on CUDA against the dense oracle, in double precision, of the same entries.
+#include "replay/flat_soft_table.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "device/memory.h"
+#include "unit/replay/soft_btree_cases.h"
+
+namespace tandem::replay {
+namespace {
+
+using tensor::DType;
+using tensor::Shape;
+using tensor::TensorView;
+
+constexpr device::Device kCuda{device::DeviceKind::kCuda, 0};
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN(), kInf = std::numeric_limits<float>::infinity();
+
+// Skips the test where there is no device.
+#define TANDEM_CUDA_STREAM(stream)                                                       \
+  if (tandem::device::cuda_devices().empty()) GTEST_SKIP() << "no CUDA device";          \
+  const auto stream##_owner = std::move(tandem::device::Stream::create_cuda(0)).value(); \
+  tandem::device::Stream& stream = *stream##_owner
+
+// A vector on the device, with NaN after its end that must stay.
+template <class T>
+class OnCuda {
+ public:
+  OnCuda(std::vector<T> values, Shape shape, device::Stream& stream)
+      : shape_(shape), stream_(stream), count_(values.size()), host_(std::move(values)) {
+    host_.resize(count_ + kMargin);
+    std::memset(static_cast<void*>(host_.data() + count_), 0xff, kMargin * sizeof(T));
+    memory_ = device::Memory::create(kCuda, host_.size() * sizeof(T)).value();
+    EXPECT_TRUE(device::copy(memory_.data(), host_.data(), host_.size() * sizeof(T), stream).ok());
+    EXPECT_TRUE(stream.synchronize().ok());
+  }
+  explicit OnCuda(const std::vector<T>& values, device::Stream& stream)
+      : OnCuda(values, Shape{static_cast<std::int64_t>(values.size())}, stream) {}
+  TensorView view() const { return TensorView(memory_.data(), tensor::DTypeOf<T>::value, shape_, kCuda); }
+  std::vector<T> get() {
+    std::vector<T> out(host_.size());
+    EXPECT_TRUE(device::copy(out.data(), memory_.data(), out.size() * sizeof(T), stream_).ok());
+    EXPECT_TRUE(stream_.synchronize().ok());
+    EXPECT_EQ(std::memcmp(out.data() + count_, host_.data() + count_, kMargin * sizeof(T)), 0)
+        << "written past its end";
+    out.resize(count_);
+    return out;
+  }
+
+ private:
+  static constexpr std::size_t kMargin = 64;
+  Shape shape_;
+  device::Stream& stream_;
+  std::size_t count_;
+  std::vector<T> host_;
+  device::Memory memory_;
+};
+
+struct Entries {
+  std::int64_t D = 1;
+  std::vector<float> keys, values, weights;
+  std::int64_t size() const { return static_cast<std::int64_t>(keys.size()); }
+};
+
+Entries draw_entries(const std::vector<double>& keys, std::int64_t D, Random& random) {
+  Entries out{
+      D, {keys.begin(), keys.end()}, draw_normals<float>(keys.size() * static_cast<std::size_t>(D), random), {}};
+  for (std::size_t i = 0; i < keys.size(); ++i) out.weights.push_back(static_cast<float>(0.2 + 1.8 * uniform(random)));
+  return out;
+}
+Entries draw_entries(Keys keys, std::size_t n, std::int64_t D, Random& random) {
+  std::vector<double> drawn(n);
+  for (double& key : drawn) key = draw_key(keys, random);
+  return draw_entries(drawn, D, random);
+}
+
+DenseEntries dense(const Entries& e) {
+  return {static_cast<std::size_t>(e.D),
+          {e.keys.begin(), e.keys.end()},
+          {e.values.begin(), e.values.end()},
+          {e.weights.begin(), e.weights.end()}};
+}
+
+// Near keys, upon keys, between them, and beyond both ends.
+std::vector<float> queries_for(const std::vector<float>& keys, float tau, std::size_t m, Random& random) {
+  const auto [low, high] = std::minmax_element(keys.begin(), keys.end());
+  std::vector<float> queries(m);
+  for (std::size_t j = 0; j < m; ++j) {
+    const float key = keys[random() % keys.size()];
+    switch (j % 6) {
+      case 0: queries[j] = key; break;
+      case 1:
+      case 2: queries[j] = static_cast<float>(key + tau * normal(random)); break;
+      case 3: queries[j] = static_cast<float>(*low + (*high - *low) * uniform(random)); break;
+      case 4: queries[j] = static_cast<float>(*low - 1000 * tau * uniform(random)); break;
+      default: queries[j] = static_cast<float>(*high + 1000 * tau * uniform(random)); break;
+    }
+  }
+  return queries;
+}
+
+FlatSoftTable make_table(std::int64_t D, float tau, std::int64_t capacity, std::int64_t recent = 64) {
+  return std::move(FlatSoftTable::create({.value_width = static_cast<int>(D),
+                                          .tau = tau,
+                                          .capacity = capacity,
+                                          .recent_capacity = recent,
+                                          .backward_queries_max = 20000},
+                                         kCuda))
+      .value();
+}
+
+Status rebuild(FlatSoftTable& table, const Entries& e, device::Stream& stream) {
+  const OnCuda<float> keys(e.keys, stream), values(e.values, {e.size(), e.D}, stream), weights(e.weights, stream);
+  return table.rebuild(keys.view(), values.view(), weights.view(), stream);
+}
+Result<std::int64_t> insert(FlatSoftTable& table, const Entries& e, device::Stream& stream) {
+  const OnCuda<float> keys(e.keys, stream), values(e.values, {e.size(), e.D}, stream), weights(e.weights, stream);
+  return table.insert(keys.view(), values.view(), weights.view(), stream);
+}
+
+struct Reads {
+  std::vector<float> reads, log_z;
+};
+Reads read(const FlatSoftTable& table, const std::vector<float>& queries, std::int64_t D, device::Stream& stream) {
+  const auto m = static_cast<std::int64_t>(queries.size());
+  const OnCuda<float> q(queries, stream);
+  OnCuda<float> reads(std::vector<float>(queries.size() * static_cast<std::size_t>(D), 9.0f), {m, D}, stream);
+  OnCuda<float> log_z(std::vector<float>(queries.size(), 9.0f), stream);
+  const Status status = table.read(q.view(), reads.view(), log_z.view(), stream);
+  EXPECT_TRUE(status.ok()) << status.to_string();
+  return {reads.get(), log_z.get()};
+}
+
+struct Gradients {
+  std::vector<float> queries, keys, values, weights, tau;
+};
+// By slot; what is not written stays 7.
+Gradients backward(FlatSoftTable& table, std::int64_t capacity, std::int64_t D, const std::vector<float>& queries,
+                   const std::vector<float>& d_reads, const std::vector<float>& d_log_z, device::Stream& stream) {
+  const auto m = static_cast<std::int64_t>(queries.size());
+  const OnCuda<float> q(queries, stream), g(d_reads, {m, D}, stream), c(d_log_z, stream);
+  const auto S = static_cast<std::size_t>(capacity);
+  OnCuda<float> dq(std::vector<float>(queries.size(), 7.0f), stream), dk(std::vector<float>(S, 7.0f), stream);
+  OnCuda<float> dv(std::vector<float>(S * static_cast<std::size_t>(D), 7.0f), {capacity, D}, stream);
+  OnCuda<float> dw(std::vector<float>(S, 7.0f), stream), dtau(std::vector<float>(1, 7.0f), stream);
+  const Status status = table.backward(q.view(), g.view(), d_log_z.empty() ? TensorView() : c.view(), table.version(),
+                                       {dq.view(), dk.view(), dv.view(), dw.view(), dtau.view()}, stream);
+  EXPECT_TRUE(status.ok()) << status.to_string();
+  return {dq.get(), dk.get(), dv.get(), dw.get(), dtau.get()};
+}
+
+// Of the entries in `slots`, in that order.
+Errors compare(FlatSoftTable& table, std::int64_t capacity, const Entries& entries,
+               const std::vector<std::int64_t>& slots, const std::vector<float>& queries, Random& random,
+               device::Stream& stream) {
+  const DenseEntries of = dense(entries);
+  const DenseOracle oracle(of, SoftKernel::kLaplace, static_cast<double>(table.tau()));
+  const auto D = static_cast<std::size_t>(entries.D);
+  Errors errors;
+  const Reads got = read(table, queries, entries.D, stream);
+  std::vector<double> reads, scales, log_z, log_z_scales;
+  for (const float query : queries) {
+    const DenseRead row = *oracle.read(static_cast<double>(query));
+    reads.insert(reads.end(), row.read.begin(), row.read.end());
+    scales.insert(scales.end(), row.scales.begin(), row.scales.end());
+    log_z.push_back(row.log_z);
+    log_z_scales.push_back(1 + row.nearest);
+  }
+  errors.reads = worst<float>(got.reads, reads, scales);
+  errors.log_z = worst<float>(got.log_z, log_z, log_z_scales);
+
+  const auto d_reads = draw_normals<float>(queries.size() * D, random);
+  const auto d_log_z = draw_normals<float>(queries.size(), random);
+  for (const auto& d_z : {std::vector<float>(), d_log_z}) {
+    const Gradients by_slot = backward(table, capacity, entries.D, queries, d_reads, d_z, stream);
+    Gradients sent;
+    for (const std::int64_t slot : slots) {
+      const auto s = static_cast<std::size_t>(slot);
+      sent.keys.push_back(by_slot.keys[s]);
+      sent.weights.push_back(by_slot.weights[s]);
+      for (std::size_t d = 0; d < D; ++d) sent.values.push_back(by_slot.values[s * D + d]);
+    }
+    const DenseBackward want = oracle.backward<float>(queries, d_reads, d_z);
+    errors.queries = std::max(errors.queries, worst<float>(by_slot.queries, want.of.queries, want.scales.queries));
+    errors.keys = std::max(errors.keys, worst<float>(sent.keys, want.of.keys, want.scales.keys));
+    errors.values = std::max(errors.values, worst<float>(sent.values, want.of.values, want.scales.values));
+    errors.weights = std::max(errors.weights, worst<float>(sent.weights, want.of.weights, want.scales.weights));
+    errors.tau = std::max(errors.tau, worst<float>(by_slot.tau, {&want.of.tau, 1}, {&want.scales.tau, 1}));
+  }
+  return errors;
+}
+
+std::vector<std::int64_t> first_slots(std::int64_t n) {
+  std::vector<std::int64_t> slots;
+  for (std::int64_t i = 0; i < n; ++i) slots.push_back(i);
+  return slots;
+}
+
+Errors compare_built(const Entries& entries, float tau, std::size_t m, Random& random, device::Stream& stream) {
+  FlatSoftTable table = make_table(entries.D, tau, entries.size());
+  const Status status = rebuild(table, entries, stream);
+  EXPECT_TRUE(status.ok()) << status.to_string();
+  const auto queries = queries_for(entries.keys, tau, m, random);
+  return compare(table, entries.size(), entries, first_slots(entries.size()), queries, random, stream);
+}
+
+TEST(FlatSoftTableCuda, AgreesAtAllKeysAndTemperatures) {
+  TANDEM_CUDA_STREAM(stream);
+  Random random(1);
+  for (const Keys keys : kAllKeys) {
+    for (const double factor : {1e-6, 1e-3, 1.0, 1e3}) {
+      const Entries entries = draw_entries(keys, 20000, 4, random);
+      const Errors errors = compare_built(entries, static_cast<float>(factor * spread(keys)), 24, random, stream);
+      EXPECT_LT(errors.greatest(), 3e-6) << errors << "; keys " << static_cast<int>(keys) << " tau factor " << factor;
+    }
+  }
+}
+
+TEST(FlatSoftTableCuda, AgreesAtAllSizesAndWidths) {
+  TANDEM_CUDA_STREAM(stream);
+  Random random(2);
+  for (const std::int64_t D : {1, 3, 4, 7, 16, 64, 66, 130, 256}) {
+    for (const std::size_t n : {1u, 2u, 31u, 32u, 33u, 1024u, 1025u, 4097u}) {
+      const Entries entries = draw_entries(n % 2 == 0 ? Keys::kUniform : Keys::kDuplicates, n, D, random);
+      const Errors errors = compare_built(entries, 0.03f, 1 + n % 3 * 20, random, stream);
+      EXPECT_LT(errors.greatest(), 3e-6) << errors << "; D " << D << " n " << n;
+    }
+  }
+}
+
+// More queries than are taken one by one, and keys that fill many tiles each.
+TEST(FlatSoftTableCuda, AgreesWithManyQueriesAndEqualKeys) {
+  TANDEM_CUDA_STREAM(stream);
+  Random random(3);
+  for (const std::int64_t D : {1, 5, 16, 40, 130}) {
+    for (const std::size_t atoms : {1u, 2u, 11u, 100000u}) {
+      std::vector<double> keys(600);
+      for (double& key : keys) key = static_cast<double>(random() % atoms) / 16;
+      const Entries entries = draw_entries(keys, D, random);
+      for (const std::size_t m : {90u, 5000u}) {
+        const Errors errors = compare_built(entries, 0.25f, m, random, stream);
+        EXPECT_LT(errors.greatest(), 3e-6) << errors << "; D " << D << " atoms " << atoms << " m " << m;
+      }
+    }
+  }
+}
+
+TEST(FlatSoftTableCuda, AgreesOverManyChunksOfTiles) {
+  TANDEM_CUDA_STREAM(stream);
+  Random random(4);
+  std::vector<double> keys(300001);
+  for (std::size_t i = 0; i < keys.size(); ++i) keys[i] = static_cast<double>(i * 7919 % keys.size()) / 32;
+  const Entries entries = draw_entries(keys, 2, random);
+  for (const float tau : {0.1f, 3e2f, 1e7f}) {
+    const Errors errors = compare_built(entries, tau, 12, random, stream);
+    EXPECT_LT(errors.greatest(), 3e-6) << errors << "; tau " << tau;
+  }
+}
+
+// An entry of weight 0 counts for nothing, yet has a gradient of its weight.
+TEST(FlatSoftTableCuda, WeightsOfZero) {
+  TANDEM_CUDA_STREAM(stream);
+  Random random(5);
+  for (const std::size_t m : {7u, 4000u}) {
+    Entries entries = draw_entries(Keys::kUniform, 500, 3, random);
+    for (std::size_t i = 0; i < 500; ++i) entries.weights[i] = i % 3 == 0 ? entries.weights[i] : 0.0f;
+    const Errors errors = compare_built(entries, 0.01f, m, random, stream);
+    EXPECT_LT(errors.greatest(), 3e-6) << errors << "; m " << m;
+  }
+}
+
+TEST(FlatSoftTableCuda, AHistoryOfInsertsAndErasures) {
+  TANDEM_CUDA_STREAM(stream);
+  Random random(6);
+  constexpr std::int64_t kCapacity = 700, D = 5;
+  FlatSoftTable table = make_table(D, 0.02f, kCapacity, 100);
+  struct Kept {
+    float key, weight;
+    std::vector<float> value;
+  };
+  std::map<std::int64_t, Kept> kept;  // by number
+  std::int64_t begin = 0, end = 0;
+  const auto draw = [&](std::int64_t count) {
+    Entries batch = draw_entries(Keys::kDuplicates, static_cast<std::size_t>(count), D, random);
+    for (float& weight : batch.weights) weight = random() % 8 == 0 ? 0.0f : weight;
+    return batch;
+  };
+  for (int step = 0; step < 120; ++step) {
+    const std::int64_t count = 1 + static_cast<std::int64_t>(random() % (step % 7 == 0 ? 180 : 30));
+    if (end - begin + count > kCapacity) {
+      EXPECT_EQ(insert(table, draw(count), stream).code(), StatusCode::kResourceExhausted);
+      const std::int64_t gone = std::min(end - begin, count + static_cast<std::int64_t>(random() % 200));
+      ASSERT_TRUE(table.erase_oldest(gone, stream).ok());
+      kept.erase(kept.begin(), kept.lower_bound(begin + gone));
+      begin += gone;
+    }
+    const Entries batch = draw(count);
+    ASSERT_EQ(insert(table, batch, stream).value(), end % kCapacity);
+    for (std::int64_t i = 0; i < count; ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      const auto value = batch.values.begin() + i * D;
+      kept[end + i] = {batch.keys[at], batch.weights[at], {value, value + D}};
+    }
+    end += count;
+    if (step % 3 == 0) {
+      std::vector<std::int32_t> ids;
+      for (int i = 0; i < 9; ++i) {
+        auto at =
+            kept.lower_bound(begin + static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(end - begin)));
+        if (at == kept.end()) at = kept.begin();
+        ids.push_back(static_cast<std::int32_t>(at->first % kCapacity));
+        ids.push_back(ids.back());
+        kept.erase(at);
+        if (kept.empty()) break;
+      }
+      ASSERT_TRUE(table.erase(OnCuda<std::int32_t>(ids, stream).view(), stream).ok());
+      EXPECT_EQ(table.erase(OnCuda<std::int32_t>(ids, stream).view(), stream).code(), StatusCode::kNotFound);
+    }
+    ASSERT_EQ(table.size(), static_cast<std::int64_t>(kept.size()));
+    if (step == 60) {
+      ASSERT_TRUE(table.set_tau(0.3f, stream).ok());
+    }
+    if (step % 10 != 9) continue;
+    Entries now{D, {}, {}, {}};
+    std::vector<std::int64_t> slots;
+    for (const auto& [number, entry] : kept) {
+      now.keys.push_back(entry.key);
+      now.weights.push_back(entry.weight);
+      now.values.insert(now.values.end(), entry.value.begin(), entry.value.end());
+      slots.push_back(number % kCapacity);
+    }
+    const auto queries = queries_for(now.keys, table.tau(), 40, random);
+    const Errors errors = compare(table, kCapacity, now, slots, queries, random, stream);
+    EXPECT_LT(errors.greatest(), 3e-6) << errors << "; step " << step;
+  }
+}
+
+TEST(FlatSoftTableCuda, EqualCallsGiveEqualBits) {
+  TANDEM_CUDA_STREAM(stream);
+  Random random(7);
+  const Entries entries = draw_entries(Keys::kDuplicates, 5000, 6, random);
+  FlatSoftTable table = make_table(6, 0.01f, 5000), other = make_table(6, 0.01f, 5000);
+  ASSERT_TRUE(rebuild(table, entries, stream).ok());
+  ASSERT_TRUE(rebuild(other, entries, stream).ok());
+  const auto queries = queries_for(entries.keys, 0.01f, 3000, random);
+  const auto d_reads = draw_normals<float>(queries.size() * 6, random), d_log_z = draw_normals<float>(3000, random);
+  const Reads reads = read(table, queries, 6, stream);
+  const Gradients first = backward(table, 5000, 6, queries, d_reads, d_log_z, stream);
+  for (FlatSoftTable* again : {&table, &other}) {
+    EXPECT_EQ(read(*again, queries, 6, stream).reads, reads.reads);
+    const Gradients second = backward(*again, 5000, 6, queries, d_reads, d_log_z, stream);
+    EXPECT_EQ(first.queries, second.queries);
+    EXPECT_EQ(first.keys, second.keys);
+    EXPECT_EQ(first.values, second.values);
+    EXPECT_EQ(first.weights, second.weights);
+    EXPECT_EQ(first.tau, second.tau);
+  }
+}
+
+// Moving all keys and queries together changes nothing.
+TEST(FlatSoftTableCuda, GradientsOfQueriesAndKeysSumToZero) {
+  TANDEM_CUDA_STREAM(stream);
+  Random random(8);
+  const Entries entries = draw_entries(Keys::kNormal, 3000, 16, random);
+  FlatSoftTable table = make_table(16, 1e3f, 3000);
+  ASSERT_TRUE(rebuild(table, entries, stream).ok());
+  const auto queries = queries_for(entries.keys, 1e3f, 500, random);
+  const Gradients got = backward(table, 3000, 16, queries, draw_normals<float>(8000, random), {}, stream);
+  double sum = 0, scale = 0;
+  for (const float x : got.queries) sum += static_cast<double>(x), scale += std::abs(static_cast<double>(x));
+  for (const float x : got.keys) sum += static_cast<double>(x);
+  EXPECT_GT(scale, 0);
+  EXPECT_LT(std::abs(sum), 1e-5 * scale);
+}
+
+TEST(FlatSoftTableCuda, RefusesWhatIsNotFinite) {
+  TANDEM_CUDA_STREAM(stream);
+  Random random(9);
+  const Entries good = draw_entries(Keys::kUniform, 100, 3, random);
+  FlatSoftTable table = make_table(3, 0.1f, 300);
+  ASSERT_TRUE(rebuild(table, good, stream).ok());
+  const auto queries = queries_for(good.keys, 0.1f, 20, random);
+  const Reads before = read(table, queries, 3, stream);
+  for (const float bad : {kNan, kInf, -kInf}) {
+    for (int what = 0; what < 4; ++what) {
+      Entries batch = draw_entries(Keys::kUniform, 70, 3, random);
+      if (what == 0) batch.keys[69] = bad;
+      if (what == 1) batch.values[69 * 3 + 2] = bad;
+      if (what == 2) batch.weights[69] = bad;
+      if (what == 3) batch.weights[3] = -1.0f;
+      EXPECT_EQ(insert(table, batch, stream).code(), StatusCode::kInvalidArgument);
+      // What was refused is nowhere: its slots hold no entry.
+      EXPECT_EQ(table.erase(OnCuda<std::int32_t>({120}, stream).view(), stream).code(), StatusCode::kNotFound);
+    }
+  }
+  EXPECT_EQ(read(table, queries, 3, stream).reads, before.reads);
+  EXPECT_EQ(table.size(), 100);
+  EXPECT_EQ(table.erase(OnCuda<std::int32_t>({-1}, stream).view(), stream).code(), StatusCode::kNotFound);
+  EXPECT_EQ(table.erase(OnCuda<std::int32_t>({300}, stream).view(), stream).code(), StatusCode::kNotFound);
+  EXPECT_EQ(table.set_tau(kNan, stream).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(table.set_tau(0.0f, stream).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(insert(table, draw_entries(Keys::kUniform, 10, 4, random), stream).code(), StatusCode::kInvalidArgument);
+
+  Entries bad = good;
+  bad.keys[50] = kNan;
+  EXPECT_EQ(rebuild(table, bad, stream).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(table.size(), 0);
+  const OnCuda<float> q({0.5f}, stream), out({0, 0, 0}, {1, 3}, stream);
+  EXPECT_EQ(table.read(q.view(), out.view(), {}, stream).code(), StatusCode::kNotFound);
+}
+
+TEST(FlatSoftTableCuda, QueriesThatAreNotFiniteSpoilOnlyThemselves) {
+  TANDEM_CUDA_STREAM(stream);
+  Random random(10);
+  const Entries entries = draw_entries(Keys::kUniform, 200, 2, random);
+  FlatSoftTable table = make_table(2, 0.1f, 200);
+  ASSERT_TRUE(rebuild(table, entries, stream).ok());
+  const std::vector<float> good = {0.1f, 0.5f, 0.9f}, d_good = {1, 2, 3, 4, 5, 6};
+  const std::vector<float> mixed = {-kNan, 0.1f, kNan, 0.5f, -kInf, 0.9f, kInf},
+                           d = {1, 1, 1, 2, 1, 1, 3, 4, 1, 1, 5, 6, 1, 1};
+  const Reads reads = read(table, good, 2, stream), odd = read(table, mixed, 2, stream);
+  const Gradients want = backward(table, 200, 2, good, d_good, {}, stream);
+  const Gradients got = backward(table, 200, 2, mixed, d, {}, stream);
+  for (std::size_t j = 0; j < mixed.size(); ++j) {
+    if (j % 2 == 0) {
+      EXPECT_TRUE(std::isnan(odd.reads[2 * j]) && std::isnan(odd.reads[2 * j + 1]) && std::isnan(odd.log_z[j])) << j;
+      EXPECT_TRUE(std::isnan(got.queries[j])) << j;
+    } else {
+      EXPECT_EQ(odd.reads[2 * j], reads.reads[j / 2 * 2]);
+      EXPECT_EQ(got.queries[j], want.queries[j / 2]);
+    }
+  }
+  for (std::size_t i = 0; i < 200; ++i) EXPECT_NEAR(got.keys[i], want.keys[i], 1e-6 * std::abs(want.keys[i]) + 1e-7);
+  EXPECT_NEAR(got.tau[0], want.tau[0], 1e-5 * std::abs(want.tau[0]));
+}
+
+TEST(FlatSoftTableCuda, SaysWhatItCannotDo) {
+  EXPECT_EQ(FlatSoftTable::create({.capacity = 10}, {}).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(FlatSoftTable::create({.value_width = 0, .capacity = 10}, kCuda).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(FlatSoftTable::create({.value_width = 257, .capacity = 10}, kCuda).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(FlatSoftTable::create({.tau = 0.0f, .capacity = 10}, kCuda).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(FlatSoftTable::create({.capacity = 0}, kCuda).code(), StatusCode::kInvalidArgument);
+  TANDEM_CUDA_STREAM(stream);
+  Random random(11);
+  FlatSoftTable table =
+      std::move(FlatSoftTable::create(
+                    {.value_width = 2, .capacity = 50, .recent_capacity = 10, .backward_queries_max = 4}, kCuda))
+          .value();
+  EXPECT_EQ(rebuild(table, draw_entries(Keys::kUniform, 51, 2, random), stream).code(), StatusCode::kResourceExhausted);
+  ASSERT_TRUE(rebuild(table, draw_entries(Keys::kUniform, 50, 2, random), stream).ok());
+  EXPECT_EQ(insert(table, draw_entries(Keys::kUniform, 1, 2, random), stream).code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(table.erase_oldest(51, stream).code(), StatusCode::kInvalidArgument);
+  const OnCuda<float> q(std::vector<float>(5), stream), g(std::vector<float>(10), {5, 2}, stream), dq({0}, stream);
+  EXPECT_EQ(table.backward(q.view(), g.view(), {}, table.version(), {}, stream).code(), StatusCode::kResourceExhausted);
+  const std::uint64_t version = table.version();
+  ASSERT_TRUE(table.erase_oldest(1, stream).ok());
+  EXPECT_EQ(table.backward(q.view().rows(0, 4), g.view().rows(0, 4), {}, version, {}, stream).code(),
+            StatusCode::kAborted);
+  EXPECT_EQ(table.backward(q.view().rows(0, 4), g.view().rows(0, 3), {}, table.version(), {}, stream).code(),
+            StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace tandem::replay
