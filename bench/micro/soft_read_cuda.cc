@@ -3,7 +3,7 @@
 // 0.01 of their range; L2 overwritten before each call; medians of the device's time from a call's first kernel to its
 // last, waits for the host in between counted.
 //
-//   bench_soft_read_cuda [--smoke] [--repeats N] [--only OP]
+//   bench_soft_read_cuda [--smoke] [--repeats N] [--only OP] [--width D] [--queries M]
 // bench/micro/soft_read_peer.py times the dense formula in PyTorch.
 #include <cuda_runtime_api.h>
 #include <fmt/core.h>
@@ -46,8 +46,10 @@ T require(Result<T> result) {
 // [shape] f32 of uniform numbers from `low` on, in a range of 1.
 class Floats {
  public:
-  Floats(const Shape& shape, std::uint64_t seed, double low, bool sorted, device::Stream& stream)
-      : shape_(shape), memory_(require(device::Memory::create(kDevice, static_cast<std::size_t>(shape.count()) * 4))) {
+  // Of no value yet.
+  explicit Floats(const Shape& shape)
+      : shape_(shape), memory_(require(device::Memory::create(kDevice, static_cast<std::size_t>(shape.count()) * 4))) {}
+  Floats(const Shape& shape, std::uint64_t seed, double low, bool sorted, device::Stream& stream) : Floats(shape) {
     std::vector<float> values(static_cast<std::size_t>(shape.count()));
     for (std::size_t i = 0; i < values.size(); i += 4) {
       const auto words = philox({.seed = seed}, i);
@@ -134,7 +136,7 @@ void run_width(Bench& bench, std::int64_t n, std::int64_t D, const std::vector<s
   for (const std::int64_t m : batches) {
     const auto m1 = static_cast<double>(m), mD = static_cast<double>(m * D);
     const std::string batch = fmt::format("{},\"m\":{}", of, m);
-    const Floats reads({m, D}, 4, 0.0, false, stream), d_reads({m, D}, 5, -0.5, false, stream);
+    const Floats reads({m, D}), d_reads({m, D}, 5, -0.5, false, stream);
     // A tile and its carries for each query, but no more than all of them; queries and reads.
     const double row = static_cast<double>(D), tile = 32 * (4 * row + 12) + 8 * (row + 4);
     const double read_bytes = std::min(m1, n1 / 32) * tile + 4 * m1 + 4 * mD;
@@ -146,9 +148,8 @@ void run_width(Bench& bench, std::int64_t n, std::int64_t D, const std::vector<s
                       [&] { return table.read(queries.view(), reads.view(), {}, stream); });
       }
       if (sorted || (!bench.wants("backward") && !bench.wants("read_backward"))) continue;
-      const Floats dq({m}, 7, 0.0, false, stream), dk({n + 2 * more}, 7, 0.0, false, stream),
-          dw({n + 2 * more}, 7, 0.0, false, stream), dtau({1}, 7, 0.0, false, stream),
-          dv({n + 2 * more, D}, 7, 0.0, false, stream);
+      const std::int64_t S = n + 2 * more;
+      const Floats dq({m}), dk({S}), dw({S}), dtau({1}), dv({S, D});
       // Entries read, their gradients written; queries and d_reads read twice over (theirs, and as sources).
       const double backward_bytes = 8 * nD + 20 * n1 + 8 * mD + 8 * m1;
       const auto backward = [&] {
@@ -177,17 +178,22 @@ void run_width(Bench& bench, std::int64_t n, std::int64_t D, const std::vector<s
 int run(int count, char** texts) {
   bool smoke = false;
   int repeats = 21;
+  std::vector<std::int64_t> widths = {1, 16, 64}, batches = {4096, 65536, 1048576};
   std::string_view only;
   for (int i = 0; i < count; ++i) {
     const std::string_view text = texts[i];
     if (text == "--smoke") {
       smoke = true;
+    } else if (text == "--width" && i + 1 < count) {
+      widths = {std::atoi(texts[++i])};
+    } else if (text == "--queries" && i + 1 < count) {
+      batches = {std::atoi(texts[++i])};
     } else if (text == "--repeats" && i + 1 < count) {
       repeats = std::max(1, std::atoi(texts[++i]));
     } else if (text == "--only" && i + 1 < count) {
       only = texts[++i];
     } else {
-      fmt::print(stderr, "bench_soft_read_cuda [--smoke] [--repeats N] [--only OP]\n");
+      fmt::print(stderr, "bench_soft_read_cuda [--smoke] [--repeats N] [--only OP] [--width D] [--queries M]\n");
       return 2;
     }
   }
@@ -200,7 +206,7 @@ int run(int count, char** texts) {
     run_width(bench, 20000, 16, {1024});
     return 0;
   }
-  for (const std::int64_t D : {1, 16, 64}) run_width(bench, 1000000, D, {4096, 65536, 1048576});
+  for (const std::int64_t D : widths) run_width(bench, 1000000, D, batches);
   return 0;
 }
 
