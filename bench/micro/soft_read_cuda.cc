@@ -138,8 +138,8 @@ void run_width(Bench& bench, std::int64_t n, std::int64_t D, const std::vector<s
     const std::string batch = fmt::format("{},\"m\":{}", of, m);
     const Floats reads({m, D}), d_reads({m, D}, 5, -0.5, false, stream);
     // A tile and its carries for each query, but no more than all of them; queries and reads.
-    const double row = static_cast<double>(D), tile = 32 * (4 * row + 12) + 8 * (row + 4);
-    const double read_bytes = std::min(m1, n1 / 32) * tile + 4 * m1 + 4 * mD;
+    const double row = static_cast<double>(D), tile = 16 * (4 * row + 12) + 8 * (row + 4);
+    const double read_bytes = std::min(m1, n1 / 16) * tile + 4 * m1 + 4 * mD;
     for (const bool sorted : {false, true}) {
       const Floats queries({m}, 6, 0.0, sorted, stream);
       const std::string ordered = fmt::format("{},\"sorted\":{}", batch, sorted);

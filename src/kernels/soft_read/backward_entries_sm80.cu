@@ -3,8 +3,9 @@
 // that of the exponents' moments:
 //   d_v = w U     d_w = <[v;1], U>     d_k = (w/tau) <[v;1], U+ - U->     d_tau = sum_i (w/tau) <[v;1], M>
 //
-// A warp a tile of 32 entries. What lies left of all of them, and right, is two rows of sums, found once; the queries
-// among them are taken one by one, each entry a lane. Where they are many, each entry is a read of its own instead.
+// A warp takes 32 entries. What lies left of all of them, which half of its lanes find, and right, which the other half
+// does, is two rows of sums; the queries among them are taken one by one, each entry a lane. Where they are many, each
+// entry is a read of its own instead, by half the lanes.
 // Bound: bytes, (8 D + 20) n: values and keys read, gradients written.
 #include "kernels/common/launch.cuh"
 #include "kernels/soft_read/walk_sm80.cuh"
@@ -14,14 +15,30 @@ namespace {
 
 using soft::kAll;
 
-constexpr int kTilesPerBlock = 4;  // soft_entry_blocks()
-constexpr int kSpanMax = 96;       // queries among a tile's entries that are taken one by one
-constexpr int kColumns = 16;       // that a lane holds at a time
+constexpr int kWarpsPerBlock = 4, kThreads = 32 * kWarpsPerBlock;
+static_assert(soft_entry_blocks(kThreads) == 1 && soft_entry_blocks(kThreads + 1) == 2);
+constexpr int kSpanMax = 96;  // queries among a warp's entries that are taken one by one
+constexpr int kColumns = 16;  // that a lane holds at a time
+
+__device__ __forceinline__ double warp_sum(double x) {
+#pragma unroll
+  for (int lanes = 16; lanes > 0; lanes /= 2) x += __shfl_xor_sync(kAll, x, lanes);
+  return x;
+}
 
 struct Entry {
   float key, weight;  // weight < 0: no entry
   int slot;
 };
+
+// Values are wanted only when the queries have been found.
+__device__ __forceinline__ void prefetch_row(const SoftRows& rows, std::int64_t row) {
+  constexpr int kSector = 32 / sizeof(float);
+  const float* const from = rows.data + row * rows.stride;
+  for (int column = 0; column < min(rows.D, 8 * kSector); column += kSector) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(from + column));
+  }
+}
 
 // Factors of both sides' sums at an entry, and their exponents.
 struct Factors {
@@ -59,47 +76,36 @@ __device__ Dots z_dots(const Factors& f, float z_left, float z_right, float z_le
 
 // ---- Few queries among the entries. ----
 
+// place: of the first query that is not left of all entries, in the first half of the lanes; of the first that is right
+// of all, in the second.
 template <int kLanes>
-__device__ float backward_tile(const SoftBackward& a, const Entry& entry, const soft::QueryRun& queries,
-                               const soft::Place& begin, const soft::Place& end, float* shared) {
+__device__ float backward_few(const SoftBackward& a, const Entry& entry, const soft::QueryRun& queries,
+                              const soft::Place& place, float* shared) {
   const int lane = static_cast<int>(threadIdx.x % 32), D = queries.D, padded = static_cast<int>(soft_padded(D));
+  const bool is_left = lane < soft::kGroup;
   const float inv_tau = 1.0f / a.runs.tau, scale = 1.44269504f / a.runs.tau;
-  const soft::Split<double> left = split(queries, begin, inv_tau, scale), right = split(queries, end, inv_tau, scale);
-  float* const rows[4] = {shared, shared + padded, shared + 2 * padded, shared + 3 * padded};
-  for (int begin_column = 0; begin_column < padded; begin_column += 4 * kLanes) {
-    const int column = begin_column + 4 * (lane % kLanes);
+  const soft::Split<double> split = soft::split(queries, place, inv_tau, scale);
+  // Rows: the left sum, the right, and their moments.
+  float* const row = shared + (is_left ? 0 : padded);
+  for (int begin = 0; begin < padded; begin += 4 * kLanes) {
+    const int column = begin + 4 * (lane % kLanes);
     soft::Sides sides;
-    soft::add_rows<kLanes>(queries, left, 1.0f, 0.0f, column, sides);
-    soft::add_rows<kLanes>(queries, right, 0.0f, 1.0f, column, sides);
-    const float4 sums[4] = {soft::sum_rows<kLanes>(sides.left), soft::sum_rows<kLanes>(sides.right),
-                            soft::sum_rows<kLanes>(sides.left_moment), soft::sum_rows<kLanes>(sides.right_moment)};
-    if (lane < kLanes && column < padded) {
-#pragma unroll
-      for (int r = 0; r < 4; ++r) *reinterpret_cast<float4*>(rows[r] + column) = sums[r];
+    soft::add_rows<kLanes>(queries, split, is_left ? 1.0f : 0.0f, is_left ? 0.0f : 1.0f, column, sides);
+    const float4 sum = soft::sum_rows<kLanes>(is_left ? sides.left : sides.right);
+    const float4 moment = soft::sum_rows<kLanes>(is_left ? sides.left_moment : sides.right_moment);
+    if (soft::group_lane() < kLanes && column < padded) {
+      *reinterpret_cast<float4*>(row + column) = sum;
+      *reinterpret_cast<float4*>(row + 2 * padded + column) = moment;
     }
   }
   __syncwarp();
+  const auto of_left = [](auto x) { return __shfl_sync(kAll, x, 0); };
+  const auto of_right = [](auto x) { return __shfl_sync(kAll, x, soft::kGroup); };
+  const int span_begin = of_left(place.before), span_end = of_right(place.before);
+  const Factors f = factors_at(entry.key, of_left(split.left_at), of_right(split.right_at), inv_tau, scale);
+  Dots dots = z_dots(f, of_left(split.z_left), of_right(split.z_right), of_left(split.z_left_moment),
+                     of_right(split.z_right_moment));
 
-  const Factors f = factors_at(entry.key, left.left_at, right.right_at, inv_tau, scale);
-  Dots dots = z_dots(f, left.z_left, right.z_right, left.z_left_moment, right.z_right_moment);
-  // What query j sends to this lane's entry: its factor, the exponent's, and from which side.
-  const auto sent = [&](int j, float& exponent, float& sign) {
-    const float query = __ldg(queries.run.order.keys + j);
-    const bool is_right = query > entry.key;
-    sign = is_right ? 1.0f : query < entry.key ? -1.0f : 0.0f;
-    const double distance =
-        is_right ? __ldg(queries.run.left_reach + j) - entry.key : entry.key - __ldg(queries.run.right_reach + j);
-    exponent = static_cast<float>(distance) * inv_tau;
-    return soft::decay(distance, scale);
-  };
-  for (int j = begin.before; j < end.before; ++j) {
-    float exponent, sign;
-    const float factor = sent(j, exponent, sign);
-    const float z = factor * __ldg(queries.run.rows + std::int64_t{j} * (padded + 4) + padded);
-    dots.all += z;
-    dots.difference = fmaf(sign, z, dots.difference);
-    dots.moment = fmaf(exponent, z, dots.moment);
-  }
   for (int first = 0; first < D; first += kColumns) {
     float4 value[kColumns / 4], sum[kColumns / 4];
 #pragma unroll
@@ -108,29 +114,45 @@ __device__ float backward_tile(const SoftBackward& a, const Entry& entry, const 
       value[c] = sum[c] = float4{};
       if (column >= D) continue;
       if (entry.weight >= 0.0f) value[c] = soft::load4(a.runs.values, entry.slot, column);
-      float4 row[4];
+      float4 rows[4];
 #pragma unroll
-      for (int r = 0; r < 4; ++r) row[r] = *reinterpret_cast<const float4*>(rows[r] + column);
-      const float left_dot = f.left * soft::dot4(value[c], row[0]), right_dot = f.right * soft::dot4(value[c], row[1]);
+      for (int r = 0; r < 4; ++r) rows[r] = *reinterpret_cast<const float4*>(shared + r * padded + column);
+      const float left_dot = f.left * soft::dot4(value[c], rows[0]);
+      const float right_dot = f.right * soft::dot4(value[c], rows[1]);
       dots.difference += right_dot - left_dot;
-      dots.moment += fmaf(f.left_exponent, left_dot, f.left * soft::dot4(value[c], row[2])) +
-                     fmaf(f.right_exponent, right_dot, f.right * soft::dot4(value[c], row[3]));
-      soft::add_scaled(sum[c], f.left, row[0]);
-      soft::add_scaled(sum[c], f.right, row[1]);
+      dots.moment += fmaf(f.left_exponent, left_dot, f.left * soft::dot4(value[c], rows[2])) +
+                     fmaf(f.right_exponent, right_dot, f.right * soft::dot4(value[c], rows[3]));
+      soft::add_scaled(sum[c], f.left, rows[0]);
+      soft::add_scaled(sum[c], f.right, rows[1]);
     }
-    for (int j = begin.before; j < end.before; ++j) {
-      float exponent, sign;
-      const float factor = sent(j, exponent, sign);
-      float dot = 0.0f;
+    for (int begin = span_begin; begin < span_end; begin += 32) {
+      const int mine = min(begin + lane, span_end - 1), count = min(32, span_end - begin);
+      const float my_query = __ldg(queries.run.order.keys + mine);
+      const double my_left = __ldg(queries.run.left_reach + mine), my_right = __ldg(queries.run.right_reach + mine);
+      const float my_z = __ldg(queries.run.rows + std::int64_t{mine} * (padded + 4) + padded);
+      for (int k = 0; k < count; ++k) {
+        // What this query sends to this lane's entry, and from which side.
+        const float query = __shfl_sync(kAll, my_query, k), z = __shfl_sync(kAll, my_z, k);
+        const double left = __shfl_sync(kAll, my_left, k), right = __shfl_sync(kAll, my_right, k);
+        const bool is_right = query > entry.key;
+        const float sign = is_right ? 1.0f : query < entry.key ? -1.0f : 0.0f;
+        const double distance = is_right ? left - entry.key : entry.key - right;
+        const float exponent = static_cast<float>(distance) * inv_tau, factor = soft::decay(distance, scale);
+        float dot = 0.0f;
 #pragma unroll
-      for (int c = 0; c < kColumns / 4; ++c) {
-        const float4 row = queries.row(j, first + 4 * c);
-        dot += soft::dot4(value[c], row);
-        soft::add_scaled(sum[c], factor, row);
+        for (int c = 0; c < kColumns / 4; ++c) {
+          const float4 sent = queries.row(begin + k, first + 4 * c);
+          dot += soft::dot4(value[c], sent);
+          soft::add_scaled(sum[c], factor, sent);
+        }
+        if (first == 0) {
+          dots.all = fmaf(factor, z, dots.all);
+          dot += z;
+        }
+        dot *= factor;
+        dots.difference = fmaf(sign, dot, dots.difference);
+        dots.moment = fmaf(exponent, dot, dots.moment);
       }
-      dot *= factor;
-      dots.difference = fmaf(sign, dot, dots.difference);
-      dots.moment = fmaf(exponent, dot, dots.moment);
     }
 #pragma unroll
     for (int c = 0; c < kColumns / 4; ++c) {
@@ -145,28 +167,28 @@ __device__ float backward_tile(const SoftBackward& a, const Entry& entry, const 
   return entry.weight * inv_tau * dots.moment;
 }
 
-// ---- Many: one entry, by all lanes. ----
+// ---- Many: one entry, by half a warp. ----
 
 template <int kLanes>
-__device__ float backward_entry(const SoftBackward& a, const Entry& entry, const soft::QueryRun& queries) {
-  const int lane = static_cast<int>(threadIdx.x % 32), D = queries.D;
+__device__ float backward_one(const SoftBackward& a, const Entry& entry, const soft::QueryRun& queries) {
+  const int lane = soft::group_lane(), D = queries.D;
+  const bool exists = entry.weight >= 0.0f;
   const float inv_tau = 1.0f / a.runs.tau, scale = 1.44269504f / a.runs.tau;
-  const soft::Place place = soft::find<true>(queries.order(), entry.key);
-  const soft::Split<double> all = split(queries, place, inv_tau, scale);
-  const float last = __shfl_sync(kAll, place.key, (place.before - 1) % kSoftTile);
-  const bool has_equal = place.before > 0 && last == entry.key;
+  const soft::Place place = soft::find(queries.order(), entry.key, true);
+  const soft::Split<double> all = soft::split(queries, place, inv_tau, scale);
+  const bool any_equal = __any_sync(kAll, soft::is_last(place, entry.key)) != 0;
   soft::Split<double> before = all;
-  if (has_equal) before = split(queries, soft::find<false>(queries.order(), entry.key), inv_tau, scale);
+  if (any_equal) before = soft::split(queries, soft::find(queries.order(), entry.key, false), inv_tau, scale);
   const Factors f = factors_at(entry.key, all.left_at, all.right_at, inv_tau, scale);
   const float before_left = factors_at(entry.key, before.left_at, before.right_at, inv_tau, scale).left;
 
   Dots dots{0.0f, 0.0f, 0.0f};
-  for (int begin_column = 0; begin_column < D; begin_column += 4 * kLanes) {
-    const int column = begin_column + 4 * (lane % kLanes);
+  for (int begin = 0; begin < D; begin += 4 * kLanes) {
+    const int column = begin + 4 * (lane % kLanes);
     soft::Sides sides, sides_before;
     soft::add_rows<kLanes>(queries, all, f.left, f.right, column, sides);
     sides_before.left = sides.left;
-    if (has_equal) {
+    if (any_equal) {
       sides_before.left = float4{};
       soft::add_rows<kLanes>(queries, before, before_left, 0.0f, column, sides_before);
     }
@@ -179,11 +201,11 @@ __device__ float backward_entry(const SoftBackward& a, const Entry& entry, const
     sum = soft::sum_rows<kLanes>(sum);
     difference = soft::sum_rows<kLanes>(difference);
     moment = soft::sum_rows<kLanes>(moment);
-    const float4 value = soft::load4(a.runs.values, entry.slot, column);
+    const float4 value = exists ? soft::load4(a.runs.values, entry.slot, column) : float4{};
     dots.all += soft::sum_columns<kLanes>(soft::dot4(value, sum));
     dots.difference += soft::sum_columns<kLanes>(soft::dot4(value, difference));
     dots.moment += soft::sum_columns<kLanes>(soft::dot4(value, moment));
-    if (a.d_values.data != nullptr && lane < kLanes) {
+    if (a.d_values.data != nullptr && exists && lane < kLanes) {
       soft::store4(a.d_values, entry.slot, column, soft::scaled(entry.weight, sum));
     }
   }
@@ -191,18 +213,19 @@ __device__ float backward_entry(const SoftBackward& a, const Entry& entry, const
   dots.all += of_z.all;
   dots.difference += fmaf(f.right, all.z_right, -before_left * before.z_left);
   dots.moment += of_z.moment;
-  if (lane == 0) write_scalars(a, entry, dots, inv_tau);
-  return lane == 0 ? entry.weight * inv_tau * dots.moment : 0.0f;
+  if (!exists || lane != 0) return 0.0f;
+  write_scalars(a, entry, dots, inv_tau);
+  return entry.weight * inv_tau * dots.moment;
 }
 
 template <int kLanes>
-__global__ void __launch_bounds__(32 * kTilesPerBlock, 4)
+__global__ void __launch_bounds__(kThreads, 4)
     backward_entries_kernel(const __grid_constant__ SoftBackward a, int which, std::int64_t first_partial) {
   extern __shared__ float4 shared4[];
-  __shared__ double parts[kTilesPerBlock];
+  __shared__ double parts[kWarpsPerBlock];
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
   const SoftEntryRun& run = a.runs.of[which];
-  const std::int64_t first = (std::int64_t{blockIdx.x} * kTilesPerBlock + warp) * kSoftTile;
+  const std::int64_t first = std::int64_t{blockIdx.x} * kThreads + warp * 32;
   const int n = run.order.n;
   double part = 0.0;
   if (first < n) {
@@ -210,19 +233,22 @@ __global__ void __launch_bounds__(32 * kTilesPerBlock, 4)
     const Entry entry{__ldg(run.order.keys + i), first + lane < n ? __ldg(run.weights + i) : -1.0f,
                       __ldg(run.slots + i)};
     const soft::QueryRun queries{a.queries, a.d_reads.D};
-    const soft::Place begin = soft::find<false>(queries.order(), __shfl_sync(kAll, entry.key, 0));
-    const soft::Place end = soft::find<true>(queries.order(), __shfl_sync(kAll, entry.key, 31));
-    if (end.before - begin.before <= kSpanMax) {
+    if (entry.weight >= 0.0f) prefetch_row(a.runs.values, entry.slot);
+    const bool is_left = lane < soft::kGroup;
+    const soft::Place place = soft::find(queries.order(), __shfl_sync(kAll, entry.key, is_left ? 0 : 31), !is_left);
+    const int span = __shfl_sync(kAll, place.before, soft::kGroup) - __shfl_sync(kAll, place.before, 0);
+    if (span <= kSpanMax) {
       float* const shared = reinterpret_cast<float*>(shared4) + warp * 4 * soft_padded(queries.D);
-      part = backward_tile<kLanes>(a, entry, queries, begin, end, shared);
+      part = backward_few<kLanes>(a, entry, queries, place, shared);
     } else {
-      for (int of = 0; of < kSoftTile; ++of) {
+      for (int k = 0; k < 32; k += 2) {
+        const int of = is_left ? k : k + 1;
         const Entry one{__shfl_sync(kAll, entry.key, of), __shfl_sync(kAll, entry.weight, of),
                         __shfl_sync(kAll, entry.slot, of)};
-        if (one.weight >= 0.0f) part += backward_entry<kLanes>(a, one, queries);
+        part += backward_one<kLanes>(a, one, queries);
       }
     }
-    part = soft::warp_sum(part);
+    part = warp_sum(part);
   }
   if (lane == 0) parts[warp] = part;
   __syncthreads();
@@ -240,7 +266,7 @@ __global__ void __launch_bounds__(kSumThreads)
   __shared__ double parts[kSumThreads / 32];
   double part = 0.0;
   for (std::int64_t i = threadIdx.x; i < count; i += kSumThreads) part += partials[i];
-  part = soft::warp_sum(part);
+  part = warp_sum(part);
   if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = part;
   __syncthreads();
   if (threadIdx.x != 0) return;
@@ -256,9 +282,9 @@ Status soft_backward_entries_sm80(const SoftBackward& a, int which, std::int64_t
                                   device::Stream& stream) {
   return soft::with_lanes(a.d_reads.D, [&](auto lanes) {
     const dim3 blocks(static_cast<unsigned>(soft_entry_blocks(a.runs.of[which].order.n)));
-    const int shared = kTilesPerBlock * 4 * static_cast<int>(soft_padded(a.d_reads.D) * sizeof(float));
-    return launch("soft_backward", backward_entries_kernel<lanes()>, {blocks, 32 * kTilesPerBlock, shared}, stream, a,
-                  which, first_partial);
+    const int shared = kWarpsPerBlock * 4 * static_cast<int>(soft_padded(a.d_reads.D) * sizeof(float));
+    return launch("soft_backward", backward_entries_kernel<lanes()>, {blocks, kThreads, shared}, stream, a, which,
+                  first_partial);
   });
 }
 

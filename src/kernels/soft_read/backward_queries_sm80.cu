@@ -12,73 +12,61 @@
 namespace tandem::kernels {
 namespace {
 
-constexpr int kQueriesPerBlock = 8;
+constexpr int kThreads = 128, kQueriesPerBlock = kThreads / soft::kGroup;
+static_assert(soft_query_blocks(kQueriesPerBlock) == 1 && soft_query_blocks(kQueriesPerBlock + 1) == 2);
 
 __device__ float ratio(float x, float y) { return y > 0.0f ? x / y : 0.0f; }
 
 // Returns this query's part of d_tau.
-template <int kLanes>
-__device__ double backward_query(const SoftBackward& a, std::int64_t j) {
-  const int lane = static_cast<int>(threadIdx.x % 32), D = a.d_reads.D;
+template <int kLanes, int kRuns>
+__device__ double backward_query(const SoftBackward& a, std::int64_t j, bool exists) {
+  const int lane = soft::group_lane(), D = a.d_reads.D;
   const SoftEntryRuns& runs = a.runs;
   const float tau = runs.tau, inv_tau = 1.0f / tau, scale = 1.44269504f / tau;
-  const float query = a.queries.order.keys[j];
-  const std::int64_t index = a.queries.indices[j];
-  const std::int64_t stride = soft_row(D);
+  const float given = a.queries.order.keys[j], query = isfinite(given) ? given : 0.0f;
+  const std::int64_t index = a.queries.indices[j], stride = soft_row(D);
   float* const row = a.queries.rows + j * stride;
-  const bool is_finite = isfinite(query);
-  soft::Seen seen, seen_before;
-  soft::Weighed weighed{};
-  if (is_finite) {
-    seen = soft::see<true>(runs, query, inv_tau, scale);
-    weighed = soft::weigh(seen, query, scale);
-  }
-  const bool has_read = is_finite && weighed.z > 0.0f;
-  const bool has_equal = has_read && seen.has_equal;
-  if (has_equal) seen_before = soft::see<false>(runs, query, inv_tau, scale);
+  const soft::Seen<kRuns> seen = soft::see<kRuns>(runs, query, true, inv_tau, scale);
+  const soft::Weighed weighed = soft::weigh(seen, query, scale);
+  const bool has_read = isfinite(given) && weighed.z > 0.0f;
 
-  // Sums at the query: left with its equals, right; and if there are equals, left without, right with them.
-  float dot_read = 0.0f, dot_query = 0.0f;
   const float inv_z = has_read ? 1.0f / weighed.z : 0.0f;
-  soft::Weighed before = weighed;
-  float z_left = seen.z_left, z_right_equal = seen.z_right;
-  if (has_equal) {
-    before = soft::weigh(seen_before, query, scale);
-    z_left = seen_before.z_left;
-    z_right_equal = seen_before.z_right;
-  }
-  const float share_left = before.left * z_left * inv_z, share_right_equal = before.right * z_right_equal * inv_z;
-  const float share_right = weighed.right * seen.z_right * inv_z;
   const float share_left_equal = weighed.left * seen.z_left * inv_z;
-  for (int begin_column = 0; begin_column < D; begin_column += 4 * kLanes) {
-    const int column = begin_column + 4 * (lane % kLanes);
-    const float4 d_read = soft::load4(a.d_reads, index, column);
-    if (has_read) {
-      soft::Sides means =
-          soft::see_rows<kLanes>(runs, seen, ratio(1.0f, seen.z_left), ratio(1.0f, seen.z_right), column);
-      const float4 left_equal = soft::sum_rows<kLanes>(means.left), right = soft::sum_rows<kLanes>(means.right);
-      float4 left = left_equal, right_equal = right;
-      if (has_equal) {
-        means = soft::see_rows<kLanes>(runs, seen_before, ratio(1.0f, z_left), ratio(1.0f, z_right_equal), column);
-        left = soft::sum_rows<kLanes>(means.left);
-        right_equal = soft::sum_rows<kLanes>(means.right);
-      }
-      float4 read = soft::scaled(share_left_equal, left_equal), pull{}, difference = right;
-      soft::add_scaled(read, share_right, right);
-      soft::add_scaled(difference, -1.0f, left_equal);
-      soft::add_scaled(pull, share_right * share_left_equal, difference);
-      difference = left;
-      soft::add_scaled(difference, -1.0f, right_equal);
-      soft::add_scaled(pull, -share_left * share_right_equal, difference);
-      dot_read += soft::sum_columns<kLanes>(soft::dot4(d_read, read));
-      dot_query += soft::sum_columns<kLanes>(soft::dot4(d_read, pull));
+  const float share_right = weighed.right * seen.z_right * inv_z;
+  float share_left = share_left_equal, dot_read = 0.0f, dot_query = 0.0f;
+  const bool any_equal = __any_sync(soft::kAll, seen.has_equal) != 0;
+  for (int begin = 0; begin < D; begin += 4 * kLanes) {
+    const int column = begin + 4 * (lane % kLanes);
+    // Means at the query: left with its equals, right; and if there are equals, left without, right with them.
+    soft::Sides means = soft::see_rows<kLanes>(runs, seen, ratio(1.0f, seen.z_left), ratio(1.0f, seen.z_right), column);
+    const float4 left_equal = soft::sum_rows<kLanes>(means.left), right = soft::sum_rows<kLanes>(means.right);
+    float4 left = left_equal, right_equal = right;
+    float share_right_equal = share_right;
+    if (any_equal) {
+      const soft::Seen<kRuns> before = soft::see<kRuns>(runs, query, false, inv_tau, scale);
+      const soft::Weighed weighed_before = soft::weigh(before, query, scale);
+      share_left = weighed_before.left * before.z_left * inv_z;
+      share_right_equal = weighed_before.right * before.z_right * inv_z;
+      means = soft::see_rows<kLanes>(runs, before, ratio(1.0f, before.z_left), ratio(1.0f, before.z_right), column);
+      left = soft::sum_rows<kLanes>(means.left);
+      right_equal = soft::sum_rows<kLanes>(means.right);
     }
-    if (lane < kLanes && column < D) {
+    const float4 d_read = soft::load4(a.d_reads, index, column);
+    float4 read = soft::scaled(share_left_equal, left_equal), pull{}, difference = right;
+    soft::add_scaled(read, share_right, right);
+    soft::add_scaled(difference, -1.0f, left_equal);
+    soft::add_scaled(pull, share_right * share_left_equal, difference);
+    difference = left;
+    soft::add_scaled(difference, -1.0f, right_equal);
+    soft::add_scaled(pull, -share_left * share_right_equal, difference);
+    dot_read += soft::sum_columns<kLanes>(soft::dot4(d_read, read));
+    dot_query += soft::sum_columns<kLanes>(soft::dot4(d_read, pull));
+    if (exists && lane < kLanes && column < D) {
       *reinterpret_cast<float4*>(row + column) = has_read ? soft::scaled(inv_z, d_read) : float4{};
     }
   }
   const float d_log_z = a.d_log_z != nullptr ? __ldg(a.d_log_z + index) : 0.0f;
-  if (lane == 0) {
+  if (exists && lane == 0) {
     const float z = has_read ? (d_log_z - dot_read) * inv_z : 0.0f;
     *reinterpret_cast<float4*>(row + stride - 4) = {z, 0.0f, 0.0f, 0.0f};
     const double at = query, nearest = weighed.nearest;
@@ -90,31 +78,32 @@ __device__ double backward_query(const SoftBackward& a, std::int64_t j) {
       a.d_queries[index] = has_read ? d : __int_as_float(0x7fffffff);
     }
   }
-  if (!has_read) return 0.0;
+  if (!exists || !has_read) return 0.0;
   return double{d_log_z} * weighed.nearest / (double{tau} * tau);
 }
 
-template <int kLanes>
-__global__ void __launch_bounds__(32 * kQueriesPerBlock)
+template <int kLanes, int kRuns>
+__global__ void __launch_bounds__(kThreads, kRuns == 1 ? 5 : 4)
     backward_queries_kernel(const __grid_constant__ SoftBackward a) {
   __shared__ double parts[kQueriesPerBlock];
-  const std::int64_t j = std::int64_t{blockIdx.x} * kQueriesPerBlock + threadIdx.x / 32;
-  const double part = j < a.queries.order.n ? backward_query<kLanes>(a, j) : 0.0;
-  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = part;
+  const int group = static_cast<int>(threadIdx.x) / soft::kGroup, m = a.queries.order.n;
+  const std::int64_t j = std::int64_t{blockIdx.x} * kQueriesPerBlock + group;
+  const double part = backward_query<kLanes, kRuns>(a, j < m ? j : m - 1, j < m);
+  if (soft::group_lane() == 0) parts[group] = part;
   __syncthreads();
   if (threadIdx.x != 0) return;
   double sum = 0.0;
 #pragma unroll
-  for (const double of_warp : parts) sum += of_warp;
+  for (const double of_query : parts) sum += of_query;
   a.partials[blockIdx.x] = sum;
 }
 
 }  // namespace
 
 Status soft_backward_queries_sm80(const SoftBackward& a, device::Stream& stream) {
-  return soft::with_lanes(a.d_reads.D, [&](auto lanes) {
+  return soft::with_lanes_and_runs(a.runs, [&](auto lanes, auto count) {
     const dim3 blocks(static_cast<unsigned>(soft_query_blocks(a.queries.order.n)));
-    return launch("soft_backward", backward_queries_kernel<lanes()>, {blocks, 32 * kQueriesPerBlock}, stream, a);
+    return launch("soft_backward", backward_queries_kernel<lanes(), count()>, {blocks, kThreads}, stream, a);
   });
 }
 

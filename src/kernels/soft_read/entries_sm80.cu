@@ -48,12 +48,12 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kThreads) levels_kernel(const SoftOrder order) {
-  const std::int64_t i = this_thread() * 32;
+  const std::int64_t i = this_thread() * kSoftTile;
   if (i >= order.n) return;
   const float key = order.keys[i];
 #pragma unroll
   for (int level = 0; level < kSoftLevels; ++level) {
-    const int bits = 5 * (level + 1);
+    const int bits = kSoftTileBits * (level + 1);
     if (level < order.levels_count && (i & ((std::int64_t{1} << bits) - 1)) == 0) order.levels[level][i >> bits] = key;
   }
 }
@@ -109,7 +109,8 @@ Status soft_pairs_sm80(const float* keys, std::int64_t first, std::int64_t count
 }
 
 Status soft_levels_sm80(const SoftOrder& order, device::Stream& stream) {
-  return launch("soft_levels", levels_kernel, {blocks_for((order.n + 31) / 32), kThreads}, stream, order);
+  return launch("soft_levels", levels_kernel, {blocks_for((order.n + kSoftTile - 1) / kSoftTile), kThreads}, stream,
+                order);
 }
 
 Status soft_place_sm80(const SoftEntryRun& run, const float* weights, int which, std::int32_t* places,

@@ -11,15 +11,16 @@
 
 namespace tandem::kernels {
 
-inline constexpr int kSoftTile = 32;    // sources a tile holds: one for each lane of a warp
-inline constexpr int kSoftChunk = 128;  // tiles that one block scans
-inline constexpr int kSoftLevels = 5;   // 32^6 sources
-inline constexpr int kSoftRuns = 2;     // = kSoftRunsMax
+inline constexpr int kSoftTileBits = 4;
+inline constexpr int kSoftTile = 1 << kSoftTileBits;  // sources a tile holds: one for each lane of half a warp
+inline constexpr int kSoftChunk = 256;                // tiles that one block scans
+inline constexpr int kSoftLevels = 7;                 // 16^8 sources
+inline constexpr int kSoftRuns = 2;                   // = kSoftRunsMax
 
-// Sources in ascending order, and every 32nd, 1024th, ... of them, so that a warp finds a place in a few steps.
+// Sources in ascending order, and every 16th, 256th, ... of them, so that half a warp finds a place in a few steps.
 struct SoftOrder {
   float* keys;                 // [n]
-  float* levels[kSoftLevels];  // [l]: keys[i * 32^(l+1)]
+  float* levels[kSoftLevels];  // [l]: keys[i * 16^(l+1)]
   int n, levels_count;
 };
 

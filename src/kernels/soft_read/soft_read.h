@@ -2,11 +2,11 @@
 //
 //   r(q) = sum_i w_i e^{-|q - k_i|/tau} v_i / Z(q)      Z(q) = sum_i w_i e^{-|q - k_i|/tau}
 //
-// Entries lie in slots, in the caller's order. A run is a set of them in order of their keys, cut into tiles of 32;
+// Entries lie in slots, in the caller's order. A run is a set of them in order of their keys, cut into tiles of 16;
 // each tile knows the sums of all that lies to its left, as seen from the last of them, and of all to its right, as
 // seen from the first. Seen from further away they are the same times one factor of at most 1, so nothing overflows and
-// nothing is subtracted. A read finds its tile (a B-tree of fan-out 32, built in bulk) and needs two rows of sums and
-// at most 32 entries. Sums over disjoint runs add: a read may go over several of them.
+// nothing is subtracted. A read finds its tile (a B-tree of fan-out 16, built in bulk) and needs two rows of sums and
+// at most 16 entries. Sums over disjoint runs add: a read may go over several of them.
 //
 //   keys [S] f32     values [S,D] f32     weights [S] f32: w >= 0, or negative where no entry is     S slots
 // Sums: f32, each in an order given by the run; those over tiles are carried in f64. Equal calls give equal bits.

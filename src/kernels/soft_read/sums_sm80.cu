@@ -1,6 +1,6 @@
 // The sums of a run's tiles, and by a scan over them those of all that lies to the left and to the right of each.
 //
-//   tile_sums_kernel  a warp a tile: its sources' factors, one a lane, then its rows, several at a time
+//   tile_sums_kernel  half a warp a tile: its sources' factors, one a lane, then its rows, several at a time
 //   scan_kernel       in three launches: a block adds up a chunk of kSoftChunk tiles; one block scans the chunks; a
 //   block
 //                     scans its chunk from where that came. A thread a column and side, in f64, whose decays are f64
@@ -16,25 +16,26 @@ namespace {
 
 using soft::kAll;
 
-constexpr int kTilesPerBlock = 8;
+constexpr int kThreads = 256, kTilesPerBlock = kThreads / soft::kGroup;
 
 // ---- Tiles. ----
 
 template <class Run, int kLanes>
 __device__ void tile_sums(const Run& run, int D, float tau, const std::uint8_t* dirty) {
   using At = typename Run::At;
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  const std::int64_t tile = std::int64_t{blockIdx.x} * kTilesPerBlock + threadIdx.x / 32;
-  const int n = run.order().n;
-  if (tile * kSoftTile >= n || (dirty != nullptr && dirty[tile] == 0)) return;
+  const int lane = soft::group_lane(), n = run.order().n, tiles = (n - 1) / kSoftTile + 1;
+  const std::int64_t mine = std::int64_t{blockIdx.x} * kTilesPerBlock + threadIdx.x / soft::kGroup;
+  const bool exists = mine < tiles;
+  const std::int64_t tile = exists ? mine : tiles - 1;
+  if (dirty != nullptr && !__any_sync(kAll, dirty[tile] != 0)) return;
   const float inv_tau = 1.0f / tau, scale = 1.44269504f / tau;
   const int i = static_cast<int>(tile) * kSoftTile + lane;
   soft::Source<At> source{0.0f, 0, 0, 0.0f, 0};
   if (i < n) source = run.source(i, run.order().keys[i]);
   const bool counts = source.weight > 0.0f;
-  const unsigned all = __ballot_sync(kAll, counts);
-  const At left_at = __shfl_sync(kAll, source.reach_right, 31 - __clz(static_cast<int>(all | 1u)));
-  const At right_at = __shfl_sync(kAll, source.reach_left, all != 0 ? __ffs(static_cast<int>(all)) - 1 : 0);
+  const unsigned all = soft::group_ballot(counts);
+  const At left_at = soft::group_shuffle(source.reach_right, 31 - __clz(static_cast<int>(all | 1u)));
+  const At right_at = soft::group_shuffle(source.reach_left, all != 0 ? __ffs(static_cast<int>(all)) - 1 : 0);
   const float to_left = static_cast<float>(left_at - source.reach_right);
   const float to_right = static_cast<float>(source.reach_left - right_at);
   const float left = counts ? source.weight * soft::decay(to_left, scale) : 0.0f;
@@ -45,8 +46,8 @@ __device__ void tile_sums(const Run& run, int D, float tau, const std::uint8_t* 
   const int padded = static_cast<int>(soft_padded(D)), stride = padded + 4;
   const std::int64_t row_at = tile * stride;
   const auto write_z = [&](float* to, float z) {
-    const float sum = soft::warp_sum(counts ? z * source.z : 0.0f);
-    if (lane == 0) *reinterpret_cast<float4*>(to + row_at + padded) = {sum, 0.0f, 0.0f, 0.0f};
+    const float sum = soft::group_sum(counts ? z * source.z : 0.0f);
+    if (exists && lane == 0) *reinterpret_cast<float4*>(to + row_at + padded) = {sum, 0.0f, 0.0f, 0.0f};
   };
   write_z(sums.left, left);
   write_z(sums.right, right);
@@ -54,30 +55,30 @@ __device__ void tile_sums(const Run& run, int D, float tau, const std::uint8_t* 
     write_z(sums.left_moments, left * left_exponent);
     write_z(sums.right_moments, right * right_exponent);
   }
-  if (lane == 0) {
+  if (exists && lane == 0) {
     sums.left_at[tile] = all != 0 ? static_cast<double>(left_at) : -HUGE_VAL;
     sums.right_at[tile] = all != 0 ? static_cast<double>(right_at) : HUGE_VAL;
   }
-  for (int begin_column = 0; begin_column < padded; begin_column += 4 * kLanes) {
-    const int column = begin_column + 4 * (lane % kLanes);
+  for (int begin = 0; begin < padded; begin += 4 * kLanes) {
+    const int column = begin + 4 * (lane % kLanes);
     soft::Sides sides;
 #pragma unroll(kLanes < 8 ? kLanes : 8)
     for (int step = 0; step < kLanes; ++step) {
-      const int of = step * (32 / kLanes) + lane / kLanes;
-      const float left_of = __shfl_sync(kAll, left, of), right_of = __shfl_sync(kAll, right, of);
-      const int row = __shfl_sync(kAll, source.row, of);
+      const int of = step * (soft::kGroup / kLanes) + lane / kLanes;
+      const float left_of = soft::group_shuffle(left, of), right_of = soft::group_shuffle(right, of);
+      const int row = soft::group_shuffle(source.row, of);
       float4 x{};
       if (left_of != 0.0f || right_of != 0.0f) x = run.row(row, column);
       soft::add_scaled(sides.left, left_of, x);
       soft::add_scaled(sides.right, right_of, x);
       if constexpr (Run::kMoments) {
-        soft::add_scaled(sides.left_moment, left_of * __shfl_sync(kAll, left_exponent, of), x);
-        soft::add_scaled(sides.right_moment, right_of * __shfl_sync(kAll, right_exponent, of), x);
+        soft::add_scaled(sides.left_moment, left_of * soft::group_shuffle(left_exponent, of), x);
+        soft::add_scaled(sides.right_moment, right_of * soft::group_shuffle(right_exponent, of), x);
       }
     }
     const auto write = [&](float* to, float4 x) {
       x = soft::sum_rows<kLanes>(x);
-      if (lane < kLanes && column < padded) *reinterpret_cast<float4*>(to + row_at + column) = x;
+      if (exists && lane < kLanes && column < padded) *reinterpret_cast<float4*>(to + row_at + column) = x;
     };
     write(sums.left, sides.left);
     write(sums.right, sides.right);
@@ -89,14 +90,14 @@ __device__ void tile_sums(const Run& run, int D, float tau, const std::uint8_t* 
 }
 
 template <int kLanes>
-__global__ void __launch_bounds__(32 * kTilesPerBlock)
+__global__ void __launch_bounds__(kThreads)
     entry_tile_sums_kernel(const __grid_constant__ SoftEntryRun run, const SoftRows values, float tau,
                            const std::uint8_t* dirty) {
   tile_sums<soft::EntryRun, kLanes>({run, values}, values.D, tau, dirty);
 }
 
 template <int kLanes>
-__global__ void __launch_bounds__(32 * kTilesPerBlock)
+__global__ void __launch_bounds__(kThreads)
     query_tile_sums_kernel(const __grid_constant__ SoftQueryRun run, int D, float tau) {
   tile_sums<soft::QueryRun, kLanes>({run, D}, D, tau, nullptr);
 }
@@ -115,9 +116,12 @@ struct ScanArguments {
   double tau;
 };
 
+constexpr int kScanThreadsMax = 576;
+static_assert(2 * ((soft_row(256) + 31) / 32 * 32) <= kScanThreadsMax);
+
 // Half of the threads go from left to right over the left sums, half from right to left over the right ones.
 template <bool kMoments, bool kWrite>
-__global__ void scan_kernel(const __grid_constant__ ScanArguments a) {
+__global__ void __launch_bounds__(kScanThreadsMax, 1) scan_kernel(const __grid_constant__ ScanArguments a) {
   __shared__ double at[2][kSoftChunk], factors[2][kSoftChunk], exponents[2][kSoftChunk];
   const int half = static_cast<int>(blockDim.x) / 2, side = static_cast<int>(threadIdx.x) / half;
   const int column = static_cast<int>(threadIdx.x) % half;
@@ -153,16 +157,28 @@ __global__ void scan_kernel(const __grid_constant__ ScanArguments a) {
       if (kWrite) to_at[index(k)] = before;
     }
     __syncthreads();
-    if (has_column) {
-#pragma unroll 8
-      for (int k = 0; k < count; ++k) {
-        const std::int64_t i = index(k) * a.stride + column;
+    // Loads of several steps at a time, ahead of what is written.
+    constexpr int kAhead = kMoments ? 8 : 16;
+    for (int first = 0; has_column && first < count; first += kAhead) {
+      float x[kAhead], x_moment[kAhead];
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) {
+        const std::int64_t i = index(first + k) * a.stride + column;
+        const bool exists = first + k < count;
+        x[k] = exists ? __ldg(of + i) : 0.0f;
+        if (kMoments) x_moment[k] = exists ? __ldg(of_moments + i) : 0.0f;
+      }
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) {
+        if (first + k >= count) break;
+        const std::int64_t i = index(first + k) * a.stride + column;
+        const double factor = factors[side][first + k];
         if (kWrite) to[i] = static_cast<float>(sum);
         if (kMoments) {
           if (kWrite) to_moments[i] = static_cast<float>(moment);
-          moment = fma(fma(exponents[side][k], sum, moment), factors[side][k], static_cast<double>(of_moments[i]));
+          moment = fma(fma(exponents[side][first + k], sum, moment), factor, static_cast<double>(x_moment[k]));
         }
-        sum = fma(sum, factors[side][k], static_cast<double>(of[i]));
+        sum = fma(sum, factor, static_cast<double>(x[k]));
       }
     }
     int last = count - 1;
@@ -180,7 +196,7 @@ __global__ void scan_kernel(const __grid_constant__ ScanArguments a) {
 template <bool kMoments>
 Status scan(const SoftScan& scan, int tiles, int stride, double tau, device::Stream& stream) {
   const int chunks = (tiles + kSoftChunk - 1) / kSoftChunk;
-  const int threads = 2 * std::max((stride + 31) / 32 * 32, kSoftChunk);
+  const int threads = 2 * std::max((stride + 31) / 32 * 32, 128);
   const dim3 blocks(static_cast<unsigned>(chunks));
   const SoftSums nothing{};
   TD_TRY(launch("soft_scan", scan_kernel<kMoments, false>, {blocks, threads}, stream,
@@ -198,8 +214,8 @@ Status soft_sum_entries_sm80(const SoftEntryRun& run, const SoftRows& values, fl
   if (run.order.n == 0) return ok_status();
   const std::uint8_t* const dirty = dirty_only ? run.dirty : nullptr;
   TD_TRY(soft::with_lanes(values.D, [&](auto lanes) {
-    return launch("soft_sums", entry_tile_sums_kernel<lanes()>, {tile_blocks(run.order.n), 32 * kTilesPerBlock}, stream,
-                  run, values, tau, dirty);
+    return launch("soft_sums", entry_tile_sums_kernel<lanes()>, {tile_blocks(run.order.n), kThreads}, stream, run,
+                  values, tau, dirty);
   }));
   return scan<false>(run.scan, tiles_of(run.order.n), static_cast<int>(soft_row(values.D)), tau, stream);
 }
@@ -207,8 +223,8 @@ Status soft_sum_entries_sm80(const SoftEntryRun& run, const SoftRows& values, fl
 Status soft_sum_queries_sm80(const SoftQueryRun& run, int D, float tau, device::Stream& stream) {
   if (run.order.n == 0) return ok_status();
   TD_TRY(soft::with_lanes(D, [&](auto lanes) {
-    return launch("soft_sums", query_tile_sums_kernel<lanes()>, {tile_blocks(run.order.n), 32 * kTilesPerBlock}, stream,
-                  run, D, tau);
+    return launch("soft_sums", query_tile_sums_kernel<lanes()>, {tile_blocks(run.order.n), kThreads}, stream, run, D,
+                  tau);
   }));
   return scan<true>(run.scan, tiles_of(run.order.n), static_cast<int>(soft_row(D)), tau, stream);
 }

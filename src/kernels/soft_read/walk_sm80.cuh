@@ -11,7 +11,17 @@
 namespace tandem::kernels::soft {
 
 constexpr unsigned kAll = 0xffffffffu;
+constexpr int kGroup = kSoftTile;  // lanes
 constexpr float kInf = std::numeric_limits<float>::infinity();
+
+__device__ __forceinline__ int group_lane() { return static_cast<int>(threadIdx.x % kGroup); }
+__device__ __forceinline__ unsigned group_ballot(bool x) {
+  return __ballot_sync(kAll, x) >> (threadIdx.x % 32 / kGroup * kGroup) & ((1u << kGroup) - 1);
+}
+template <class T>
+__device__ __forceinline__ T group_shuffle(T x, int lane) {
+  return __shfl_sync(kAll, x, lane, kGroup);
+}
 
 // ---- Rows, four columns at a time: what lies beyond the last is read as 0 and not written. ----
 
@@ -49,23 +59,19 @@ __device__ __forceinline__ float dot4(float4 a, float4 b) {
   return fmaf(a.x, b.x, fmaf(a.y, b.y, fmaf(a.z, b.z, a.w * b.w)));
 }
 
-// ---- Sums over a warp's lanes. ----
+// ---- Sums over lanes. ----
 
-__device__ __forceinline__ float warp_sum(float x) {
+template <class T>
+__device__ __forceinline__ T group_sum(T x) {
 #pragma unroll
-  for (int lanes = 16; lanes > 0; lanes /= 2) x += __shfl_xor_sync(kAll, x, lanes);
-  return x;
-}
-__device__ __forceinline__ double warp_sum(double x) {
-#pragma unroll
-  for (int lanes = 16; lanes > 0; lanes /= 2) x += __shfl_xor_sync(kAll, x, lanes);
+  for (int lanes = kGroup / 2; lanes > 0; lanes /= 2) x += __shfl_xor_sync(kAll, x, lanes);
   return x;
 }
 // Rows are read by kLanes lanes each, several rows at a time: the sum over the rows, and over a row's columns.
 template <int kLanes>
 __device__ __forceinline__ float4 sum_rows(float4 x) {
 #pragma unroll
-  for (int lanes = 16; lanes >= kLanes; lanes /= 2) {
+  for (int lanes = kGroup / 2; lanes >= kLanes; lanes /= 2) {
     x.x += __shfl_xor_sync(kAll, x.x, lanes);
     x.y += __shfl_xor_sync(kAll, x.y, lanes);
     x.z += __shfl_xor_sync(kAll, x.z, lanes);
@@ -100,24 +106,28 @@ struct Place {
 };
 
 // Where x comes in the order: after its equals, or before them.
-template <bool kAfterEquals>
-__device__ __forceinline__ Place find(const SoftOrder& order, float x) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
+__device__ __forceinline__ Place find(const SoftOrder& order, float x, bool after_equals) {
+  const int lane = group_lane();
   const auto count_before = [&](bool exists, float key) {
-    return __popc(__ballot_sync(kAll, exists && (kAfterEquals ? key <= x : key < x)));
+    return __popc(group_ballot(exists && (key < x || (after_equals && key == x))));
   };
   int node = 0;
 #pragma unroll
   for (int level = kSoftLevels - 1; level >= 0; --level) {
     if (level >= order.levels_count) continue;
-    const int i = node * 32 + lane, bits = 5 * (level + 1);
+    const int i = node * kSoftTile + lane, bits = kSoftTileBits * (level + 1);
     const bool exists = i < ((order.n - 1) >> bits) + 1;
     const float key = exists ? __ldg(order.levels[level] + i) : kInf;
-    node = node * 32 + max(count_before(exists, key) - 1, 0);
+    node = node * kSoftTile + max(count_before(exists, key) - 1, 0);
   }
-  const int i = node * 32 + lane;
+  const int i = node * kSoftTile + lane;
   const float key = i < order.n ? __ldg(order.keys + i) : kInf;
-  return {node * 32 + count_before(i < order.n, key), node, key};
+  return {node * kSoftTile + count_before(i < order.n, key), node, key};
+}
+// Whether the last source before a place is x.
+__device__ __forceinline__ bool is_last(const Place& place, float x) {
+  const float last = group_shuffle(place.key, (place.before - 1) & (kSoftTile - 1));
+  return place.before > 0 && last == x;
 }
 
 // ---- Runs: what a source is. ----
@@ -182,17 +192,17 @@ __device__ __forceinline__ Split<typename Run::At> split(const Run& run, const P
                                                          float scale) {
   using At = typename Run::At;
   constexpr At kFar = HUGE_VAL;
-  const int lane = static_cast<int>(threadIdx.x % 32), i = place.tile * kSoftTile + lane;
+  const int i = place.tile * kSoftTile + group_lane();
   const SoftSums& carries = run.scan().carries;
   Source<At> source{0.0f, 0, 0, 0.0f, 0};
   if (i < run.order().n) source = run.source(i, place.key);
   const bool is_left = i<place.before, counts = source.weight> 0.0f;
-  const unsigned lefts = __ballot_sync(kAll, counts && is_left), rights = __ballot_sync(kAll, counts && !is_left);
+  const unsigned lefts = group_ballot(counts && is_left), rights = group_ballot(counts && !is_left);
 
   Split<At> out;
   const At before = static_cast<At>(carries.left_at[place.tile]), after = static_cast<At>(carries.right_at[place.tile]);
-  const At last_left = __shfl_sync(kAll, source.reach_right, 31 - __clz(static_cast<int>(lefts | 1u)));
-  const At first_right = __shfl_sync(kAll, source.reach_left, rights != 0 ? __ffs(static_cast<int>(rights)) - 1 : 0);
+  const At last_left = group_shuffle(source.reach_right, 31 - __clz(static_cast<int>(lefts | 1u)));
+  const At first_right = group_shuffle(source.reach_left, rights != 0 ? __ffs(static_cast<int>(rights)) - 1 : 0);
   out.left_at = lefts != 0 ? last_left : before;
   out.right_at = rights != 0 ? first_right : after;
   const At distance = is_left ? out.left_at - source.reach_right : source.reach_left - out.right_at;
@@ -207,8 +217,8 @@ __device__ __forceinline__ Split<typename Run::At> split(const Run& run, const P
   const std::int64_t z_at = std::int64_t{place.tile} * stride + stride - 4;
   const float carried_left = __ldg(carries.left + z_at), carried_right = __ldg(carries.right + z_at);
   const float z = out.factor * source.z;
-  out.z_left = fmaf(out.carry_left, carried_left, warp_sum(is_left ? z : 0.0f));
-  out.z_right = fmaf(out.carry_right, carried_right, warp_sum(is_left ? 0.0f : z));
+  out.z_left = fmaf(out.carry_left, carried_left, group_sum(is_left ? z : 0.0f));
+  out.z_right = fmaf(out.carry_right, carried_right, group_sum(is_left ? 0.0f : z));
   if constexpr (Run::kMoments) {
     out.exponent = counts ? static_cast<float>(distance) * inv_tau : 0.0f;
     out.carry_left_exponent = before == -kFar ? 0.0f : static_cast<float>(out.left_at - before) * inv_tau;
@@ -216,8 +226,8 @@ __device__ __forceinline__ Split<typename Run::At> split(const Run& run, const P
     const float left_moment = fmaf(out.carry_left_exponent, carried_left, __ldg(carries.left_moments + z_at));
     const float right_moment = fmaf(out.carry_right_exponent, carried_right, __ldg(carries.right_moments + z_at));
     const float moment = z * out.exponent;
-    out.z_left_moment = fmaf(out.carry_left, left_moment, warp_sum(is_left ? moment : 0.0f));
-    out.z_right_moment = fmaf(out.carry_right, right_moment, warp_sum(is_left ? 0.0f : moment));
+    out.z_left_moment = fmaf(out.carry_left, left_moment, group_sum(is_left ? moment : 0.0f));
+    out.z_right_moment = fmaf(out.carry_right, right_moment, group_sum(is_left ? 0.0f : moment));
   }
   return out;
 }
@@ -232,21 +242,21 @@ struct Sides {
 template <int kLanes, class Run>
 __device__ __forceinline__ void add_rows(const Run& run, const Split<typename Run::At>& split, float left_scale,
                                          float right_scale, int column, Sides& sides) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int lane = group_lane();
   const float mine = split.factor * (lane < split.left_count ? left_scale : right_scale);
   constexpr int kAtOnce = Run::kMoments ? 4 : 8;
 #pragma unroll(kLanes < kAtOnce ? kLanes : kAtOnce)
   for (int step = 0; step < kLanes; ++step) {
-    const int source = step * (32 / kLanes) + lane / kLanes;
-    const float factor = __shfl_sync(kAll, mine, source);
-    const int row = __shfl_sync(kAll, split.row, source);
+    const int source = step * (kGroup / kLanes) + lane / kLanes;
+    const float factor = group_shuffle(mine, source);
+    const int row = group_shuffle(split.row, source);
     float4 x{};
     if (factor != 0.0f) x = run.row(row, column);
     const bool is_left = source < split.left_count;
     add_scaled(sides.left, is_left ? factor : 0.0f, x);
     add_scaled(sides.right, is_left ? 0.0f : factor, x);
     if constexpr (Run::kMoments) {
-      const float moment = factor * __shfl_sync(kAll, split.exponent, source);
+      const float moment = factor * group_shuffle(split.exponent, source);
       add_scaled(sides.left_moment, is_left ? moment : 0.0f, x);
       add_scaled(sides.right_moment, is_left ? 0.0f : moment, x);
     }
@@ -279,8 +289,7 @@ template <class With>
 Status with_lanes(int D, const With& with) {
   if (D <= 4) return with(std::integral_constant<int, 1>());
   if (D <= 16) return with(std::integral_constant<int, 4>());
-  if (D <= 64) return with(std::integral_constant<int, 16>());
-  return with(std::integral_constant<int, 32>());
+  return with(std::integral_constant<int, kGroup>());
 }
 
 }  // namespace tandem::kernels::soft
