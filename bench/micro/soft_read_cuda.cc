@@ -115,12 +115,13 @@ class Bench {
 void run_width(Bench& bench, std::int64_t n, std::int64_t D, const std::vector<std::int64_t>& batches) {
   device::Stream& stream = bench.stream();
   const std::int64_t m_max = *std::max_element(batches.begin(), batches.end()), more = n / 256 + 1;
+  const std::int64_t S = n + 32 * more;  // slots
   const Floats keys({n}, 1, 0.0, false, stream), values({n, D}, 2, -0.5, false, stream),
       weights({n}, 3, 0.5, false, stream);
   replay::FlatSoftTable table = require(replay::FlatSoftTable::create({.value_width = static_cast<int>(D),
                                                                        .tau = 0.01f,
-                                                                       .capacity = n + 2 * more,
-                                                                       .recent_capacity = 2 * more,
+                                                                       .capacity = S,
+                                                                       .recent_capacity = 8 * more,
                                                                        .backward_queries_max = m_max},
                                                                       kDevice));
   const auto nD = static_cast<double>(n * D), n1 = static_cast<double>(n);
@@ -148,7 +149,6 @@ void run_width(Bench& bench, std::int64_t n, std::int64_t D, const std::vector<s
                       [&] { return table.read(queries.view(), reads.view(), {}, stream); });
       }
       if (sorted || (!bench.wants("backward") && !bench.wants("read_backward"))) continue;
-      const std::int64_t S = n + 2 * more;
       const Floats dq({m}), dk({S}), dw({S}), dtau({1}), dv({S, D});
       // Entries read, their gradients written; queries and d_reads read twice over (theirs, and as sources).
       const double backward_bytes = 8 * nD + 20 * n1 + 8 * mD + 8 * m1;
@@ -165,14 +165,33 @@ void run_width(Bench& bench, std::int64_t n, std::int64_t D, const std::vector<s
       }
     }
   }
-  if (!bench.wants("insert")) return;
+  // Every eighth batch is merged with all.
   const Floats new_keys({more}, 8, 0.0, false, stream), new_values({more, D}, 9, -0.5, false, stream);
-  const auto count = static_cast<double>(more);
-  bench.measure("insert", fmt::format("{},\"batch\":{}", of, more), count, 8 * count * static_cast<double>(D + 2),
-                [&]() -> Status {
-                  if (table.slots() + more > n + 2 * more) require(rebuild());
-                  return table.insert(new_keys.view(), new_values.view(), {}, stream).status();
-                });
+  const std::string batch = fmt::format("{},\"batch\":{}", of, more);
+  const auto count = static_cast<double>(more), row = static_cast<double>(D);
+  const auto make_room = [&](bool for_all) {
+    if (for_all || table.slots() + more > S) require(rebuild());
+  };
+  if (bench.wants("insert")) {
+    bench.measure("insert", batch, count, 8 * count * (row + 2), [&]() -> Status {
+      make_room(false);
+      return table.insert(new_keys.view(), new_values.view(), {}, stream).status();
+    });
+  }
+  if (bench.wants("read_recent")) {  // over both runs, as after some inserts
+    make_room(true);
+    for (int i = 0; i < 4; ++i) require(table.insert(new_keys.view(), new_values.view(), {}, stream).status());
+    const std::int64_t m = batches.front();
+    const Floats queries({m}, 6, 0.0, false, stream), reads({m, D});
+    bench.measure("read_recent", fmt::format("{},\"m\":{}", of, m), static_cast<double>(m),
+                  4 * static_cast<double>(m) * (row + 1),
+                  [&] { return table.read(queries.view(), reads.view(), {}, stream); });
+  }
+  if (bench.wants("erase_oldest")) {
+    make_room(true);
+    bench.measure("erase_oldest", batch, count, 4 * count * (row + 2),
+                  [&] { return table.erase_oldest(more, stream); });
+  }
 }
 
 int run(int count, char** texts) {

@@ -5,7 +5,7 @@
 //
 // A warp takes 32 entries. What lies left of all of them, which half of its lanes find, and right, which the other half
 // does, is two rows of sums; the queries among them are taken one by one, each entry a lane. Where they are many, each
-// entry is a read of its own instead, by half the lanes.
+// entry is a read of its own instead, by half the lanes, in a second kernel.
 // Bound: bytes, (8 D + 20) n: values and keys read, gradients written.
 #include "kernels/common/launch.cuh"
 #include "kernels/soft_read/walk_sm80.cuh"
@@ -18,7 +18,7 @@ using soft::kAll;
 constexpr int kWarpsPerBlock = 4, kThreads = 32 * kWarpsPerBlock;
 static_assert(soft_entry_blocks(kThreads) == 1 && soft_entry_blocks(kThreads + 1) == 2);
 constexpr int kSpanMax = 96;  // queries among a warp's entries that are taken one by one
-constexpr int kColumns = 16;  // that a lane holds at a time
+constexpr int kColumns = 8;   // that a lane holds at a time
 
 __device__ __forceinline__ double warp_sum(double x) {
 #pragma unroll
@@ -30,6 +30,12 @@ struct Entry {
   float key, weight;  // weight < 0: no entry
   int slot;
 };
+
+// Beyond the last one: the last one's key, and no entry.
+__device__ Entry entry_of(const SoftEntryRun& run, std::int64_t i) {
+  const int n = run.order.n, at = static_cast<int>(min(i, std::int64_t{n} - 1));
+  return {__ldg(run.order.keys + at), i < n ? __ldg(run.weights + at) : -1.0f, __ldg(run.slots + at)};
+}
 
 // Values are wanted only when the queries have been found.
 __device__ __forceinline__ void prefetch_row(const SoftRows& rows, std::int64_t row) {
@@ -218,73 +224,90 @@ __device__ float backward_one(const SoftBackward& a, const Entry& entry, const s
   return entry.weight * inv_tau * dots.moment;
 }
 
+// The sum over a block's threads, in its first.
+template <int kWarps>
+__device__ double block_sum(double x) {
+  __shared__ double parts[kWarps];
+  x = warp_sum(x);
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = x;
+  __syncthreads();
+  double sum = 0.0;
+#pragma unroll
+  for (const double part : parts) sum += part;
+  return sum;
+}
+
+// A warp that finds many says so in `many`, and leaves its entries to the other kernel.
 template <int kLanes>
-__global__ void __launch_bounds__(kThreads, 4)
-    backward_entries_kernel(const __grid_constant__ SoftBackward a, int which, std::int64_t first_partial) {
+__global__ void __launch_bounds__(kThreads, 6)
+    few_kernel(const __grid_constant__ SoftBackward a, int which, std::int64_t first_partial, std::uint8_t* many) {
   extern __shared__ float4 shared4[];
-  __shared__ double parts[kWarpsPerBlock];
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
   const SoftEntryRun& run = a.runs.of[which];
   const std::int64_t first = std::int64_t{blockIdx.x} * kThreads + warp * 32;
   const int n = run.order.n;
-  double part = 0.0;
+  float part = 0.0f;
   if (first < n) {
-    const int i = static_cast<int>(min(first + lane, std::int64_t{n} - 1));
-    const Entry entry{__ldg(run.order.keys + i), first + lane < n ? __ldg(run.weights + i) : -1.0f,
-                      __ldg(run.slots + i)};
+    const Entry entry = entry_of(run, first + lane);
     const soft::QueryRun queries{a.queries, a.d_reads.D};
     if (entry.weight >= 0.0f) prefetch_row(a.runs.values, entry.slot);
     const bool is_left = lane < soft::kGroup;
     const soft::Place place = soft::find(queries.order(), __shfl_sync(kAll, entry.key, is_left ? 0 : 31), !is_left);
     const int span = __shfl_sync(kAll, place.before, soft::kGroup) - __shfl_sync(kAll, place.before, 0);
+    if (lane == 0) many[first / 32] = span > kSpanMax;
     if (span <= kSpanMax) {
       float* const shared = reinterpret_cast<float*>(shared4) + warp * 4 * soft_padded(queries.D);
       part = backward_few<kLanes>(a, entry, queries, place, shared);
-    } else {
-      for (int k = 0; k < 32; k += 2) {
-        const int of = is_left ? k : k + 1;
-        const Entry one{__shfl_sync(kAll, entry.key, of), __shfl_sync(kAll, entry.weight, of),
-                        __shfl_sync(kAll, entry.slot, of)};
-        part += backward_one<kLanes>(a, one, queries);
-      }
     }
-    part = warp_sum(part);
   }
-  if (lane == 0) parts[warp] = part;
-  __syncthreads();
-  if (threadIdx.x != 0) return;
-  double sum = 0.0;
-#pragma unroll
-  for (const double of_warp : parts) sum += of_warp;
-  a.partials[first_partial + blockIdx.x] = sum;
+  const double sum = block_sum<kWarpsPerBlock>(part);
+  if (threadIdx.x == 0) a.partials[first_partial + blockIdx.x] = sum;
 }
 
-constexpr int kSumThreads = 256;
+template <int kLanes>
+__global__ void __launch_bounds__(kThreads, 4) many_kernel(const __grid_constant__ SoftBackward a, int which,
+                                                           std::int64_t first_partial, const std::uint8_t* many) {
+  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
+  const SoftEntryRun& run = a.runs.of[which];
+  const std::int64_t first = std::int64_t{blockIdx.x} * kThreads + warp * 32;
+  const bool is_many = first < run.order.n && many[first / 32] != 0;
+  if (!__syncthreads_or(is_many)) return;
+  double part = 0.0;
+  if (is_many) {
+    const Entry entry = entry_of(run, first + lane);
+    const soft::QueryRun queries{a.queries, a.d_reads.D};
+    for (int k = 0; k < 32; k += 32 / soft::kGroup) {
+      const int of = k + lane / soft::kGroup;
+      const Entry one{__shfl_sync(kAll, entry.key, of), __shfl_sync(kAll, entry.weight, of),
+                      __shfl_sync(kAll, entry.slot, of)};
+      part += backward_one<kLanes>(a, one, queries);
+    }
+  }
+  const double sum = block_sum<kWarpsPerBlock>(part);
+  if (threadIdx.x == 0) a.partials[first_partial + blockIdx.x] += sum;
+}
+
+constexpr int kSumThreads = 1024;
 
 __global__ void __launch_bounds__(kSumThreads)
     sum_partials_kernel(const double* partials, std::int64_t count, float* sum) {
-  __shared__ double parts[kSumThreads / 32];
   double part = 0.0;
-  for (std::int64_t i = threadIdx.x; i < count; i += kSumThreads) part += partials[i];
-  part = warp_sum(part);
-  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = part;
-  __syncthreads();
-  if (threadIdx.x != 0) return;
-  double all = 0.0;
-#pragma unroll
-  for (const double of_warp : parts) all += of_warp;
-  *sum = static_cast<float>(all);
+#pragma unroll 8
+  for (std::int64_t i = threadIdx.x; i < count; i += kSumThreads) part += __ldg(partials + i);
+  const double all = block_sum<kSumThreads / 32>(part);
+  if (threadIdx.x == 0) *sum = static_cast<float>(all);
 }
 
 }  // namespace
 
-Status soft_backward_entries_sm80(const SoftBackward& a, int which, std::int64_t first_partial,
+Status soft_backward_entries_sm80(const SoftBackward& a, int which, std::int64_t first_partial, std::uint8_t* many,
                                   device::Stream& stream) {
   return soft::with_lanes(a.d_reads.D, [&](auto lanes) {
     const dim3 blocks(static_cast<unsigned>(soft_entry_blocks(a.runs.of[which].order.n)));
     const int shared = kWarpsPerBlock * 4 * static_cast<int>(soft_padded(a.d_reads.D) * sizeof(float));
-    return launch("soft_backward", backward_entries_kernel<lanes()>, {blocks, kThreads, shared}, stream, a, which,
-                  first_partial);
+    TD_TRY(launch("soft_backward", few_kernel<lanes()>, {blocks, kThreads, shared}, stream, a, which, first_partial,
+                  many));
+    return launch("soft_backward", many_kernel<lanes()>, {blocks, kThreads}, stream, a, which, first_partial, many);
   });
 }
 

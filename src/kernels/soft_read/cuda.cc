@@ -278,7 +278,7 @@ Status soft_read_backward_cuda(const SoftEntries& entries, std::span<const SoftR
   TD_TRY(soft_sum_queries_sm80(cut.queries, static_cast<int>(D), of.tau, stream));
   std::int64_t first_partial = soft_query_blocks(m);
   for (int r = 0; r < of.count; ++r) {
-    TD_TRY(soft_backward_entries_sm80(backward, r, first_partial, stream));
+    TD_TRY(soft_backward_entries_sm80(backward, r, first_partial, cut.many, stream));
     first_partial += soft_entry_blocks(of.of[r].order.n);
   }
   if (backward.d_tau == nullptr) return ok_status();
@@ -309,7 +309,7 @@ Status soft_read_sm80(const SoftEntryRuns&, const float*, std::int64_t, const So
   return no_cuda_code("soft_read");
 }
 Status soft_backward_queries_sm80(const SoftBackward&, device::Stream&) { return no_cuda_code("soft_read_backward"); }
-Status soft_backward_entries_sm80(const SoftBackward&, int, std::int64_t, device::Stream&) {
+Status soft_backward_entries_sm80(const SoftBackward&, int, std::int64_t, std::uint8_t*, device::Stream&) {
   return no_cuda_code("soft_read_backward");
 }
 Status soft_sum_partials_sm80(const double*, std::int64_t, float*, device::Stream&) {

@@ -6,7 +6,6 @@ namespace tandem::kernels {
 namespace {
 
 std::int64_t tiles_of(std::int64_t n) { return (n + kSoftTile - 1) / kSoftTile; }
-std::int64_t chunks_of(std::int64_t tiles) { return (tiles + kSoftChunk - 1) / kSoftChunk; }
 
 SoftSums take_sums(SoftCarver& carver, std::int64_t count, std::int64_t D, bool with_moments) {
   const std::int64_t rows = count * soft_row(D);
@@ -33,9 +32,15 @@ SoftOrder take_order(SoftCarver& carver, std::int64_t capacity, std::int64_t n) 
 }
 
 SoftScan take_scan(SoftCarver& carver, std::int64_t capacity, std::int64_t D, bool with_moments) {
-  const std::int64_t tiles = tiles_of(capacity), chunks = chunks_of(tiles);
-  return {take_sums(carver, tiles, D, with_moments), take_sums(carver, tiles, D, with_moments),
-          take_sums(carver, chunks, D, with_moments), take_sums(carver, chunks, D, with_moments)};
+  SoftScan scan{};
+  std::int64_t count = tiles_of(capacity);
+  for (int level = 0; level < kSoftScanLevels; ++level) {
+    scan.sums[level] = take_sums(carver, count, D, with_moments);
+    scan.carries[level] = take_sums(carver, count, D, with_moments);
+    if (count <= kSoftChunk) break;
+    count = (count + kSoftChunk - 1) / kSoftChunk;
+  }
+  return scan;
 }
 
 SoftEntryRun take_entry_run(SoftCarver& carver, std::int64_t capacity, std::int64_t n, std::int64_t D) {
@@ -62,6 +67,7 @@ SoftBackwardScratch take_backward(SoftCarver& carver, std::int64_t m, std::int64
   queries.rows = carver.take<float>(m * soft_row(D));
   queries.scan = take_scan(carver, m, D, true);
   scratch.partials = carver.take<double>(partials);
+  scratch.many = carver.take<std::uint8_t>(4 * partials);
   scratch.sort = take_sort(carver, m);
   return scratch;
 }

@@ -39,6 +39,7 @@ SoftSortScratch take_sort(SoftCarver& carver, std::int64_t n);
 struct SoftBackwardScratch {
   SoftQueryRun queries;
   double* partials;
+  std::uint8_t* many;
   SoftSortScratch sort;
 };
 SoftBackwardScratch take_backward(SoftCarver& carver, std::int64_t m, std::int64_t partials, std::int64_t D);

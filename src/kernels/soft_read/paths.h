@@ -13,7 +13,8 @@ namespace tandem::kernels {
 
 inline constexpr int kSoftTileBits = 4;
 inline constexpr int kSoftTile = 1 << kSoftTileBits;  // sources a tile holds: one for each lane of half a warp
-inline constexpr int kSoftChunk = 256;                // tiles that one block scans
+inline constexpr int kSoftChunk = 64;                 // tiles that one block scans, or chunks of them, and so on
+inline constexpr int kSoftScanLevels = 5;             // 16 * 64^5 sources
 inline constexpr int kSoftLevels = 7;                 // 16^8 sources
 inline constexpr int kSoftRuns = 2;                   // = kSoftRunsMax
 
@@ -36,10 +37,10 @@ struct SoftSums {
 TD_HOST_DEVICE constexpr std::int64_t soft_padded(std::int64_t D) { return (D + 3) / 4 * 4; }
 TD_HOST_DEVICE constexpr std::int64_t soft_row(std::int64_t D) { return soft_padded(D) + 4; }
 
-// tiles: of each tile; carries: of all that is before it and all that is after it; chunks, chunk_carries: the same of
-// kSoftChunk tiles at a time.
+// sums[0]: of each tile; carries[0]: of all that is before it and all that is after it; sums[l + 1], carries[l + 1]:
+// the same of kSoftChunk at a time of those of l.
 struct SoftScan {
-  SoftSums tiles, carries, chunks, chunk_carries;
+  SoftSums sums[kSoftScanLevels], carries[kSoftScanLevels];
 };
 
 // Rows of D elements; `fours`: four at a time may be read and written.
@@ -122,7 +123,7 @@ struct SoftBackward {
   const float* d_log_z;                           // or null
   float *d_queries, *d_keys, *d_weights, *d_tau;  // or null
   SoftRows d_values;                              // data may be null
-  double* partials;                               // soft_partials()
+  double* partials;                               // one for each block below
 };
 // Blocks of the two kernels below, each of which leaves its part of d_tau.
 constexpr std::int64_t soft_query_blocks(std::int64_t m) { return (m + 7) / 8; }
@@ -130,8 +131,9 @@ constexpr std::int64_t soft_entry_blocks(std::int64_t n) { return (n + 127) / 12
 // Fills in queries.*_reach and rows, d_queries, and the first partials.
 Status soft_backward_queries_sm80(const SoftBackward& arguments, device::Stream& stream);
 // d_keys, d_values, d_weights of run `which`; partials from `first_partial` on.
+//   many [ceil(n / 32)]: scratch
 Status soft_backward_entries_sm80(const SoftBackward& arguments, int which, std::int64_t first_partial,
-                                  device::Stream& stream);
+                                  std::uint8_t* many, device::Stream& stream);
 Status soft_sum_partials_sm80(const double* partials, std::int64_t count, float* sum, device::Stream& stream);
 
 }  // namespace tandem::kernels

@@ -1,10 +1,10 @@
 // The sums of a run's tiles, and by a scan over them those of all that lies to the left and to the right of each.
 //
 //   tile_sums_kernel  half a warp a tile: its sources' factors, one a lane, then its rows, several at a time
-//   scan_kernel       in three launches: a block adds up a chunk of kSoftChunk tiles; one block scans the chunks; a
-//   block
-//                     scans its chunk from where that came. A thread a column and side, in f64, whose decays are f64
-//                     too: thousands of them are multiplied.
+//   scan_kernel       a block adds up a chunk of kSoftChunk tiles, then of chunks, until one block can scan what is
+//   left;
+//                     then blocks scan their chunks from where those before them came. A thread a column and side, in
+//                     f64, whose decays are f64 too: thousands of them are multiplied.
 // Bound: bytes, (4 D + 16) n of entries read once, and 8 rows of D + 4 for each tile written or read.
 #include <cmath>
 
@@ -42,7 +42,7 @@ __device__ void tile_sums(const Run& run, int D, float tau, const std::uint8_t* 
   const float right = counts ? source.weight * soft::decay(to_right, scale) : 0.0f;
   const float left_exponent = counts ? to_left * inv_tau : 0.0f, right_exponent = counts ? to_right * inv_tau : 0.0f;
 
-  const SoftSums& sums = run.scan().tiles;
+  const SoftSums& sums = run.scan().sums[0];
   const int padded = static_cast<int>(soft_padded(D)), stride = padded + 4;
   const std::int64_t row_at = tile * stride;
   const auto write_z = [&](float* to, float z) {
@@ -109,7 +109,7 @@ dim3 tile_blocks(int n) { return dim3(static_cast<unsigned>((tiles_of(n) + kTile
 
 struct ScanArguments {
   SoftSums of;  // [count]
-  int count, per_block;
+  int count;
   SoftSums before;  // what comes before and after each block's; null: nothing
   SoftSums to;      // kWrite: [count], all before and after each; else [blocks], the sums of each block
   int stride;
@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(kScanThreadsMax, 1) scan_kernel(const __grid_c
   const int half = static_cast<int>(blockDim.x) / 2, side = static_cast<int>(threadIdx.x) / half;
   const int column = static_cast<int>(threadIdx.x) % half;
   const bool is_left = side == 0, has_column = column < a.stride;
-  const int begin = static_cast<int>(blockIdx.x) * a.per_block, end = min(begin + a.per_block, a.count);
+  const int begin = static_cast<int>(blockIdx.x) * kSoftChunk, end = min(begin + kSoftChunk, a.count);
   const double* const of_at = is_left ? a.of.left_at : a.of.right_at;
   const float* const of = is_left ? a.of.left : a.of.right;
   const float* const of_moments = is_left ? a.of.left_moments : a.of.right_moments;
@@ -141,70 +141,74 @@ __global__ void __launch_bounds__(kScanThreadsMax, 1) scan_kernel(const __grid_c
     if (has_column) sum = (is_left ? a.before.left : a.before.right)[from];
     if (kMoments && has_column) moment = (is_left ? a.before.left_moments : a.before.right_moments)[from];
   }
-  for (int done = 0; done < end - begin; done += kSoftChunk) {
-    const int count = min(kSoftChunk, end - begin - done);
-    const auto index = [&](int k) { return std::int64_t{is_left ? begin + done + k : end - 1 - done - k}; };
-    for (int k = column; k < count; k += half) at[side][k] = of_at[index(k)];
-    __syncthreads();
-    for (int k = column; k < count; k += half) {
-      int last = k - 1;
-      while (last >= 0 && isinf(at[side][last])) --last;
-      const double before = last >= 0 ? at[side][last] : anchor;
-      const bool moves = !isinf(at[side][k]), from_nothing = isinf(before);
-      const double exponent = moves && !from_nothing ? fabs(at[side][k] - before) / a.tau : 0.0;
-      factors[side][k] = moves && from_nothing ? 0.0 : exp(-exponent);
-      exponents[side][k] = exponent;
-      if (kWrite) to_at[index(k)] = before;
-    }
-    __syncthreads();
-    // Loads of several steps at a time, ahead of what is written.
-    constexpr int kAhead = kMoments ? 8 : 16;
-    for (int first = 0; has_column && first < count; first += kAhead) {
-      float x[kAhead], x_moment[kAhead];
-#pragma unroll
-      for (int k = 0; k < kAhead; ++k) {
-        const std::int64_t i = index(first + k) * a.stride + column;
-        const bool exists = first + k < count;
-        x[k] = exists ? __ldg(of + i) : 0.0f;
-        if (kMoments) x_moment[k] = exists ? __ldg(of_moments + i) : 0.0f;
-      }
-#pragma unroll
-      for (int k = 0; k < kAhead; ++k) {
-        if (first + k >= count) break;
-        const std::int64_t i = index(first + k) * a.stride + column;
-        const double factor = factors[side][first + k];
-        if (kWrite) to[i] = static_cast<float>(sum);
-        if (kMoments) {
-          if (kWrite) to_moments[i] = static_cast<float>(moment);
-          moment = fma(fma(exponents[side][first + k], sum, moment), factor, static_cast<double>(x_moment[k]));
-        }
-        sum = fma(sum, factor, static_cast<double>(x[k]));
-      }
-    }
-    int last = count - 1;
+  const int count = end - begin;
+  const auto index = [&](int k) { return std::int64_t{is_left ? begin + k : end - 1 - k}; };
+  for (int k = column; k < count; k += half) at[side][k] = of_at[index(k)];
+  __syncthreads();
+  for (int k = column; k < count; k += half) {
+    int last = k - 1;
     while (last >= 0 && isinf(at[side][last])) --last;
-    if (last >= 0) anchor = at[side][last];
-    __syncthreads();
+    const double before = last >= 0 ? at[side][last] : anchor;
+    const bool moves = !isinf(at[side][k]), from_nothing = isinf(before);
+    const double exponent = moves && !from_nothing ? fabs(at[side][k] - before) / a.tau : 0.0;
+    factors[side][k] = moves && from_nothing ? 0.0 : exp(-exponent);
+    exponents[side][k] = exponent;
+    if (kWrite) to_at[index(k)] = before;
+  }
+  __syncthreads();
+  // Loads of several steps at a time, ahead of what is written.
+  constexpr int kAhead = kMoments ? 8 : 16;
+  for (int first = 0; has_column && first < count; first += kAhead) {
+    float x[kAhead], x_moment[kAhead];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      const std::int64_t i = index(first + k) * a.stride + column;
+      const bool exists = first + k < count;
+      x[k] = exists ? __ldg(of + i) : 0.0f;
+      if (kMoments) x_moment[k] = exists ? __ldg(of_moments + i) : 0.0f;
+    }
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      if (first + k >= count) break;
+      const std::int64_t i = index(first + k) * a.stride + column;
+      const double factor = factors[side][first + k];
+      if (kWrite) to[i] = static_cast<float>(sum);
+      if (kMoments) {
+        if (kWrite) to_moments[i] = static_cast<float>(moment);
+        moment = fma(fma(exponents[side][first + k], sum, moment), factor, static_cast<double>(x_moment[k]));
+      }
+      sum = fma(sum, factor, static_cast<double>(x[k]));
+    }
   }
   if (kWrite) return;
   const std::int64_t i = std::int64_t{blockIdx.x} * a.stride + column;
   if (has_column) to[i] = static_cast<float>(sum);
   if (kMoments && has_column) to_moments[i] = static_cast<float>(moment);
-  if (column == 0) to_at[blockIdx.x] = anchor;
+  if (column != 0) return;
+  int last = count - 1;
+  while (last >= 0 && isinf(at[side][last])) --last;
+  to_at[blockIdx.x] = last >= 0 ? at[side][last] : anchor;
 }
 
 template <bool kMoments>
 Status scan(const SoftScan& scan, int tiles, int stride, double tau, device::Stream& stream) {
-  const int chunks = (tiles + kSoftChunk - 1) / kSoftChunk;
-  const int threads = 2 * std::max((stride + 31) / 32 * 32, 128);
-  const dim3 blocks(static_cast<unsigned>(chunks));
-  const SoftSums nothing{};
-  TD_TRY(launch("soft_scan", scan_kernel<kMoments, false>, {blocks, threads}, stream,
-                ScanArguments{scan.tiles, tiles, kSoftChunk, nothing, scan.chunks, stride, tau}));
-  TD_TRY(launch("soft_scan", scan_kernel<kMoments, true>, {dim3(1), threads}, stream,
-                ScanArguments{scan.chunks, chunks, chunks, nothing, scan.chunk_carries, stride, tau}));
-  return launch("soft_scan", scan_kernel<kMoments, true>, {blocks, threads}, stream,
-                ScanArguments{scan.tiles, tiles, kSoftChunk, scan.chunk_carries, scan.carries, stride, tau});
+  const int threads = 2 * std::max((stride + 31) / 32 * 32, kSoftChunk);
+  const auto run = [&](auto* kernel, int blocks, const ScanArguments& arguments) {
+    return launch("soft_scan", kernel, {dim3(static_cast<unsigned>(blocks)), threads}, stream, arguments);
+  };
+  int counts[kSoftScanLevels] = {tiles}, level = 0;
+  for (; counts[level] > kSoftChunk; ++level) {
+    const int chunks = (counts[level] + kSoftChunk - 1) / kSoftChunk;
+    TD_TRY(run(scan_kernel<kMoments, false>, chunks,
+               {scan.sums[level], counts[level], {}, scan.sums[level + 1], stride, tau}));
+    counts[level + 1] = chunks;
+  }
+  TD_TRY(run(scan_kernel<kMoments, true>, 1, {scan.sums[level], counts[level], {}, scan.carries[level], stride, tau}));
+  for (; level > 0; --level) {
+    TD_TRY(run(scan_kernel<kMoments, true>, counts[level],
+               {scan.sums[level - 1], counts[level - 1], scan.carries[level], scan.carries[level - 1], stride, tau}));
+  }
+  return ok_status();
 }
 
 }  // namespace

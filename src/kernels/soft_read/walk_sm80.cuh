@@ -193,7 +193,7 @@ __device__ __forceinline__ Split<typename Run::At> split(const Run& run, const P
   using At = typename Run::At;
   constexpr At kFar = HUGE_VAL;
   const int i = place.tile * kSoftTile + group_lane();
-  const SoftSums& carries = run.scan().carries;
+  const SoftSums& carries = run.scan().carries[0];
   Source<At> source{0.0f, 0, 0, 0.0f, 0};
   if (i < run.order().n) source = run.source(i, place.key);
   const bool is_left = i<place.before, counts = source.weight> 0.0f;
@@ -244,7 +244,7 @@ __device__ __forceinline__ void add_rows(const Run& run, const Split<typename Ru
                                          float right_scale, int column, Sides& sides) {
   const int lane = group_lane();
   const float mine = split.factor * (lane < split.left_count ? left_scale : right_scale);
-  constexpr int kAtOnce = Run::kMoments ? 4 : 8;
+  constexpr int kAtOnce = !Run::kMoments ? 8 : kLanes == kGroup ? 2 : 4;
 #pragma unroll(kLanes < kAtOnce ? kLanes : kAtOnce)
   for (int step = 0; step < kLanes; ++step) {
     const int source = step * (kGroup / kLanes) + lane / kLanes;
@@ -262,7 +262,7 @@ __device__ __forceinline__ void add_rows(const Run& run, const Split<typename Ru
     }
   }
   if (lane >= kLanes || column >= run.stride() - 4) return;
-  const SoftSums& carries = run.scan().carries;
+  const SoftSums& carries = run.scan().carries[0];
   const float left = split.carry_left * left_scale, right = split.carry_right * right_scale;
   if (left != 0.0f) {
     const float4 x = sums4(carries.left, split.tile, run.stride(), column);
