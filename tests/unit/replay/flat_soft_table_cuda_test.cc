@@ -343,6 +343,37 @@ TEST(FlatSoftTableCuda, AHistoryOfInsertsAndErasures) {
   }
 }
 
+// Tiles and chunks of tiles without any entry between others, and at both ends.
+TEST(FlatSoftTableCuda, WholeTilesErased) {
+  TANDEM_CUDA_STREAM(stream);
+  Random random(12);
+  constexpr std::int64_t n = 6000;
+  std::vector<double> keys(n);
+  for (std::size_t i = 0; i < keys.size(); ++i) keys[i] = static_cast<double>(i) / 64;
+  const Entries all = draw_entries(keys, 3, random);
+  for (const auto& [begin, end] : {std::pair<std::int64_t, std::int64_t>{1500, 4700}, {0, 2100}, {1100, n}, {1, n}}) {
+    FlatSoftTable table = make_table(3, 0.5f, n);
+    ASSERT_TRUE(rebuild(table, all, stream).ok());
+    std::vector<std::int32_t> ids;
+    for (std::int64_t i = begin; i < end; ++i) ids.push_back(static_cast<std::int32_t>(i));
+    ASSERT_TRUE(table.erase(OnCuda<std::int32_t>(ids, stream).view(), stream).ok());
+    Entries left{3, {}, {}, {}};
+    std::vector<std::int64_t> slots;
+    for (std::int64_t i = 0; i < n; ++i) {
+      if (i >= begin && i < end) continue;
+      const auto at = static_cast<std::size_t>(i);
+      left.keys.push_back(all.keys[at]);
+      left.weights.push_back(all.weights[at]);
+      left.values.insert(left.values.end(), all.values.begin() + i * 3, all.values.begin() + (i + 1) * 3);
+      slots.push_back(i);
+    }
+    ASSERT_EQ(table.size(), left.size());
+    const auto queries = queries_for(all.keys, 0.5f, 60, random);
+    const Errors errors = compare(table, n, left, slots, queries, random, stream);
+    EXPECT_LT(errors.greatest(), 3e-6) << errors << "; without " << begin << " to " << end;
+  }
+}
+
 TEST(FlatSoftTableCuda, EqualCallsGiveEqualBits) {
   TANDEM_CUDA_STREAM(stream);
   Random random(7);
