@@ -6,6 +6,7 @@
 //                     then blocks scan their chunks from where those before them came. A thread a column and side, in
 //                     f64, whose decays are f64 too: thousands of them are multiplied.
 // Bound: bytes, (4 D + 16) n of entries read once, and 8 rows of D + 4 for each tile written or read.
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/common/launch.cuh"

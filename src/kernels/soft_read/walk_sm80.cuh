@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "kernels/common/sm80.cuh"
 #include "kernels/soft_read/paths.h"
