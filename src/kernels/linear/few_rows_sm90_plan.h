@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 
 namespace tandem::kernels {
 
@@ -85,7 +84,7 @@ inline FewRowsPlan plan_few_rows(const FewRowsShape& shape, int multiprocessors)
       const std::int64_t tiles = (plan.tiles + multiprocessors - 1) / multiprocessors;  // of the busiest block
       const std::int64_t rows = tiles * warpgroups * plan.pieces * plan.piece_rows;
       // A stage costs a little whatever its size, most where there are many tokens.
-      const int stage_bytes = (getenv("TD_STAGE") ? atoi(getenv("TD_STAGE")) : shape.T > 16 ? 38 : 20) * 1024;
+      const int stage_bytes = (shape.T > 16 ? 38 : 30) * 1024;
       if (!fit_stages(plan, shape, stage_bytes)) continue;
       // What the busiest block reads: weights from memory, and x, for every tile again, from the L2 cache (or, of x
       // that is kept, what beginning a tile costs).

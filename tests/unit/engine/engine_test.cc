@@ -143,6 +143,64 @@ TEST(Engine, SameAnswersWhenPreempted) {
   EXPECT_GT(preemptions, 20);
 }
 
+// Greedy requests whose next step is queued before their tokens are known: what ends at a stop token, or is cancelled,
+// has a row in a step that is under way.
+TEST(Engine, GreedyStepsRunAhead) {
+  auto requests = mixed_requests(60, 14);
+  for (Request& request : requests) {
+    request.sampling.temperature = 0;
+    request.logprobs.reset();
+    request.prompt_logprobs.reset();
+    request.min_tokens = 0;
+    request.samples_count = 1;
+  }
+  for (const std::int64_t blocks : {30, 2000}) {
+    for (const std::int64_t in_company : {1, 4, 60}) {
+      SCOPED_TRACE(::testing::Message() << blocks << " blocks, " << in_company << " at once");
+      const RunnerLimits limits = small_limits(blocks, 64, 64);
+      FakeRunner runner(limits);
+      auto engine = Engine::create(config_of(), runner, nullptr, kClock).value();
+      auto sink = std::make_shared<Collector>();
+      std::vector<RequestId> ids;
+      std::int64_t ended = 0;
+      for (std::size_t i = 0; i < requests.size(); ++i) {
+        ids.push_back(engine->submit(requests[i], sink).value());
+        if (std::ssize(ids) - ended >= in_company) {
+          ended = std::ssize(ids);
+          ASSERT_TRUE(sink->wait_for(ended));
+        }
+      }
+      ASSERT_TRUE(sink->wait_for(std::ssize(ids)));
+      for (std::size_t i = 0; i < ids.size(); ++i) {
+        const Answer expected = expected_answers(requests[i], limits, kEos)[0], got = sink->answer(ids[i], 0);
+        EXPECT_TRUE(got.same_content(expected))
+            << i << "\n got " << got.to_string() << "\nwant " << expected.to_string();
+      }
+      EXPECT_EQ(engine->stats().blocks_free, blocks);
+      EXPECT_GT(runner.steps_ahead(), 0);
+    }
+  }
+}
+
+TEST(Engine, WhatIsUnderWayEndsBeforeAPause) {
+  const RunnerLimits limits = small_limits(64, 64, 8);
+  FakeRunner runner(limits);
+  auto engine = Engine::create(config_of(), runner, nullptr, kClock).value();
+  auto sink = std::make_shared<Collector>();
+  Request request = request_of(5, 80);
+  request.sampling.temperature = 0;
+  const RequestId id = engine->submit(request, sink).value();
+  for (int i = 0; i < 20; ++i) {
+    std::this_thread::sleep_for(100us);
+    engine->pause();
+    EXPECT_EQ(runner.queued_count(), 0u);
+    engine->set_weights_version(i);
+    engine->resume();
+  }
+  ASSERT_TRUE(sink->wait_for(1));
+  EXPECT_TRUE(sink->answer(id, 0).same_content(expected_answers(request, limits, kEos)[0]));
+}
+
 TEST(Engine, SamplesShareThePromptsBlocks) {
   for (const int how : {0, 1, 2}) {  // prefix cache on, off, refused by the request
     SCOPED_TRACE(how);

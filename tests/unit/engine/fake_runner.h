@@ -41,6 +41,9 @@ class FakeRunner final : public ModelRunner {
   // The calls numbered first, first + 1, ..., first + count - 1 fail with kAborted and leave rubbish in the cache.
   void fail_calls(std::int64_t first, std::int64_t count) { fail_first_ = first, fail_count_ = count; }
   std::int64_t calls() const { return calls_; }
+  // Steps that were queued with tokens of the step before.
+  std::int64_t steps_ahead() const { return steps_ahead_; }
+  std::size_t queued_count() const { return queued_.size(); }  // while the engine stands still
   // Called at the start of each forward(), on the engine's thread.
   std::function<void(const model::ForwardBatch&)> on_forward;
 
@@ -58,7 +61,7 @@ class FakeRunner final : public ModelRunner {
   tensor::Tensor logits_;
   std::vector<TokenId> found_, taken_;  // by the last step queued; by the last one taken
   std::deque<Result<std::vector<TokenId>>> queued_;
-  std::atomic<std::int64_t> calls_{0}, fail_first_{0}, fail_count_{0};
+  std::atomic<std::int64_t> calls_{0}, fail_first_{0}, fail_count_{0}, steps_ahead_{0};
 };
 
 // Limits of a small model: V 40, context 96, P 4. The rest as given.
@@ -200,6 +203,7 @@ inline Status FakeRunner::queue_largest(const model::ForwardBatch& batch) {
   TD_CHECK(queued_.size() < kQueuedStepsMax, queued_.size());
   const auto* first = batch.tokens.as<const std::int32_t>();
   std::vector<std::int32_t> tokens(first, first + batch.tokens.count());
+  steps_ahead_ += std::ranges::any_of(tokens, [](std::int32_t token) { return token < 0; });
   for (std::int32_t& token : tokens) {
     if (token < 0) token = found_.at(static_cast<std::size_t>(-1 - token));
   }
