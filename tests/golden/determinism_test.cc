@@ -136,32 +136,38 @@ TEST_P(Determinism, AfterPreemption) {
   EXPECT_EQ(stats.blocks_free, stats.blocks_count);
 }
 
-// Sixty-four sequences in one step against each alone: the rows of logits themselves.
+// Many sequences in one step against each alone, in a chunk of a prompt and then decoding: the rows of logits
+// themselves.
 TEST_P(Determinism, LogitRows) {
   using tensor::DType;
   using tensor::Shape;
   using tensor::TensorView;
-  constexpr std::int64_t kSequences = 64, kTokens = 5;
+  const std::int64_t sequences = flags().device == "cpu" ? 64 : 256;
+  constexpr std::int64_t kPrompt = 5;
   cli::ModelFlags wide = flags();
   wide.context = 128;
+  wide.sequences = sequences;
+  wide.step_tokens = sequences * kPrompt;
   const auto host = open_model(model(), wide);
   engine::TransformerRunner& runner = *host->start_runner().value();
   const std::int64_t V = host->config().V, P = runner.limits().block_tokens;
-  ASSERT_GE(runner.limits().blocks_count, kSequences);
+  ASSERT_GE(runner.limits().blocks_count, sequences);
 
-  // Runs sequences [first, first + count), each in the block `block_of` gives it; returns the last rows' logits.
-  const auto forward = [&](std::int64_t first, std::int64_t count, auto block_of) {
+  // Runs positions [begin, end) of sequences [first, first + count), each in the block `block_of` gives it; returns the
+  // last rows' logits.
+  const auto forward = [&](std::int64_t first, std::int64_t count, std::int64_t begin, std::int64_t end,
+                           auto block_of) {
     std::vector<std::int32_t> tokens, positions, query_start{0}, context_len, table, rows;
     std::vector<std::int64_t> slots;
     for (std::int64_t b = first; b < first + count; ++b) {
       const auto block = static_cast<std::int32_t>(block_of(b));
-      for (std::int64_t i = 0; i < kTokens; ++i) {
+      for (std::int64_t i = begin; i < end; ++i) {
         tokens.push_back(static_cast<TokenId>((b * 31 + i * 7 + 3) % V));
         positions.push_back(static_cast<std::int32_t>(i));
         slots.push_back(block * P + i);
       }
       query_start.push_back(static_cast<std::int32_t>(tokens.size()));
-      context_len.push_back(kTokens);
+      context_len.push_back(static_cast<std::int32_t>(end));
       table.push_back(block);
       rows.push_back(static_cast<std::int32_t>(tokens.size()) - 1);
     }
@@ -174,11 +180,16 @@ TEST_P(Determinism, LogitRows) {
     const auto* values = static_cast<const float*>(rows_view.data());
     return std::vector<float>(values, values + rows_view.count());
   };
-  const std::vector<float> together = forward(0, kSequences, [](std::int64_t b) { return kSequences - 1 - b; });
-  for (std::int64_t b = 0; b < kSequences; ++b) {
-    const std::vector<float> one = forward(b, 1, [](std::int64_t) { return 0; });
-    ASSERT_EQ(std::memcmp(one.data(), together.data() + b * V, static_cast<std::size_t>(V) * sizeof(float)), 0)
-        << "sequence " << b;
+  const auto reversed = [&](std::int64_t b) { return sequences - 1 - b; };
+  const std::vector<float> prompts = forward(0, sequences, 0, kPrompt, reversed);
+  const std::vector<float> decoded = forward(0, sequences, kPrompt, kPrompt + 1, reversed);
+  for (std::int64_t b = 0; b < sequences; ++b) {
+    const auto first_block = [](std::int64_t) { return 0; };
+    const std::vector<float> prompt = forward(b, 1, 0, kPrompt, first_block);
+    const std::vector<float> one = forward(b, 1, kPrompt, kPrompt + 1, first_block);
+    const auto bytes = static_cast<std::size_t>(V) * sizeof(float);
+    ASSERT_EQ(std::memcmp(prompt.data(), prompts.data() + b * V, bytes), 0) << "sequence " << b << ", its prompt";
+    ASSERT_EQ(std::memcmp(one.data(), decoded.data() + b * V, bytes), 0) << "sequence " << b << ", decoding";
   }
 }
 
