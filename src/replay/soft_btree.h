@@ -32,6 +32,9 @@
 
 namespace tandem::replay {
 
+class SavedReader;
+class SavedWriter;
+
 enum class SoftKernel : std::uint8_t { kLaplace, kMatern32 };
 
 // Names an entry while it is in the tree; used again after it is gone. Below ids_end().
@@ -140,6 +143,9 @@ class SoftBTree {
   [[nodiscard]] static Result<SoftBTree> load(const std::filesystem::path& path);
   std::string to_bytes() const;
   [[nodiscard]] static Result<SoftBTree> from_bytes(std::string_view bytes);
+  // Within the file of a memory that holds a tree.
+  void put(SavedWriter& writer) const;
+  [[nodiscard]] static Result<SoftBTree> take(SavedReader& reader);
 
   // Everything that must hold, recomputed from the entries; aborts otherwise. For tests: O(n D log n).
   void check_invariants() const;
