@@ -96,6 +96,10 @@ void measure_tree(const CpuRows& rows, std::int64_t n, int width, std::size_t co
   rows.row("read random batch", "tandem", width, n, done, [&] { (void)snapshot.read(work.keys, reads, log_z); });
   rows.row("read sorted batch", "tandem", width, n, done, [&] { (void)snapshot.read(work.sorted, reads, log_z); });
   rows.row("sample batch", "tandem", width, n, done, [&] { (void)snapshot.sample(work.keys, work.uniforms, ids); });
+  // Last: from the first step on inner nodes hold more.
+  rows.row("sgd on all values", "tandem", width, n, done, [&] {
+    for (std::size_t i = 0; i < count; ++i) (void)tree.sgd_values(work.keys[i], work.value(i), 0.1f);
+  });
   sink += static_cast<double>(reads[0] + log_z[count / 2]) + ids[0];
 }
 

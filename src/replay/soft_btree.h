@@ -129,8 +129,10 @@ class SoftBTree {
   // A new temperature changes every sum: O(n D).
   [[nodiscard]] Status set_tau(Real tau);
 
-  // v_i -= rate * d/dv_i <d_read, r(query)> for ALL entries. Cost: O(D) for each entry near enough to have p_i > 0 in
-  // double (within some 745 tau), and O(D log n).
+  // v_i -= rate * d/dv_i <d_read, r(query)> for ALL entries. Cost: O(D log n); the first call O(n D), and inner nodes
+  // take up more from then on. A step waits in inner nodes, which see to it that all who read see it; it comes to an
+  // entry's own value when someone else changes, moves or asks for entries nearby. (That is possible because a step is
+  // a multiple of the kernel's profile; steps of Adam, or on keys, are not.)
   [[nodiscard]] Status sgd_values(Real query, std::span<const Real> d_read, Real rate);
 
   SoftBTreeSnapshot<Real> snapshot();

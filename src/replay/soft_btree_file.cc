@@ -114,6 +114,7 @@ class NodeReader {
 
 template <class Real>
 void SoftBTree<Real>::put(SavedWriter& writer) const {
+  impl_->settle();
   for (const std::uint32_t word :
        {static_cast<std::uint32_t>(sizeof(Real)), static_cast<std::uint32_t>(options().value_width),
         static_cast<std::uint32_t>(options().kernel)}) {

@@ -5,11 +5,6 @@
 #include <type_traits>
 
 namespace tandem::replay::tree {
-namespace {
-
-constexpr std::align_val_t kAlignment{64};
-
-}  // namespace
 
 template <class Real>
 std::size_t Nodes<Real>::bytes(int level) const {
@@ -19,13 +14,15 @@ std::size_t Nodes<Real>::bytes(int level) const {
 
 template <class Real>
 Node* Nodes<Real>::make(int level) const {
-  void* memory = ::operator new(bytes(level), kAlignment);
+  void* memory = ::operator new(bytes(level), kNodeAlignment);
   Node* node;
   if (level == 0) {
     node = new (memory) LeafT;
     std::fill_n(leaf(node)->values(), kLeafMost * value_stride, Real(0));
   } else {
-    node = new (memory) InnerT;
+    auto* made = new (memory) InnerT;
+    if (stepping) start_steps(made);
+    node = made;
   }
   node->level = static_cast<std::uint8_t>(level);
   return node;
@@ -33,7 +30,8 @@ Node* Nodes<Real>::make(int level) const {
 
 template <class Real>
 void Nodes<Real>::free_shell(Node* node) {
-  ::operator delete(node, kAlignment);
+  if (!node->leaf() && inner(node)->steps != nullptr) ::operator delete(inner(node)->steps, kNodeAlignment);
+  ::operator delete(node, kNodeAlignment);
 }
 
 template <class Real>
@@ -89,6 +87,7 @@ void Nodes<Real>::move_slots(Node* to, int to_at, const Node* from, int from_at,
     move(t->lo, f->lo);
     move(left(t, 0), left(f, 0), stride);
     move(right(t, 0), right(f, 0), stride);
+    if (f->pending != 0 || t->steps != nullptr) move_steps(t, to_at, f, from_at, count);
   }
 }
 
@@ -122,6 +121,7 @@ void Nodes<Real>::summarise(InnerT* parent, int j) const {
   const Node* child = parent->children[j];
   Real* l = left(parent, j);
   Real* r = right(parent, j);
+  if (parent->steps != nullptr) summarise_steps(parent, j);
   if (!child->leaf()) {
     const InnerT* c = inner(child);
     const int last = c->size - 1;
@@ -200,6 +200,7 @@ template <class Real>
 void Nodes<Real>::refresh_all(Node*& node) const {
   if (node->leaf()) return;
   unshare(node);
+  if (stepping && inner(node)->steps == nullptr) start_steps(inner(node));
   for (int j = 0; j < node->size; ++j) {
     refresh_all(inner(node)->children[j]);
     summarise(inner(node), j);

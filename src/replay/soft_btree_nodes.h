@@ -3,6 +3,7 @@
 // Entries are ordered by (key, id). A leaf holds entries; an inner node holds, for each child, the child's first entry
 // (for routing), the range of its live keys (of weight > 0), and its rows L and R, and running sums of those rows: one
 // of them stands for all children up to, or from, a place. All of it is made from the children and never subtracted.
+// Steps on values (sgd_values) wait above the entries they are for: see Steps.
 // Sharing: a node counts the parents and roots that point at it. Only a node with one owner, all of whose ancestors
 // have one too, is changed in place (unshare() on the way down); others are copied.
 // Threads: counts are atomic, so that a snapshot may be dropped anywhere; the rest is the writer's.
@@ -23,7 +24,10 @@ inline constexpr int kInnerMost = 16, kInnerLeast = 6;  // children (the root: a
 inline constexpr std::size_t kPrefetchMost = 8192;      // bytes of a node asked for ahead
 inline constexpr int kLeafFill = 48, kInnerFill = 12;   // when many are made at once
 
-static_assert(kInnerMost <= rows::kScanMost);
+inline constexpr std::align_val_t kNodeAlignment{64};
+inline constexpr int kProfilesMost = 4;
+
+static_assert(kInnerMost <= rows::kScanMost && kInnerMost <= 16);
 
 struct Node {
   std::atomic<std::uint32_t> owners{1};
@@ -45,8 +49,15 @@ struct alignas(64) Leaf : Node {
   const Real* values() const { return reinterpret_cast<const Real*>(this + 1); }
 };
 
+// What inner nodes hold beside their sums once values are stepped. A step changes the values below a child along the
+// profiles that the child's rows weigh them by, with a = (hi - k) / tau, b = (k - lo) / tau of the child's live keys:
+//   v_i += w_i sum_r F_r(i) tag_r    F = (e^-a, e^-b), or with moments (e^-a, a e^-a, e^-b, b e^-b)
+// so by their inner products over the entries, G_rs = sum_i w_i^2 F_r F_s, the rows are made right at once, and the
+// entries when a writer comes by (push). A reader adds what waits above the rows and entries it meets (carry).
 template <class Real>
 struct alignas(64) Inner : Node {
+  std::uint16_t pending = 0;  // bit j: a tag waits for child j
+  Real* steps = nullptr;      // products [kInnerMost, R, R], tags [kInnerMost, R, row]; none before the first step
   Node* children[kInnerMost];
   Real first_keys[kInnerMost];
   EntryId first_ids[kInnerMost];
@@ -66,6 +77,13 @@ struct Item {
   const Real* value;  // [D]
 };
 
+// Tags that wait for all entries of a node, whose live keys are in [lo, hi]. Null: none do.
+template <class Real>
+struct Waiting {
+  Real hi, lo;
+  const Real* tags;  // [R, row]
+};
+
 template <class Real>
 bool before(Real key_a, EntryId id_a, Real key_b, EntryId id_b) {
   return key_a < key_b || (key_a == key_b && id_a < id_b);
@@ -81,6 +99,7 @@ class Nodes {
         row(rows::lanes<Real>(width + 1)),
         moments(options.kernel == SoftKernel::kMatern32),
         stride(moments ? 2 * row : row),
+        profiles(moments ? 4 : 2),
         tau(options.tau) {}
 
   using LeafT = Leaf<Real>;
@@ -118,6 +137,27 @@ class Nodes {
   // All sums below, for a new temperature.
   void refresh_all(Node*& node) const;
 
+  // Steps on values. `tags` are [profiles, row], zero from `width` on.
+  bool waits(const InnerT* n, int j) const { return (n->pending >> j & 1) != 0; }
+  void start_steps(InnerT* n) const;
+  // The values below child j, by its rows and its tag; running sums are the caller's.
+  void step(InnerT* n, int j, const Real* tags) const;
+  // Hands the tag of child j, which is unshared, on to what is below it.
+  void push(InnerT* n, int j) const;
+  // What waits for child j in all: its own tag and what waits for the node `n`. False: nothing does.
+  bool carry(const InnerT* n, int j, const Waiting<Real>& above, Real* tags) const;
+  // Adds what waits to values [size, value_stride], of the entries of the leaf.
+  void step_values(const LeafT* n, const Waiting<Real>& waiting, Real* values) const;
+  // How the row of children [from, to), seen from `anchor`, changes with what waits for `n`: the coefficients of its
+  // tags, [1 or, with moments, 2; R].
+  void add_waiting(const InnerT* n, int from, int to, bool right, Real anchor, const Waiting<Real>& waiting,
+                   Real* coefficients) const;
+  // F(i) of a key.
+  void profile(Real key, const Waiting<Real>& edges, Real* f) const;
+  // Nothing waits any more: on the way to an entry, or anywhere (then all sums are as if made from the entries).
+  void settle(Node*& root, Real key, EntryId id) const;
+  void settle_all(Node*& root) const;
+
   // The child that an entry belongs to, and its place in a leaf: the first entry not before it.
   static int child_of(const InnerT* n, Real key, EntryId id);
   static int place_of(const LeafT* n, Real key, EntryId id);
@@ -143,10 +183,19 @@ class Nodes {
   int width, value_stride, row;
   bool moments;
   int stride;
+  int profiles;  // R
   Real tau;
+  bool stepping = false;  // inner nodes hold what steps need
 
  private:
   std::size_t bytes(int level) const;
+  Real* product(InnerT* n, int j) const { return n->steps + j * profiles * profiles; }
+  const Real* product(const InnerT* n, int j) const { return n->steps + j * profiles * profiles; }
+  Real* tag(InnerT* n, int j) const { return n->steps + products_size() + j * profiles * row; }
+  const Real* tag(const InnerT* n, int j) const { return n->steps + products_size() + j * profiles * row; }
+  int products_size() const { return rows::lanes<Real>(kInnerMost * profiles * profiles); }
+  void move_steps(InnerT* to, int to_at, const InnerT* from, int from_at, int count) const;
+  void summarise_steps(InnerT* parent, int j) const;
 };
 
 // Puts sorted entries below `root`, an unshared-on-demand tree; takes them out. Each touched node is made anew once.

@@ -18,6 +18,7 @@ struct Tile {
   const Inner<Real>* node;
   int child;  // the row is of the children up to, or from, this one; or only of it
   bool only;
+  int waiting;  // which of the probe's tags wait for the node; -1: none do
 };
 
 // A leaf's entries: those before the query, at it, after it: [0, at), [at, after), [after, size).
@@ -26,6 +27,7 @@ struct LeafPart {
   const Leaf<Real>* leaf;
   int at, after;
   int except;  // a place left out, or -1
+  int waiting;
 };
 
 template <class Real>
@@ -45,6 +47,12 @@ struct Probe {
   Real nearest, beyond_before, beyond_after;
   bool found() const { return has_before || has_after || has_tie; }
 
+  // What waits for a node on the way (a tile's or a part's `waiting`, not -1).
+  Waiting<Real> waiting(const Nodes<Real>& nodes, int index) const {
+    const Edges& of = edges[index];
+    return {of.hi, of.lo, tags.data() + index * nodes.profiles * nodes.row};
+  }
+
   // Walks down from `root`, and knows the distances afterwards.
   void locate(const Nodes<Real>& nodes, const Node* root, Real q) {
     descend(nodes, root, q);
@@ -59,12 +67,19 @@ struct Probe {
 
  private:
   void clear(Real q);
-  void visit(const Nodes<Real>& nodes, const Node* node);
+  struct Edges {
+    Real hi, lo;
+  };
+  void visit(const Nodes<Real>& nodes, const Node* node, int waiting);
   void visit_without(const Nodes<Real>& nodes, const Node* node, Real key, EntryId id);
+  int carry(const Nodes<Real>& nodes, const Inner<Real>* n, int child, int waiting);
   void meet_leaf(LeafPart<Real>& part);
   void meet_before(Real key);
   void meet_after(Real key);
   void measure();
+
+  std::vector<Edges> edges;  // of the nodes that something waits for
+  std::vector<Real> tags;    // [edges, profiles, row]
 };
 
 // Sums of what a probe met. With d_i = (|q - k_i| - nearest) / tau and x_i = w_i [v_i ; 1]:
@@ -89,6 +104,7 @@ class Gather {
     Real* out1;  // null: all goes to out0, times K
   };
   void put(const Probe<Real>& probe, Side side, Into into);  // tiles; those before may be flushed
+  void put_waiting(const Probe<Real>& probe, const Tile<Real>& tile, bool right, Real u, Into into);
   void flush(Into into);
   void add_leaves(const Probe<Real>& probe, Side first, Side last, Into into);
 
