@@ -144,7 +144,8 @@ void bind(nb::module_& module, const char* tree_name, const char* snapshot_name)
 replay::SoftKernel soft_kernel_of(const std::string& name) {
   if (name == "laplace") return replay::SoftKernel::kLaplace;
   if (name == "matern32") return replay::SoftKernel::kMatern32;
-  raise(invalid_argument("kernel '{}'; expected 'laplace' or 'matern32'", name));
+  if (name == "epanechnikov") return replay::SoftKernel::kEpanechnikov;
+  raise(invalid_argument("kernel '{}'; expected 'laplace', 'matern32' or 'epanechnikov'", name));
 }
 
 void bind_soft_btree(nb::module_& module) {

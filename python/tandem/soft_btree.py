@@ -29,7 +29,8 @@ class SoftBTree:
 
     value_width   D, the width of a value
     tau           temperature, above 0
-    kernel        "laplace", e^-u, or "matern32", (1 + u) e^-u, which is smooth
+    kernel        "laplace", e^-u; "matern32", (1 + u) e^-u, which is smooth; or "epanechnikov", 1 - u^2 up to u = 1 and
+                  0 beyond (a query that reaches no entry is refused)
     dtype         "float32" or "float64": of keys, values and weights, and of the sums
     """
 

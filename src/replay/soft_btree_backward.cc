@@ -322,6 +322,7 @@ Status SoftBTreeSnapshot<Real>::backward(std::span<const Real> queries, std::spa
   TD_TRY(check_optional("gradients.weights", gradients.weights, n));
   TD_TRY(impl_->check_queries("backward", queries));
   if (m == 0) return ok_status();
+  if (impl_->nodes.window) return impl_->backward_window(queries, d_reads, d_log_z, gradients);
   Backward<Real>(impl_->nodes, gradients).run(impl_->root.node, queries, d_reads, d_log_z);
   return ok_status();
 }

@@ -58,6 +58,10 @@ class Checker {
       bounds.push_back(entries_.size());
     }
     for (int j = 0; j < n->size; ++j) {
+      if (nodes_.window) {
+        check_moments(n, j, bounds[j], bounds[j + 1]);
+        continue;
+      }
       check_sums(above, n, {j, j + 1}, bounds[j], bounds[j + 1], nodes_.left(n, j), true);
       check_sums(above, n, {j, j + 1}, bounds[j], bounds[j + 1], nodes_.right(n, j), false);
       check_sums(above, n, {0, j + 1}, begin, bounds[j + 1], nodes_.left_to(n, j), true, n->hi[j]);
@@ -110,6 +114,35 @@ class Checker {
     for (int k = 0; k < parts * row_width; ++k) {
       TD_CHECK(std::abs(row[k] - sum[k]) <= tolerance * scale[k] + 100 * std::numeric_limits<Real>::min(), k, row[k],
                sum[k]);
+    }
+  }
+
+  // Moments of child j against the entries [begin, end).
+  void check_moments(const tree::Inner<Real>* n, int j, std::size_t begin, std::size_t end) {
+    Real lo = INFINITY, hi = -INFINITY;
+    for (std::size_t i = begin; i < end; ++i) {
+      if (entries_[i].weight == 0) continue;
+      lo = std::min(lo, entries_[i].key);
+      hi = std::max(hi, entries_[i].key);
+    }
+    TD_CHECK(nodes_.live(n, j) == (lo <= hi), j);
+    if (lo <= hi) TD_CHECK(n->lo[j] == lo && n->hi[j] == hi, n->lo[j], n->hi[j], lo, hi);
+    const double width = (double(hi) - double(lo)) / double(nodes_.tau);
+    for (int part = 0; part < 5; ++part) {
+      if (part > 0 && !(width <= 2)) continue;
+      for (int k = 0; k <= nodes_.width; ++k) {
+        double sum = 0, scale = 0;
+        for (std::size_t i = begin; i < end; ++i) {
+          if (entries_[i].weight == 0) continue;
+          const double from_lo = (double(entries_[i].key) - double(lo)) / double(nodes_.tau);
+          const double m = part < 3 ? from_lo : (double(hi) - double(entries_[i].key)) / double(nodes_.tau);
+          const double x = double(entries_[i].weight) * (k < nodes_.width ? double(entries_[i].value[k]) : 1.0);
+          sum += x * (part == 0 ? 1 : part % 2 == 1 ? m : m * m);
+          scale += std::abs(x) * (part == 0 ? 1 : 4);
+        }
+        const double have = nodes_.left(n, j)[part * nodes_.row + k];
+        TD_CHECK(std::abs(have - sum) <= 100 * std::numeric_limits<Real>::epsilon() * scale, part, k, have, sum);
+      }
     }
   }
 

@@ -145,7 +145,7 @@ Result<SoftBTree<Real>> SoftBTree<Real>::take(SavedReader& reader) {
   }
   // Each entry, and each free id, takes bytes: what is claimed cannot make this take more than some 64 times the file,
   // a leaf of values that are not there.
-  if (width < 1 || width > reader.left() + 1 || kernel > static_cast<std::uint32_t>(SoftKernel::kMatern32) ||
+  if (width < 1 || width > reader.left() + 1 || kernel > static_cast<std::uint32_t>(SoftKernel::kEpanechnikov) ||
       ids_end > reader.left() / sizeof(EntryId) || size > ids_end) {
     return reader.damaged("its header makes no sense");
   }

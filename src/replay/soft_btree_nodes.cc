@@ -9,7 +9,7 @@ namespace tandem::replay::tree {
 template <class Real>
 std::size_t Nodes<Real>::bytes(int level) const {
   return level == 0 ? sizeof(LeafT) + sizeof(Real) * kLeafMost * value_stride
-                    : sizeof(InnerT) + sizeof(Real) * 4 * kInnerMost * stride;
+                    : sizeof(InnerT) + sizeof(Real) * (window ? 1 : 4) * kInnerMost * stride;
 }
 
 template <class Real>
@@ -57,7 +57,7 @@ void Nodes<Real>::unshare(Node*& node) const {
   copy->size = node->size;
   move_slots(copy, 0, node, 0, node->size);
   if (!node->leaf()) {
-    std::copy_n(left_to(inner(node), 0), 2 * kInnerMost * stride, left_to(inner(copy), 0));
+    if (!window) std::copy_n(left_to(inner(node), 0), 2 * kInnerMost * stride, left_to(inner(copy), 0));
     for (int j = 0; j < node->size; ++j) share(inner(node)->children[j]);
   }
   drop(node);
@@ -86,7 +86,7 @@ void Nodes<Real>::move_slots(Node* to, int to_at, const Node* from, int from_at,
     move(t->hi, f->hi);
     move(t->lo, f->lo);
     move(left(t, 0), left(f, 0), stride);
-    move(right(t, 0), right(f, 0), stride);
+    if (!window) move(right(t, 0), right(f, 0), stride);
     if (f->pending != 0 || t->steps != nullptr) move_steps(t, to_at, f, from_at, count);
   }
 }
@@ -122,6 +122,13 @@ void Nodes<Real>::summarise(InnerT* parent, int j) const {
   Real* l = left(parent, j);
   Real* r = right(parent, j);
   if (parent->steps != nullptr) summarise_steps(parent, j);
+  if (window) {
+    const bool of_leaf = child->leaf();
+    parent->first_keys[j] = of_leaf ? leaf(child)->keys[0] : inner(child)->first_keys[0];
+    parent->first_ids[j] = of_leaf ? leaf(child)->ids[0] : inner(child)->first_ids[0];
+    summarise_window(parent, j);
+    return;
+  }
   if (!child->leaf()) {
     const InnerT* c = inner(child);
     const int last = c->size - 1;
@@ -192,6 +199,7 @@ void Nodes<Real>::refresh(InnerT* n, int first, int last) const {
       if (!live(n, j)) n->lo[j] = j + 1 < size ? n->lo[j + 1] : kInfinity;
     }
   }
+  if (window) return;
   rows::scan(rows::Scan<Real>{n->hi, left(n, 0), left_to(n, 0), size, first, 1, row, moments, tau});
   rows::scan(rows::Scan<Real>{n->lo, right(n, 0), right_from(n, 0), size, last, -1, row, moments, tau});
 }

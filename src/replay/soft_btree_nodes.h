@@ -26,6 +26,7 @@ inline constexpr int kLeafFill = 48, kInnerFill = 12;   // when many are made at
 
 inline constexpr std::align_val_t kNodeAlignment{64};
 inline constexpr int kProfilesMost = 4;
+inline constexpr double kWindowWidth = 2.001;  // of tau: all within a window are this near, however that is rounded
 
 static_assert(kInnerMost <= rows::kScanMost && kInnerMost <= 16);
 
@@ -98,7 +99,10 @@ class Nodes {
         value_stride(rows::lanes<Real>(width)),
         row(rows::lanes<Real>(width + 1)),
         moments(options.kernel == SoftKernel::kMatern32),
-        stride(moments ? 2 * row : row),
+        window(options.kernel == SoftKernel::kEpanechnikov),
+        stride(window    ? 5 * row
+               : moments ? 2 * row
+                         : row),
         profiles(moments ? 4 : 2),
         tau(options.tau) {}
 
@@ -182,6 +186,7 @@ class Nodes {
 
   int width, value_stride, row;
   bool moments;
+  bool window;  // the kernel ends: rows are moments (soft_btree_window.h), and there are no right ones or running sums
   int stride;
   int profiles;  // R
   Real tau;
@@ -196,6 +201,7 @@ class Nodes {
   int products_size() const { return rows::lanes<Real>(kInnerMost * profiles * profiles); }
   void move_steps(InnerT* to, int to_at, const InnerT* from, int from_at, int count) const;
   void summarise_steps(InnerT* parent, int j) const;
+  void summarise_window(InnerT* parent, int j) const;
 };
 
 // Puts sorted entries below `root`, an unshared-on-demand tree; takes them out. Each touched node is made anew once.

@@ -6,6 +6,7 @@
 
 #include "replay/soft_btree_probe.h"
 #include "replay/soft_btree_state.h"
+#include "replay/soft_btree_window.h"
 
 namespace tandem::replay {
 namespace {
@@ -134,6 +135,18 @@ Status SoftBTreeSnapshot<Real>::sample(std::span<const Real> queries, std::span<
     }
   }
   TD_TRY(impl_->check_queries("sample", queries));
+  if (impl_->nodes.window) {
+    const tree::Window<Real> window(impl_->nodes);
+    for (std::size_t j = 0; j < queries.size(); ++j) {
+      const double z = window.mass(impl_->root.node, queries[j]);
+      if (!(z > 0)) return not_found("sample: no entry is within tau of query {}; raise tau", j);
+      double target = uniforms[j] * z;
+      for (double left = target; !window.pick(impl_->root.node, queries[j], left, ids[j]); left = target) {
+        target *= 1 - 1e-12;  // rounded beyond the end
+      }
+    }
+    return ok_status();
+  }
   Sampler<Real> sampler(impl_->nodes);
   for (std::size_t j = 0; j < queries.size(); ++j) {
     ids[j] = sampler.draw(impl_->root.node, queries[j], uniforms[j]);

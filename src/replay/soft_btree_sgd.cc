@@ -7,6 +7,7 @@
 #include <cmath>
 #include <vector>
 
+#include "replay/soft_btree_window.h"
 #include "replay/soft_btree_writer.h"
 
 namespace tandem::replay {
@@ -82,6 +83,43 @@ class ValueStep {
   std::vector<Real> tags_;
 };
 
+// With a kernel that ends: each entry in reach.
+template <class Real>
+class WindowStep {
+ public:
+  using N = Nodes<Real>;
+  // direction [D]: -rate d_read / Z.
+  WindowStep(const N& nodes, Real query, const double* direction)
+      : nodes_(nodes), query_(query), direction_(direction) {}
+
+  void below(Node* node) {
+    if (node->leaf()) {
+      auto* n = N::leaf(node);
+      for (int i = 0; i < n->size; ++i) {
+        const double u = (query_ - n->keys[i]) / nodes_.tau, p = double(n->weights[i]) * ((1 - u) * (1 + u));
+        if (!(std::abs(u) < 1)) continue;
+        Real* v = nodes_.value(n, i);
+        for (int k = 0; k < nodes_.width; ++k) v[k] = static_cast<Real>(v[k] + p * direction_[k]);
+      }
+      return;
+    }
+    auto* n = N::inner(node);
+    for (int j = 0; j < n->size; ++j) {
+      if (!nodes_.live(n, j)) continue;
+      if ((query_ - n->hi[j]) / nodes_.tau >= 1 || (n->lo[j] - query_) / nodes_.tau >= 1) continue;
+      nodes_.unshare(n->children[j]);
+      below(n->children[j]);
+      nodes_.summarise(n, j);
+    }
+    nodes_.refresh(n);
+  }
+
+ private:
+  const N& nodes_;
+  const Real query_;
+  const double* direction_;
+};
+
 }  // namespace
 
 template <class Real>
@@ -102,6 +140,18 @@ void SoftBTree<Real>::Impl::step_values(Real query, std::span<const Real> d_read
 }
 
 template <class Real>
+Status SoftBTree<Real>::Impl::step_window(Real query, std::span<const Real> d_read, Real rate) {
+  const double z = tree::Window<Real>(nodes).mass(root.node, query);
+  if (!(z > 0)) return not_found("sgd_values: no entry is within tau of the query; raise tau");
+  std::vector<double> direction(d_read.size());
+  for (std::size_t k = 0; k < direction.size(); ++k) direction[k] = -double(rate) * double(d_read[k]) / z;
+  nodes.unshare(root.node);
+  WindowStep<Real>(nodes, query, direction.data()).below(root.node);
+  ++version;
+  return ok_status();
+}
+
+template <class Real>
 Status SoftBTree<Real>::sgd_values(Real query, std::span<const Real> d_read, Real rate) {
   const int width = impl_->nodes.width;
   TD_TRY(check_count("sgd_values", "d_read", d_read.size(), static_cast<std::size_t>(width)));
@@ -110,6 +160,7 @@ Status SoftBTree<Real>::sgd_values(Real query, std::span<const Real> d_read, Rea
   for (const Real g : d_read) {
     if (!std::isfinite(g)) return invalid_argument("sgd_values: d_read has {}, not finite", g);
   }
+  if (impl_->nodes.window) return impl_->step_window(query, d_read, rate);
   tree::Probe<Real> probe;
   probe.locate(impl_->nodes, impl_->root.node, query);
   if (!probe.found()) {
@@ -123,6 +174,7 @@ Status SoftBTree<Real>::sgd_values(Real query, std::span<const Real> d_read, Rea
 
 #define TD_INSTANTIATE(Real)                                                                                           \
   template void SoftBTree<Real>::Impl::step_values(Real, std::span<const Real>, Real, const tree::Probe<Real>&, Real); \
+  template Status SoftBTree<Real>::Impl::step_window(Real, std::span<const Real>, Real);                               \
   template Status SoftBTree<Real>::sgd_values(Real, std::span<const Real>, Real);
 TD_INSTANTIATE(float)
 TD_INSTANTIATE(double)

@@ -34,6 +34,7 @@ struct SoftBTree<Real>::Impl {
   std::optional<EntryId> lightest();
   SoftBTreeSnapshot<Real> snapshot();
   void step_values(Real query, std::span<const Real> d_read, Real rate, const tree::Probe<Real>& probe, Real z);
+  Status step_window(Real query, std::span<const Real> d_read, Real rate);
   // Every step has reached its entries, and sums are made of those alone: the state is what is saved.
   void settle();
 
