@@ -21,8 +21,8 @@ using tree::Node;
 using tree::Nodes;
 
 constexpr std::string_view kMagic = "TDSBTREE";
-constexpr std::uint32_t kFormat = 1;
-constexpr int kLevelMost = 24;  // far above what 2^32 ids can fill
+constexpr std::uint32_t kFormat = 2;  // 1: leaves of up to 64 entries
+constexpr int kLevelMost = 24;        // far above what 2^32 ids can fill
 
 template <class Real>
 void put_node(const Nodes<Real>& nodes, const Node* node, SavedWriter& writer) {

@@ -39,8 +39,9 @@ int divide(const Nodes<Real>& nodes, const Inner<Real>* n, const Item<Real>* beg
     }
     shares[count++] = {j, begin, stop};
     begin = stop;
-    if (n->level <= 2) nodes.prefetch(n->children[j], n->level - 1);
+    if (n->level <= 2) nodes.prefetch_head(n->children[j], n->level - 1);
   }
+  if (n->level <= 1) nodes.prefetch_sums(n, shares[0].child, shares[count - 1].child);
   return count;
 }
 

@@ -8,13 +8,14 @@ namespace tandem::replay::tree {
 
 template <class Real>
 std::size_t Nodes<Real>::bytes(int level) const {
-  return level == 0 ? sizeof(LeafT) + sizeof(Real) * kLeafMost * value_stride
-                    : sizeof(InnerT) + sizeof(Real) * (window ? 1 : 4) * kInnerMost * stride;
+  const std::size_t numbers = level == 0 ? kLeafMost * value_stride : (window ? 1 : 4) * kInnerMost * stride;
+  const std::size_t all = (level == 0 ? sizeof(LeafT) : sizeof(InnerT)) + sizeof(Real) * numbers;
+  return (all + 63) / 64 * 64;
 }
 
 template <class Real>
 Node* Nodes<Real>::make(int level) const {
-  void* memory = ::operator new(bytes(level), kNodeAlignment);
+  void* memory = pool_->take(level == 0);
   Node* node;
   if (level == 0) {
     node = new (memory) LeafT;
@@ -24,6 +25,7 @@ Node* Nodes<Real>::make(int level) const {
     if (stepping) start_steps(made);
     node = made;
   }
+  node->pool = pool_.get();
   node->level = static_cast<std::uint8_t>(level);
   return node;
 }
@@ -31,7 +33,7 @@ Node* Nodes<Real>::make(int level) const {
 template <class Real>
 void Nodes<Real>::free_shell(Node* node) {
   if (!node->leaf() && inner(node)->steps != nullptr) ::operator delete(inner(node)->steps, kNodeAlignment);
-  ::operator delete(node, kNodeAlignment);
+  node->pool->give_back(node, node->leaf());
 }
 
 template <class Real>

@@ -9,20 +9,23 @@
 // Threads: counts are atomic, so that a snapshot may be dropped anywhere; the rest is the writer's.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <new>
 
 #include "replay/soft_btree.h"
+#include "replay/soft_btree_pool.h"
 #include "replay/soft_btree_rows.h"
 
 namespace tandem::replay::tree {
 
-inline constexpr int kLeafMost = 64, kLeafLeast = 24;   // entries (the root may have fewer)
+inline constexpr int kLeafMost = 32, kLeafLeast = 12;   // entries (the root may have fewer)
 inline constexpr int kInnerMost = 16, kInnerLeast = 6;  // children (the root: at least 2)
 inline constexpr std::size_t kPrefetchMost = 8192;      // bytes of a node asked for ahead
-inline constexpr int kLeafFill = 48, kInnerFill = 12;   // when many are made at once
+inline constexpr int kLeafFill = 24, kInnerFill = 12;   // when many are made at once
 
 inline constexpr std::align_val_t kNodeAlignment{64};
 inline constexpr int kProfilesMost = 4;
@@ -31,6 +34,7 @@ inline constexpr double kWindowWidth = 2.001;  // of tau: all within a window ar
 static_assert(kInnerMost <= rows::kScanMost && kInnerMost <= 16);
 
 struct Node {
+  NodePool* pool;  // that it comes from
   std::atomic<std::uint32_t> owners{1};
   std::uint16_t size = 0;
   std::uint8_t level = 0;  // 0: a leaf
@@ -104,7 +108,8 @@ class Nodes {
                : moments ? 2 * row
                          : row),
         profiles(moments ? 4 : 2),
-        tau(options.tau) {}
+        tau(options.tau),
+        pool_(std::make_shared<NodePool>(bytes(0), bytes(1))) {}
 
   using LeafT = Leaf<Real>;
   using InnerT = Inner<Real>;
@@ -170,16 +175,39 @@ class Nodes {
   void move_slots(Node* to, int to_at, const Node* from, int from_at, int count) const;
 
   // Asks for a node from memory, all of it.
-  void prefetch(const Node* node, int level) const {
-    const char* at = reinterpret_cast<const char*>(node);
-    const std::size_t all = level == 0 ? sizeof(LeafT) + sizeof(Real) * kLeafFill * value_stride : bytes(level);
-    for (const char* end = at + (all < kPrefetchMost ? all : kPrefetchMost); at < end; at += 64) __builtin_prefetch(at);
+  [[gnu::always_inline]] void prefetch(const Node* node, int level) const {
+    prefetch_bytes(node, std::min(level == 0 ? sizeof(LeafT) + sizeof(Real) * kLeafFill * value_stride : bytes(level),
+                                  kPrefetchMost));
+  }
+  // What refresh(n, first, last) and summarise() of those children will want.
+  [[gnu::always_inline]] void prefetch_sums(const InnerT* n, int first, int last) const {
+    prefetch_bytes(left(n, first), sizeof(Real) * (n->size - first) * stride);
+    if (window) return;
+    prefetch_bytes(right(n, 0), sizeof(Real) * (last + 1) * stride);
+    const int f = std::max(0, first - 1);
+    prefetch_bytes(left_to(n, f), sizeof(Real) * (n->size - f) * stride);
+    prefetch_bytes(right_from(n, 0), sizeof(Real) * std::min<int>(last + 2, n->size) * stride);
+  }
+  [[gnu::always_inline]] void prefetch_head(const Node* node, int level) const {
+    prefetch_bytes(node, level == 0 ? sizeof(LeafT) + sizeof(Real) * kLeafFill * value_stride : sizeof(InnerT));
+  }
+  // (Inlined by force: a function that only prefetches has no effect, says the compiler, and calls of it are dropped.)
+  [[gnu::always_inline]] static void prefetch_bytes(const void* from, std::size_t count) {
+    const char* at = static_cast<const char*>(from);
+    for (const char* end = at + count; at < end; at += 64) __builtin_prefetch(at);
   }
 
-  void prefetch_row(const Real* x) const {
-    const char* at = reinterpret_cast<const char*>(x);
-    for (const char* end = at + sizeof(Real) * stride; at < end; at += 64) __builtin_prefetch(at);
-    __builtin_prefetch(reinterpret_cast<const char*>(x + stride) - 1);
+  // Or, without `values`, only what masses are made of.
+  [[gnu::always_inline]] void prefetch_leaf(const Node* node, bool values) const {
+    prefetch_bytes(node, sizeof(LeafT) + (values ? sizeof(Real) * kLeafFill * value_stride : 0));
+  }
+  [[gnu::always_inline]] void prefetch_row(const Real* x, bool values) const {
+    if (values) {
+      prefetch_bytes(x, sizeof(Real) * stride);
+      __builtin_prefetch(reinterpret_cast<const char*>(x + stride) - 1);
+    } else {
+      __builtin_prefetch(x + width);
+    }
   }
 
   void set_entry(LeafT* n, int at, const Item<Real>& item) const;
@@ -193,7 +221,7 @@ class Nodes {
   bool stepping = false;  // inner nodes hold what steps need
 
  private:
-  std::size_t bytes(int level) const;
+  std::size_t bytes(int level) const;  // whole lines
   Real* product(InnerT* n, int j) const { return n->steps + j * profiles * profiles; }
   const Real* product(const InnerT* n, int j) const { return n->steps + j * profiles * profiles; }
   Real* tag(InnerT* n, int j) const { return n->steps + products_size() + j * profiles * row; }
@@ -202,6 +230,8 @@ class Nodes {
   void move_steps(InnerT* to, int to_at, const InnerT* from, int from_at, int count) const;
   void summarise_steps(InnerT* parent, int j) const;
   void summarise_window(InnerT* parent, int j) const;
+
+  std::shared_ptr<NodePool> pool_;  // outlives all nodes, whichever version they are of
 };
 
 // Puts sorted entries below `root`, an unshared-on-demand tree; takes them out. Each touched node is made anew once.

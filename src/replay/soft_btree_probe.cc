@@ -22,9 +22,16 @@ void Probe<Real>::clear(Real q) {
 }
 
 template <class Real>
-void Probe<Real>::descend(const Nodes<Real>& nodes, const Node* root, Real q) {
+void Probe<Real>::descend(const Nodes<Real>& nodes, const Node* root, Real q, bool with_values) {
   clear(q);
-  visit(nodes, root, -1);
+  values = with_values;
+  rest = nullptr;
+  visit(nodes, root, -1, true);
+}
+
+template <class Real>
+void Probe<Real>::descend_rest(const Nodes<Real>& nodes) {
+  if (rest != nullptr) visit(nodes, rest, rest_waiting);
 }
 
 template <class Real>
@@ -68,7 +75,7 @@ int Probe<Real>::carry(const Nodes<Real>& nodes, const Inner<Real>* n, int child
 }
 
 template <class Real>
-void Probe<Real>::visit(const Nodes<Real>& nodes, const Node* node, int waiting) {
+void Probe<Real>::visit(const Nodes<Real>& nodes, const Node* node, int waiting, bool stop) {
   constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
   const Real q = query;
   while (!node->leaf()) {
@@ -79,12 +86,12 @@ void Probe<Real>::visit(const Nodes<Real>& nodes, const Node* node, int waiting)
     while (r < n->size && n->lo[r] <= q) ++r;
     if (j > 0 && n->hi[j - 1] > -kInfinity) {
       left.push_back({nodes.left_to(n, j - 1), n->hi[j - 1], n, j - 1, false, waiting});
-      nodes.prefetch_row(left.back().row);
+      nodes.prefetch_row(left.back().row, values);
       meet_before(n->hi[j - 1]);
     }
     if (r < n->size && n->lo[r] < kInfinity) {
       right.push_back({nodes.right_from(n, r), n->lo[r], n, r, false, waiting});
-      nodes.prefetch_row(right.back().row);
+      nodes.prefetch_row(right.back().row, values);
       meet_after(n->lo[r]);
     }
     if (r == j) return;  // q lies between two children
@@ -99,7 +106,13 @@ void Probe<Real>::visit(const Nodes<Real>& nodes, const Node* node, int waiting)
     }
     waiting = carry(nodes, n, r - 1, waiting);
     node = n->children[r - 1];
-    if (n->level == 1) nodes.prefetch(node, 0);
+    if (n->level == 1) nodes.prefetch_leaf(node, values);
+    if (n->level == 2 && stop) {
+      nodes.prefetch_bytes(node, sizeof(Inner<Real>));
+      rest = node;
+      rest_waiting = waiting;
+      return;
+    }
   }
   leaves.push_back({Nodes<Real>::leaf(node), 0, 0, -1, waiting});
 }

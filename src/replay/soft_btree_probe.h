@@ -56,11 +56,14 @@ struct Probe {
   // Walks down from `root`, and knows the distances afterwards.
   void locate(const Nodes<Real>& nodes, const Node* root, Real q) {
     descend(nodes, root, q);
+    descend_rest(nodes);
     arrive();
   }
-  // The two halves of it: down to the leaves, which are asked for from memory; and into them. Between the two, other
-  // queries may descend.
-  void descend(const Nodes<Real>& nodes, const Node* root, Real q);
+  // Its steps: down to the node above the leaves; down to the leaves; into them. Each asks for what the next looks at,
+  // which comes from memory while other queries take theirs. `values`: those of the leaves, and whole rows, will be
+  // wanted, and not only masses.
+  void descend(const Nodes<Real>& nodes, const Node* root, Real q, bool values = true);
+  void descend_rest(const Nodes<Real>& nodes);
   void arrive();
   // The same with one entry left out.
   void locate_without(const Nodes<Real>& nodes, const Node* root, Real q, Real key, EntryId id);
@@ -70,7 +73,7 @@ struct Probe {
   struct Edges {
     Real hi, lo;
   };
-  void visit(const Nodes<Real>& nodes, const Node* node, int waiting);
+  void visit(const Nodes<Real>& nodes, const Node* node, int waiting, bool stop = false);
   void visit_without(const Nodes<Real>& nodes, const Node* node, Real key, EntryId id);
   int carry(const Nodes<Real>& nodes, const Inner<Real>* n, int child, int waiting);
   void meet_leaf(LeafPart<Real>& part);
@@ -78,6 +81,9 @@ struct Probe {
   void meet_after(Real key);
   void measure();
 
+  const Node* rest;  // where descend() stopped, or null
+  int rest_waiting;
+  bool values = true;
   std::vector<Edges> edges;  // of the nodes that something waits for
   std::vector<Real> tags;    // [edges, profiles, row]
 };

@@ -107,6 +107,7 @@ Status SoftBTreeSnapshot<Real>::read(std::span<const Real> queries, std::span<Re
   for (std::size_t first = 0; first < queries.size(); first += kReadsAhead) {
     const std::size_t count = std::min(kReadsAhead, queries.size() - first);
     for (std::size_t j = 0; j < count; ++j) probes[j].descend(nodes, impl_->root.node, queries[first + j]);
+    for (std::size_t j = 0; j < count; ++j) probes[j].descend_rest(nodes);
     for (std::size_t j = 0; j < count; ++j) {
       probes[j].arrive();
       gather.add_total(probes[j]);
