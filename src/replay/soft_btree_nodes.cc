@@ -59,6 +59,7 @@ void Nodes<Real>::unshare(Node*& node) const {
   copy->size = node->size;
   move_slots(copy, 0, node, 0, node->size);
   if (!node->leaf()) {
+    inner(copy)->some_dead = inner(node)->some_dead;
     if (!window) std::copy_n(left_to(inner(node), 0), 2 * kInnerMost * stride, left_to(inner(copy), 0));
     for (int j = 0; j < node->size; ++j) share(inner(node)->children[j]);
   }
@@ -191,9 +192,11 @@ template <class Real>
 void Nodes<Real>::refresh(InnerT* n, int first, int last) const {
   constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
   const int size = n->size;
-  bool all_live = true;
-  for (int j = 0; j < size; ++j) all_live &= live(n, j);
-  if (!all_live) {
+  // Others than the changed ones are as they were.
+  const int begin = n->some_dead ? 0 : first, end = n->some_dead ? size : last + 1;
+  n->some_dead = false;
+  for (int j = begin; j < end; ++j) n->some_dead |= !live(n, j);
+  if (n->some_dead) {
     for (int j = 0; j < size; ++j) {
       if (!live(n, j)) n->hi[j] = j > 0 ? n->hi[j - 1] : -kInfinity;
     }

@@ -61,6 +61,7 @@ struct alignas(64) Leaf : Node {
 // entries when a writer comes by (push). A reader adds what waits above the rows and entries it meets (carry).
 template <class Real>
 struct alignas(64) Inner : Node {
+  bool some_dead = true;      // a child may have no live keys
   std::uint16_t pending = 0;  // bit j: a tag waits for child j
   Real* steps = nullptr;      // products [kInnerMost, R, R], tags [kInnerMost, R, row]; none before the first step
   Node* children[kInnerMost];

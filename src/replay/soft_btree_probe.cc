@@ -178,7 +178,10 @@ void Probe<Real>::measure() {
 }
 
 template <class Real>
-Gather<Real>::Gather(const Nodes<Real>& nodes) : nodes_(nodes), sums_(6 * nodes.row) {}
+Gather<Real>::Gather(const Nodes<Real>& nodes)
+    : nodes_(nodes),
+      far_sums_(static_cast<std::size_t>(6 * nodes.row) > near_sums_.size() ? 6 * nodes.row : 0),
+      sums_(far_sums_.empty() ? near_sums_.data() : far_sums_.data(), static_cast<std::size_t>(6 * nodes.row)) {}
 
 template <class Real>
 void Gather<Real>::add_total(const Probe<Real>& probe) {

@@ -4,12 +4,49 @@
 // so that all exponents are at most 0 and the largest is 0.
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <cstddef>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "replay/soft_btree_nodes.h"
 
 namespace tandem::replay::tree {
+
+// A short list that lies where its owner does; only a long one is on the heap.
+template <class T, std::size_t kNear>
+class ShortList {
+ public:
+  ShortList() = default;
+  ShortList(const ShortList&) = delete;
+  ShortList& operator=(const ShortList&) = delete;
+
+  void clear() { size_ = 0; }
+  void push_back(const T& x) {
+    if (size_ == capacity_) grow();
+    data_[size_++] = x;
+  }
+  T* begin() { return data_; }
+  T* end() { return data_ + size_; }
+  const T* begin() const { return data_; }
+  const T* end() const { return data_ + size_; }
+  const T& back() const { return data_[size_ - 1]; }
+
+ private:
+  void grow() {
+    std::vector<T> more(2 * capacity_);
+    std::copy_n(data_, size_, more.data());
+    far_ = std::move(more);
+    data_ = far_.data();
+    capacity_ = far_.size();
+  }
+  T near_[kNear];  // not initialised: T has no constructor
+  std::vector<T> far_;
+  T* data_ = near_;
+  std::size_t size_ = 0, capacity_ = kNear;
+};
 
 template <class Real>
 struct Tile {
@@ -32,14 +69,8 @@ struct LeafPart {
 
 template <class Real>
 struct Probe {
-  Probe() {
-    left.reserve(8);
-    right.reserve(8);
-    leaves.reserve(4);
-  }
-
-  std::vector<Tile<Real>> left, right, ties;
-  std::vector<LeafPart<Real>> leaves;
+  ShortList<Tile<Real>, 8> left, right, ties;
+  ShortList<LeafPart<Real>, 2> leaves;
   Real query, before, after;  // nearest live keys on either side
   bool has_before, has_after, has_tie;
 
@@ -93,6 +124,8 @@ template <class Real>
 class Gather {
  public:
   explicit Gather(const Nodes<Real>& nodes);
+  Gather(const Gather&) = delete;
+  Gather& operator=(const Gather&) = delete;
 
   // sum w_i K_i [v_i ; 1] over all entries, up to the factor e^{-nearest/tau}; total()[width] is the normaliser Z.
   void add_total(const Probe<Real>& probe);
@@ -120,7 +153,9 @@ class Gather {
   int tiles_ = 0;
   std::array<const Real*, kTiles> rows_;
   std::array<Real, kTiles> u_ = {}, e_, c_;
-  std::vector<Real> sums_;  // 6 rows
+  std::array<Real, 256> near_sums_;
+  std::vector<Real> far_sums_;
+  const std::span<Real> sums_;  // 6 rows, in one of the two
 };
 
 }  // namespace tandem::replay::tree

@@ -102,7 +102,9 @@ Status SoftBTreeSnapshot<Real>::read(std::span<const Real> queries, std::span<Re
     return ok_status();
   }
   // Several queries go down before the first is answered: their leaves come from memory meanwhile.
-  std::vector<Probe<Real>> probes(std::min(kReadsAhead, queries.size()));
+  Probe<Real> single;
+  std::vector<Probe<Real>> several(queries.size() > 1 ? std::min(kReadsAhead, queries.size()) : 0);
+  Probe<Real>* const probes = several.empty() ? &single : several.data();
   Gather<Real> gather(nodes);
   for (std::size_t first = 0; first < queries.size(); first += kReadsAhead) {
     const std::size_t count = std::min(kReadsAhead, queries.size() - first);
