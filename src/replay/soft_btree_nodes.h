@@ -3,7 +3,7 @@
 // Entries are ordered by (key, id). A leaf holds entries; an inner node holds, for each child, the child's first entry
 // (for routing), the range of its live keys (of weight > 0), and its rows L and R, and running sums of those rows: one
 // of them stands for all children up to, or from, a place. All of it is made from the children and never subtracted.
-// Steps on values (sgd_values) wait above the entries they are for: see Steps.
+// Steps on values (sgd_values) wait above the entries they are for: see Inner.
 // Sharing: a node counts the parents and roots that point at it. Only a node with one owner, all of whose ancestors
 // have one too, is changed in place (unshare() on the way down); others are copied.
 // Threads: counts are atomic, so that a snapshot may be dropped anywhere; the rest is the writer's.
@@ -24,7 +24,7 @@ namespace tandem::replay::tree {
 
 inline constexpr int kLeafMost = 32, kLeafLeast = 12;   // entries (the root may have fewer)
 inline constexpr int kInnerMost = 16, kInnerLeast = 6;  // children (the root: at least 2)
-inline constexpr std::size_t kPrefetchMost = 8192;      // bytes of a node asked for ahead
+inline constexpr std::size_t kPrefetchMost = 8192;      // bytes asked for ahead at once
 inline constexpr int kLeafFill = 24, kInnerFill = 12;   // when many are made at once
 
 inline constexpr std::align_val_t kNodeAlignment{64};
@@ -164,7 +164,7 @@ class Nodes {
                    Real* coefficients) const;
   // F(i) of a key.
   void profile(Real key, const Waiting<Real>& edges, Real* f) const;
-  // Nothing waits any more: on the way to an entry, or anywhere (then all sums are as if made from the entries).
+  // Nothing waits any more: on the way to an entry, or anywhere.
   void settle(Node*& root, Real key, EntryId id) const;
   void settle_all(Node*& root) const;
 
@@ -175,12 +175,7 @@ class Nodes {
   // Copies slots (overlap allowed); sums of children move along, running sums do not.
   void move_slots(Node* to, int to_at, const Node* from, int from_at, int count) const;
 
-  // Asks for a node from memory, all of it.
-  [[gnu::always_inline]] void prefetch(const Node* node, int level) const {
-    prefetch_bytes(node, std::min(level == 0 ? sizeof(LeafT) + sizeof(Real) * kLeafFill * value_stride : bytes(level),
-                                  kPrefetchMost));
-  }
-  // What refresh(n, first, last) and summarise() of those children will want.
+  // Asks memory for what refresh(n, first, last) and summarise() of those children will want.
   [[gnu::always_inline]] void prefetch_sums(const InnerT* n, int first, int last) const {
     prefetch_bytes(left(n, first), sizeof(Real) * (n->size - first) * stride);
     if (window) return;
@@ -189,13 +184,14 @@ class Nodes {
     prefetch_bytes(left_to(n, f), sizeof(Real) * (n->size - f) * stride);
     prefetch_bytes(right_from(n, 0), sizeof(Real) * std::min<int>(last + 2, n->size) * stride);
   }
+  // A leaf, or of an inner node what leads further down.
   [[gnu::always_inline]] void prefetch_head(const Node* node, int level) const {
     prefetch_bytes(node, level == 0 ? sizeof(LeafT) + sizeof(Real) * kLeafFill * value_stride : sizeof(InnerT));
   }
   // (Inlined by force: a function that only prefetches has no effect, says the compiler, and calls of it are dropped.)
   [[gnu::always_inline]] static void prefetch_bytes(const void* from, std::size_t count) {
     const char* at = static_cast<const char*>(from);
-    for (const char* end = at + count; at < end; at += 64) __builtin_prefetch(at);
+    for (const char* end = at + std::min(count, kPrefetchMost); at < end; at += 64) __builtin_prefetch(at);
   }
 
   // Or, without `values`, only what masses are made of.

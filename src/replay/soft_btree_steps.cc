@@ -1,4 +1,4 @@
-// Steps on values that wait in inner nodes (see Steps in soft_btree_nodes.h).
+// Steps on values that wait in inner nodes (see Inner in soft_btree_nodes.h).
 //
 // Seen from an edge that is d further away, profiles are T(d) times what they were: e^-d, or with moments
 // [e^-d, 0; d e^-d, e^-d] of (e^-u, u e^-u). So products of a node are T G T' of its children's, a tag for a node is
