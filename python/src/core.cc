@@ -9,6 +9,7 @@
 #include "kernels/norm/norm.h"
 #include "kernels/rope/qk_norm_rope.h"
 #include "layer.h"
+#include "memories.h"
 #include "soft_btree.h"
 
 namespace nb = nanobind;
@@ -67,4 +68,5 @@ NB_MODULE(_core, module) {
              "H"_a, "D"_a, "half"_a);
 
   tandem::python::bind_soft_btree(module);
+  tandem::python::bind_memories(module);
 }

@@ -1,16 +1,14 @@
 #include "soft_btree.h"
 
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
 
 #include <memory>
-#include <mutex>
 #include <optional>
-#include <span>
 #include <string>
 
-#include "convert.h"
+#include "arrays.h"
 #include "replay/soft_btree.h"
 
 namespace tandem::python {
@@ -22,71 +20,8 @@ using replay::EntryId;
 using replay::SoftBTree;
 using replay::SoftBTreeSnapshot;
 
-// Dense arrays of one dtype in host memory, of any shape: the core checks how many elements there are.
-template <class T>
-using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
-template <class T>
-using Out = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
-
-template <class T>
-std::span<const T> span_of(const In<T>& array) {
-  return {array.data(), array.size()};
-}
-template <class T>
-std::span<const T> span_of(const std::optional<In<T>>& array) {
-  return array ? span_of(*array) : std::span<const T>();
-}
-template <class T>
-std::span<T> span_of(const Out<T>& array) {
-  return {array.data(), array.size()};
-}
-template <class T>
-std::span<T> span_of(const std::optional<Out<T>>& array) {
-  return array ? span_of(*array) : std::span<T>();
-}
-
-// Runs without the GIL, then raises what went wrong.
-template <class Work>
-void run(Work&& work) {
-  Status status;
-  {
-    const nb::gil_scoped_release release;
-    status = work();
-  }
-  check(status);
-}
-
-// A tree whose changes and snapshots take turns, from whichever thread they come.
 template <class Real>
-class CoreSoftBTree {
- public:
-  CoreSoftBTree(int value_width, Real tau, const std::string& kernel)
-      : tree_(check(SoftBTree<Real>::create({value_width, tau, parse_kernel(kernel)}))) {}
-
-  template <class Change>
-  void change(Change&& make) {
-    run([&] {
-      const std::lock_guard lock(mutex_);
-      return make(tree_);
-    });
-  }
-  template <class Look>
-  auto look(Look&& at) {
-    const nb::gil_scoped_release release;
-    const std::lock_guard lock(mutex_);
-    return at(tree_);
-  }
-
- private:
-  static replay::SoftKernel parse_kernel(const std::string& name) {
-    if (name == "laplace") return replay::SoftKernel::kLaplace;
-    if (name == "matern32") return replay::SoftKernel::kMatern32;
-    raise(invalid_argument("kernel '{}'; expected 'laplace' or 'matern32'", name));
-  }
-
-  std::mutex mutex_;
-  SoftBTree<Real> tree_;
-};
+using CoreSoftBTree = Guarded<SoftBTree<Real>>;
 
 template <class Real>
 void bind(nb::module_& module, const char* tree_name, const char* snapshot_name) {
@@ -141,7 +76,20 @@ void bind(nb::module_& module, const char* tree_name, const char* snapshot_name)
 
   using Tree = CoreSoftBTree<Real>;
   nb::class_<Tree>(module, tree_name, "A B+-tree over scalar keys with an exact soft read.")
-      .def(nb::init<int, Real, const std::string&>(), "value_width"_a, "tau"_a, "kernel"_a)
+      .def(
+          "__init__",
+          [](Tree* self, int value_width, Real tau, const std::string& kernel) {
+            new (self) Tree(check(SoftBTree<Real>::create({value_width, tau, soft_kernel_of(kernel)})));
+          },
+          "value_width"_a, "tau"_a, "kernel"_a)
+      .def_static(
+          "load", [](const std::string& path) { return std::make_unique<Tree>(check(SoftBTree<Real>::load(path))); },
+          "path"_a)
+      .def(
+          "save", [](Tree& self, const std::string& path) { self.change([&](auto& tree) { return tree.save(path); }); },
+          "path"_a)
+      .def_prop_ro("value_width",
+                   [](Tree& self) { return self.look([](auto& tree) { return tree.options().value_width; }); })
       .def("__len__", [](Tree& self) { return self.look([](auto& tree) { return tree.size(); }); })
       .def_prop_ro("ids_end", [](Tree& self) { return self.look([](auto& tree) { return tree.ids_end(); }); })
       .def_prop_ro("version", [](Tree& self) { return self.look([](auto& tree) { return tree.version(); }); })
@@ -192,6 +140,13 @@ void bind(nb::module_& module, const char* tree_name, const char* snapshot_name)
 }
 
 }  // namespace
+
+replay::SoftKernel soft_kernel_of(const std::string& name) {
+  if (name == "laplace") return replay::SoftKernel::kLaplace;
+  if (name == "matern32") return replay::SoftKernel::kMatern32;
+  if (name == "epanechnikov") return replay::SoftKernel::kEpanechnikov;
+  raise(invalid_argument("kernel '{}'; expected 'laplace', 'matern32' or 'epanechnikov'", name));
+}
 
 void bind_soft_btree(nb::module_& module) {
   bind<float>(module, "SoftBTreeF32", "SoftBTreeSnapshotF32");

@@ -3,7 +3,14 @@
 
 #include <nanobind/nanobind.h>
 
+#include <string>
+
+#include "replay/soft_btree.h"
+
 namespace tandem::python {
+
+// Raises ValueError for a name that is none.
+replay::SoftKernel soft_kernel_of(const std::string& name);
 
 // SoftBTreeF32, SoftBTreeF64 and their snapshots.
 void bind_soft_btree(nanobind::module_& module);

@@ -1,4 +1,5 @@
-"""Tandem in Python: fused attention, forward and backward, and the soft B-tree, for PyTorch tensors and NumPy arrays.
+"""Tandem in Python: fused attention, forward and backward, the soft B-tree and the memories made of it, for PyTorch
+tensors and NumPy arrays.
 
 Importing this imports neither: `attention` looks at what it is given.
 """
@@ -6,13 +7,20 @@ Importing this imports neither: `attention` looks at what it is given.
 from ._attention import attention
 from .plans import AttentionPlan, prompt_answers_plan
 
-__all__ = ["AttentionPlan", "SoftBTree", "attention", "prompt_answers_plan"]
+# Only these need NumPy.
+_MEMORIES = {
+    "SoftBTree": "soft_btree",
+    "PrioritizedReplay": "memories",
+    "EpisodicValue": "memories",
+    "Curriculum": "memories",
+}
+
+__all__ = ["AttentionPlan", "attention", "prompt_answers_plan", *_MEMORIES]
 
 
 def __getattr__(name):
-    # Only the tree needs NumPy.
-    if name == "SoftBTree":
-        from .soft_btree import SoftBTree
+    if name not in _MEMORIES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-        return SoftBTree
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MEMORIES[name]}", __name__), name)

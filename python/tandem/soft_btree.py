@@ -11,6 +11,8 @@ that entries were written from, and their gradients are exact.
     reads = tree.read(queries, keys=keys, values=values, ids=ids)     # tensors: reads.sum().backward() reaches them all
 """
 
+import os
+
 import numpy as np
 
 from . import _core
@@ -27,7 +29,8 @@ class SoftBTree:
 
     value_width   D, the width of a value
     tau           temperature, above 0
-    kernel        "laplace", e^-u, or "matern32", (1 + u) e^-u, which is smooth
+    kernel        "laplace", e^-u; "matern32", (1 + u) e^-u, which is smooth; or "epanechnikov", 1 - u^2 up to u = 1 and
+                  0 beyond (a query that reaches no entry is refused)
     dtype         "float32" or "float64": of keys, values and weights, and of the sums
     """
 
@@ -37,6 +40,19 @@ class SoftBTree:
         self.dtype = np.dtype(dtype)
         self.value_width = value_width
         self._core = _TREES[dtype](value_width, tau, kernel)
+
+    @classmethod
+    def load(cls, path, *, dtype="float32"):
+        """What save() wrote of a tree of this dtype: it reads with the same bits and gives out the same ids."""
+        made = cls.__new__(cls)
+        made.dtype = np.dtype(dtype)
+        made._core = _TREES[dtype].load(os.fspath(path))
+        made.value_width = made._core.value_width
+        return made
+
+    def save(self, path):
+        """The whole of it, in one file; the old file or the new one is left behind, whatever happens."""
+        self._core.save(os.fspath(path))
 
     def __len__(self):
         return len(self._core)

@@ -40,6 +40,19 @@ def test_reads_all_entries(kernel, dtype, bound):
     np.testing.assert_allclose(tree.log_prob(queries, ids[chosen]), np.log(p[np.arange(50), chosen]), atol=bound * 300)
 
 
+def test_a_kernel_that_ends():
+    rng = np.random.default_rng(5)
+    keys, values, queries = rng.uniform(size=3000), rng.normal(size=(3000, 2)), rng.uniform(size=20)
+    tree = SoftBTree(2, 0.1, kernel="epanechnikov", dtype="float64")
+    tree.insert(keys, values)
+    p = np.maximum(0, 1 - np.square((queries[:, None] - keys[None]) / 0.1))
+    reads, log_z = tree.read(queries, return_log_z=True)
+    np.testing.assert_allclose(reads, p @ values / p.sum(1, keepdims=True), atol=1e-12)
+    np.testing.assert_allclose(log_z, np.log(p.sum(1)), atol=1e-12)
+    with pytest.raises(ValueError, match="query 1; raise tau"):
+        tree.read([0.5, 1.2])
+
+
 def test_changes():
     tree, ids, keys, values, weights, rng = filled(300)
     version = tree.version

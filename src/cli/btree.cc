@@ -36,6 +36,8 @@ Status btree_demo(const BtreeDemoFlags& flags) {
   constexpr std::array kBandit = {
       std::pair{"no baseline", BaselineMode::kNone},
       std::pair{"mean reward", BaselineMode::kMean},
+      std::pair{"MLP critic", BaselineMode::kMlp},
+      std::pair{"MLP critic, replay", BaselineMode::kMlpReplay},
       std::pair{"memory, random projection", BaselineMode::kRandomProjection},
       std::pair{"memory, learned projection", BaselineMode::kLearnedProjection},
   };

@@ -3,42 +3,15 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <numbers>
 #include <numeric>
 
-#include "base/rng.h"
+#include "cli/demo_learning.h"
 #include "replay/soft_btree.h"
 
 namespace tandem::cli {
 namespace {
 
-using Vector = std::vector<double>;
 using Tree = replay::SoftBTree<double>;
-
-class Normals {
- public:
-  Normals(std::uint64_t seed, std::uint64_t stream) : key_{seed, stream} {}
-  double uniform() { return philox_uniform(key_, counter_++); }
-  double operator()() {  // Box and Muller
-    const double radius = std::sqrt(-2.0 * std::log(1.0 - uniform()));
-    return radius * std::cos(2.0 * std::numbers::pi * uniform());
-  }
-  Vector vector(std::size_t count, double scale = 1.0) {
-    Vector values(count);
-    for (double& value : values) value = scale * (*this)();
-    return values;
-  }
-  Vector unit_vector(std::size_t count) {
-    Vector values = vector(count);
-    const double length = std::sqrt(std::inner_product(values.begin(), values.end(), values.begin(), 0.0));
-    for (double& value : values) value /= length;
-    return values;
-  }
-
- private:
-  PhiloxKey key_;
-  std::uint64_t counter_ = 0;
-};
 
 // Rows of width d, one after another.
 double dot_row(const Vector& rows, std::size_t row, const double* direction, std::size_t d) {
@@ -71,26 +44,6 @@ Vector random_rotation(std::size_t d, Normals& normals) {
   }
   return rows;
 }
-
-// Kingma and Ba, arXiv:1412.6980.
-class Adam {
- public:
-  Adam(std::size_t count, double rate) : mean_(count), square_(count), rate_(rate) {}
-  void step(const Vector& gradient, Vector& parameters) {
-    ++steps_;
-    const double mean_scale = 1.0 - std::pow(0.9, steps_), square_scale = 1.0 - std::pow(0.99, steps_);
-    for (std::size_t i = 0; i < gradient.size(); ++i) {
-      mean_[i] = 0.9 * mean_[i] + 0.1 * gradient[i];
-      square_[i] = 0.99 * square_[i] + 0.01 * gradient[i] * gradient[i];
-      parameters[i] -= rate_ * (mean_[i] / mean_scale) / (std::sqrt(square_[i] / square_scale) + 1e-9);
-    }
-  }
-
- private:
-  Vector mean_, square_;
-  double rate_;
-  int steps_ = 0;
-};
 
 // A memory of scalars under these keys, and which entry is which.
 struct Memory {
@@ -176,10 +129,14 @@ Result<BanditRun> run_bandit(const BanditTask& task, BaselineMode mode, std::uin
   const auto d = static_cast<std::size_t>(task.width), m = static_cast<std::size_t>(task.batch);
   constexpr std::size_t kArms = 4, kEntriesMin = 50;
   constexpr double kTau = 0.1, kPolicyRate = 0.1;
+  constexpr int kMlpReplays = 8;
+  constexpr std::size_t kMlpBatch = 256;
   Normals normals(seed, 2);
   const Vector direction = normals.unit_vector(d), effects = normals.vector(kArms * d, 0.5);
   Vector projection = normals.vector(d, 1.0 / std::sqrt(static_cast<double>(d)));
   Adam adam(d, 0.03);
+  Normals critic_draws(seed, 3);
+  MlpCritic critic(d, critic_draws);
   Vector policy(kArms * d), states, rewards;  // of the memory, oldest first
   double mean_reward = 0;
   BanditRun run;
@@ -206,6 +163,19 @@ Result<BanditRun> run_bandit(const BanditTask& task, BaselineMode mode, std::uin
       regret += *std::max_element(effect.begin(), effect.end()) - expected;
     }
     if (mode == BaselineMode::kMean) std::fill(baseline.begin(), baseline.end(), mean_reward);
+    if (mode == BaselineMode::kMlp || mode == BaselineMode::kMlpReplay) {
+      baseline = critic.values(x);
+      critic.train(x, reward);
+      for (int again = 0; mode == BaselineMode::kMlpReplay && again < kMlpReplays && !rewards.empty(); ++again) {
+        Vector past(kMlpBatch * d), past_rewards(kMlpBatch);
+        for (std::size_t i = 0; i < kMlpBatch; ++i) {
+          const auto from = static_cast<std::size_t>(critic_draws.uniform() * static_cast<double>(rewards.size()));
+          std::copy_n(states.data() + from * d, d, past.data() + i * d);
+          past_rewards[i] = rewards[from];
+        }
+        critic.train(past, past_rewards);
+      }
+    }
     const bool remembers = mode == BaselineMode::kRandomProjection || mode == BaselineMode::kLearnedProjection;
     if (remembers && rewards.size() > kEntriesMin) {
       Memory memory = TD_TRY(Memory::create(project(states, projection.data(), d), rewards, kTau));

@@ -27,7 +27,9 @@ struct RecallTask {
 // Root mean square errors on 1000 new queries; the values' standard deviation is about 0.7.
 [[nodiscard]] Result<Curve> run_recall(const RecallTask& task, RecallMode mode, std::uint64_t seed);
 
-enum class BaselineMode : std::uint8_t { kNone, kMean, kRandomProjection, kLearnedProjection };
+// kMlp: a perceptron with one hidden layer, a step on each batch once it has been asked. kMlpReplay: and eight steps on
+// batches of 256 out of the last `entries` rewards, which are what the memory holds.
+enum class BaselineMode : std::uint8_t { kNone, kMean, kMlp, kMlpReplay, kRandomProjection, kLearnedProjection };
 struct BanditTask {
   int width = 8, entries = 4096, batch = 32, steps = 500;
   double amplitude = 10;  // of the part of the reward that depends on the state

@@ -11,7 +11,10 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <span>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/rng.h"
@@ -48,6 +51,15 @@ class Curriculum {
 
   // prompts[j] drawn by the uniform number of (key, first + j); with replacement.
   [[nodiscard]] Status sample(PhiloxKey key, std::uint64_t first, std::span<PromptId> prompts);
+
+  // The whole of it, exactly: what is loaded goes on as what was saved would have, the same draws by the same keys, and
+  // the same ids given out next. save() leaves the old file or the new one behind, whatever happens (base/file.h).
+  // Errors: kDataLoss (bytes that are damaged, or none of ours), kInvalidArgument (another format); those of
+  // base/file.h.
+  [[nodiscard]] Status save(const std::filesystem::path& path) const;
+  [[nodiscard]] static Result<Curriculum> load(const std::filesystem::path& path);
+  std::string to_bytes() const;
+  [[nodiscard]] static Result<Curriculum> from_bytes(std::string_view bytes);
 
  private:
   struct Seen {

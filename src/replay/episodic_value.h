@@ -12,7 +12,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <span>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/status.h"
@@ -56,6 +59,14 @@ class EpisodicValue {
   // All keys move. Cost: O(n (S + log n)).
   [[nodiscard]] Status set_projection(std::span<const float> projection);
   [[nodiscard]] Status set_tau(float tau) { return tree_.set_tau(tau); }
+
+  // The whole of it, exactly: what is loaded goes on as what was saved would have, the same values, and the same ids
+  // given out next. save() leaves the old file or the new one behind, whatever happens (base/file.h). Errors: kDataLoss
+  // (bytes that are damaged, or none of ours), kInvalidArgument (another format); those of base/file.h.
+  [[nodiscard]] Status save(const std::filesystem::path& path) const;
+  [[nodiscard]] static Result<EpisodicValue> load(const std::filesystem::path& path);
+  std::string to_bytes() const;
+  [[nodiscard]] static Result<EpisodicValue> from_bytes(std::string_view bytes);
 
  private:
   EpisodicValue(const EpisodicValueOptions& options, SoftBTree<float> tree, std::span<const float> projection)

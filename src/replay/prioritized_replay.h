@@ -13,7 +13,10 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <span>
+#include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -59,6 +62,14 @@ class PrioritizedReplay {
   // weights[j] = (n P(slots[j]))^-beta, divided by the greatest of them: n and the mass cancel, leaving
   // (least mass of the batch / mass of the slot)^beta, in (0, 1]. kInvalidArgument names a slot without mass.
   [[nodiscard]] Status importance_weights(std::span<const SlotId> slots, float beta, std::span<float> weights) const;
+
+  // The whole of it, exactly: what is loaded goes on as what was saved would have, the same draws by the same numbers.
+  // save() leaves the old file or the new one behind, whatever happens (base/file.h). Errors: kDataLoss (bytes that are
+  // damaged, or none of ours), kInvalidArgument (another format); those of base/file.h.
+  [[nodiscard]] Status save(const std::filesystem::path& path) const;
+  [[nodiscard]] static Result<PrioritizedReplay> load(const std::filesystem::path& path);
+  std::string to_bytes() const;
+  [[nodiscard]] static Result<PrioritizedReplay> from_bytes(std::string_view bytes);
 
   // Everything that must hold, made again from the masses; aborts otherwise. For tests: O(n).
   void check_invariants() const;

@@ -3,7 +3,9 @@
 //   r(q) = sum_i p_i(q) v_i      p_i(q) = w_i K(|q - k_i| / tau) / Z(q)      Z(q) = sum_i w_i K(|q - k_i| / tau)
 //
 // Entry i: key k_i, value v_i [D], write weight w_i >= 0 (w = 0: as if absent, yet with a gradient). The kernel K is
-// e^-u (kLaplace; a kink at q = k_i, where its derivative is taken as 0) or (1 + u) e^-u (kMatern32; smooth).
+// e^-u (kLaplace; a kink at q = k_i, where its derivative is taken as 0), (1 + u) e^-u (kMatern32; smooth), or 1 - u^2
+// up to u = 1 and 0 beyond (kEpanechnikov: entries further than tau do not count, and a query that reaches none is
+// refused; soft_btree_window.h).
 // A node keeps its entries' sums seen from its edges: with x_i = w_i [v_i ; 1],
 //   L = sum e^{-(hi-k_i)/tau} x_i, R = sum e^{-(k_i-lo)/tau} x_i,  and first moments L1 = sum u e^{-u} x_i, R1 alike.
 // Merging them multiplies by factors of at most 1, so nothing overflows at any key range; aggregates are made again
@@ -15,8 +17,8 @@
 // Invariants: check_invariants().   Threads: one writer; any number of readers, each on a snapshot of its own (taking
 // one is the writer's thread's business, or synchronised with it).   Memory: grows with n; a refused call changes
 // nothing. Errors: kInvalidArgument (a NaN or infinite key, query, value or weight; a negative weight; tau <= 0; widths
-// or counts that do not agree, an id twice in a batch), kNotFound (a tree without an entry of positive weight, an entry
-// that is gone), kResourceExhausted (out of ids).
+// or counts that do not agree, an id twice in a batch), kNotFound (a tree without an entry of positive weight, or
+// none in reach; an entry that is gone), kResourceExhausted (out of ids).
 #pragma once
 
 #include <cstdint>
@@ -32,7 +34,10 @@
 
 namespace tandem::replay {
 
-enum class SoftKernel : std::uint8_t { kLaplace, kMatern32 };
+class SavedReader;
+class SavedWriter;
+
+enum class SoftKernel : std::uint8_t { kLaplace, kMatern32, kEpanechnikov };
 
 // Names an entry while it is in the tree; used again after it is gone. Below ids_end().
 using EntryId = std::uint32_t;
@@ -70,15 +75,15 @@ class SoftBTreeSnapshot {
                                     std::span<Real> reads) const;
 
   // Adds the gradients of sum <d_reads, r(queries)> + <d_log_z, ln Z(queries)>; d_log_z may be empty.
-  // Cost: O(m log n), and O((n + m) D) if gradients of entries or of tau are wanted; O(m D) more for each entry of
-  // weight 0 if those of weights are. Deterministic.
+  // Cost: O(m log n), and O((n + m) D) (kEpanechnikov: O((n + m) D log m)) if gradients of entries or of tau are
+  // wanted; O(m D) more for each entry of weight 0 if those of weights are. Deterministic.
   [[nodiscard]] Status backward(std::span<const Real> queries, std::span<const Real> d_reads,
                                 std::span<const Real> d_log_z, const SoftBTreeGradients<Real>& gradients) const;
 
   // ids[j] drawn with probability p_i(queries[j]) by the uniform numbers uniforms[j] in [0, 1).
   [[nodiscard]] Status sample(std::span<const Real> queries, std::span<const double> uniforms,
                               std::span<EntryId> ids) const;
-  // log_probs[j] = ln p_i(queries[j]) of i = ids[j]. kNotFound names an id that is not there.
+  // log_probs[j] = ln p_i(queries[j]) of i = ids[j]; -infinity out of reach. kNotFound names an id that is not there.
   [[nodiscard]] Status log_prob(std::span<const Real> queries, std::span<const EntryId> ids,
                                 std::span<Real> log_probs) const;
 
@@ -126,8 +131,10 @@ class SoftBTree {
   // A new temperature changes every sum: O(n D).
   [[nodiscard]] Status set_tau(Real tau);
 
-  // v_i -= rate * d/dv_i <d_read, r(query)> for ALL entries. Cost: O(D) for each entry near enough to have p_i > 0 in
-  // double (within some 745 tau), and O(D log n).
+  // v_i -= rate * d/dv_i <d_read, r(query)> for ALL entries. Cost: O(D log n); the first call O(n D), and inner nodes
+  // take up more from then on. A step waits in inner nodes, which see to it that all who read see it; it comes to an
+  // entry's own value when someone else changes, moves or asks for entries nearby. (That is possible because a step is
+  // a multiple of the kernel's profile; steps of Adam, or on keys, are not.) kEpanechnikov: O(D) each entry in reach.
   [[nodiscard]] Status sgd_values(Real query, std::span<const Real> d_read, Real rate);
 
   SoftBTreeSnapshot<Real> snapshot();
@@ -140,6 +147,9 @@ class SoftBTree {
   [[nodiscard]] static Result<SoftBTree> load(const std::filesystem::path& path);
   std::string to_bytes() const;
   [[nodiscard]] static Result<SoftBTree> from_bytes(std::string_view bytes);
+  // Within the file of a memory that holds a tree.
+  void put(SavedWriter& writer) const;
+  [[nodiscard]] static Result<SoftBTree> take(SavedReader& reader);
 
   // Everything that must hold, recomputed from the entries; aborts otherwise. For tests: O(n D log n).
   void check_invariants() const;

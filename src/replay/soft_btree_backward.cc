@@ -63,7 +63,7 @@ class Backward {
     }
     if (!out_.keys.empty() || !out_.values.empty() || !out_.weights.empty() || out_.tau != nullptr) {
       const std::vector<double> nothing(tag_);
-      visit(root, 0, queries_.size(), nothing.data(), nothing.data());
+      visit(root, {0, 0, nullptr}, 0, queries_.size(), nothing.data(), nothing.data());
     }
     if (out_.tau != nullptr) *out_.tau += static_cast<Real>(d_tau_);
   }
@@ -177,8 +177,9 @@ class Backward {
     }
   }
 
-  // Hands the sums down. Queries [begin, end) lie within the node (all of them, for the root).
-  void visit(const Node* node, std::size_t begin, std::size_t end, const double* after, const double* before) {
+  // Hands the sums down. Queries [begin, end) lie within the node (all of them, for the root); `above` waits for it.
+  void visit(const Node* node, const tree::Waiting<Real>& above, std::size_t begin, std::size_t end,
+             const double* after, const double* before) {
     double his[tree::kLeafMost], los[tree::kLeafMost];
     int slots[tree::kLeafMost], count = 0;
     for (int i = 0; i < node->size; ++i) {
@@ -201,6 +202,18 @@ class Backward {
         }
       }
     }
+    std::vector<Real> waiting;
+    const Real* values = nullptr;
+    if (node->leaf()) {
+      values = N::leaf(node)->values();
+      if (above.tags != nullptr) {
+        waiting.assign(values, values + node->size * nodes_.value_stride);
+        nodes_.step_values(N::leaf(node), above, waiting.data());
+        values = waiting.data();
+      }
+    } else {
+      waiting.resize(nodes_.profiles * nodes_.row);
+    }
     std::vector<double> after_tags(count * tag_), before_tags(count * tag_);
     spread_after(his, count, begin, end, after, after_tags.data());
     spread_before(los, count, begin, end, before, before_tags.data());
@@ -211,20 +224,22 @@ class Backward {
       const std::size_t b = from - queries_.begin(), e = to - queries_.begin();
       const double *a_tag = after_tags.data() + i * tag_, *b_tag = before_tags.data() + i * tag_;
       if (node->leaf()) {
-        entry(N::leaf(node), slots[i], b, e, a_tag, b_tag);
+        entry(N::leaf(node), slots[i], values + slots[i] * nodes_.value_stride, b, e, a_tag, b_tag);
       } else {
-        visit(N::inner(node)->children[slots[i]], b, e, a_tag, b_tag);
+        const auto* n = N::inner(node);
+        const int j = slots[i];
+        const bool waits = nodes_.carry(n, j, above, waiting.data());
+        visit(n->children[j], {n->hi[j], n->lo[j], waits ? waiting.data() : nullptr}, b, e, a_tag, b_tag);
       }
     }
   }
 
   // The gradients to a live entry; queries [begin, end) are at its very key.
-  void entry(const Leaf<Real>* n, int at, std::size_t begin, std::size_t end, const double* after,
+  void entry(const Leaf<Real>* n, int at, const Real* v, std::size_t begin, std::size_t end, const double* after,
              const double* before) {
     const int width = nodes_.width;
     const EntryId id = n->ids[at];
     const double w = n->weights[at];
-    const Real* v = nodes_.value(n, at);
     double d_weight = 0, d_key = 0, d_tau = 0;
     for (int k = 0; k <= width; ++k) {
       const double x = k < width ? double(v[k]) : 1.0;
@@ -307,6 +322,7 @@ Status SoftBTreeSnapshot<Real>::backward(std::span<const Real> queries, std::spa
   TD_TRY(check_optional("gradients.weights", gradients.weights, n));
   TD_TRY(impl_->check_queries("backward", queries));
   if (m == 0) return ok_status();
+  if (impl_->nodes.window) return impl_->backward_window(queries, d_reads, d_log_z, gradients);
   Backward<Real>(impl_->nodes, gradients).run(impl_->root.node, queries, d_reads, d_log_z);
   return ok_status();
 }

@@ -1,7 +1,9 @@
 // What must hold of a tree, recomputed from its entries.
 #include <algorithm>
 #include <cmath>
+#include <deque>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -19,45 +21,60 @@ class Checker {
   Checker(const Nodes<Real>& nodes, const tree::KeyTable<Real>& keys) : nodes_(nodes), keys_(keys) {}
 
   // Entries below `node`, appended in order.
-  void visit(const Node* node, bool root) {
+  void visit(const Node* node, bool root, const tree::Waiting<Real>& above = {0, 0, nullptr}) {
     TD_CHECK(node->size <= node->most(), node->size);
     if (!root) TD_CHECK(node->size >= node->least(), node->size, node->level);
     if (root && !node->leaf()) TD_CHECK(node->size >= 2, node->size);
     TD_CHECK(node->owners.load() >= 1);
     if (node->leaf()) {
       const auto* n = Nodes<Real>::leaf(node);
+      const Real* values = n->values();
+      if (above.tags != nullptr) {
+        std::vector<Real>& stepped = stepped_.emplace_back(values, values + n->size * nodes_.value_stride);
+        nodes_.step_values(n, above, stepped.data());
+        values = stepped.data();
+      }
       for (int i = 0; i < n->size; ++i) {
         TD_CHECK(keys_.has(n->ids[i]) && keys_[n->ids[i]] == n->keys[i], n->ids[i], n->keys[i]);
         TD_CHECK(std::isfinite(n->weights[i]) && n->weights[i] >= 0, n->weights[i]);
         if (!entries_.empty()) {
           TD_CHECK(tree::before(entries_.back().key, entries_.back().id, n->keys[i], n->ids[i]), n->keys[i]);
         }
-        entries_.push_back({n->keys[i], n->ids[i], n->weights[i], nodes_.value(n, i)});
-        for (int k = nodes_.width; k < nodes_.value_stride; ++k) TD_CHECK(nodes_.value(n, i)[k] == 0, k);
+        entries_.push_back({n->keys[i], n->ids[i], n->weights[i], values + i * nodes_.value_stride});
+        for (int k = nodes_.width; k < nodes_.value_stride; ++k) TD_CHECK(entries_.back().value[k] == 0, k);
       }
       return;
     }
     const auto* n = Nodes<Real>::inner(node);
     const std::size_t begin = entries_.size();
     std::vector<std::size_t> bounds = {begin};
+    std::vector<Real> waiting(static_cast<std::size_t>(nodes_.profiles * nodes_.row));
+    TD_CHECK((n->steps != nullptr) == nodes_.stepping);
     for (int j = 0; j < n->size; ++j) {
       TD_CHECK(n->children[j]->level + 1 == n->level, j);
-      visit(n->children[j], false);
+      const bool waits = nodes_.carry(n, j, above, waiting.data());
+      visit(n->children[j], false, {n->hi[j], n->lo[j], waits ? waiting.data() : nullptr});
       TD_CHECK(entries_[bounds.back()].key == n->first_keys[j] && entries_[bounds.back()].id == n->first_ids[j], j);
       bounds.push_back(entries_.size());
     }
     for (int j = 0; j < n->size; ++j) {
-      check_sums(n, bounds[j], bounds[j + 1], nodes_.left(n, j), true);
-      check_sums(n, bounds[j], bounds[j + 1], nodes_.right(n, j), false);
-      check_sums(n, begin, bounds[j + 1], nodes_.left_to(n, j), true, n->hi[j]);
-      check_sums(n, bounds[j], entries_.size(), nodes_.right_from(n, j), false, n->lo[j]);
+      if (nodes_.window) {
+        check_moments(n, j, bounds[j], bounds[j + 1]);
+        continue;
+      }
+      check_sums(above, n, {j, j + 1}, bounds[j], bounds[j + 1], nodes_.left(n, j), true);
+      check_sums(above, n, {j, j + 1}, bounds[j], bounds[j + 1], nodes_.right(n, j), false);
+      check_sums(above, n, {0, j + 1}, begin, bounds[j + 1], nodes_.left_to(n, j), true, n->hi[j]);
+      check_sums(above, n, {j, n->size}, bounds[j], entries_.size(), nodes_.right_from(n, j), false, n->lo[j]);
     }
   }
   std::size_t count() const { return entries_.size(); }
 
  private:
-  // A row (and its moments) against the entries [begin, end), seen from their last or first live key.
-  void check_sums(const tree::Inner<Real>*, std::size_t begin, std::size_t end, const Real* row, bool from_last,
+  // A row (and its moments), with what waits for the node, against the entries [begin, end), seen from their last or
+  // first live key.
+  void check_sums(const tree::Waiting<Real>& above, const tree::Inner<Real>* n, std::pair<int, int> children,
+                  std::size_t begin, std::size_t end, const Real* kept, bool from_last,
                   std::optional<Real> anchor_kept = {}) {
     double anchor = from_last ? -INFINITY : INFINITY;
     for (std::size_t i = begin; i < end; ++i) {
@@ -81,6 +98,18 @@ class Checker {
         }
       }
     }
+    std::vector<Real> row(kept, kept + parts * row_width);
+    if (above.tags != nullptr && sum[nodes_.width] > 0) {
+      Real changes[2 * tree::kProfilesMost] = {};
+      nodes_.add_waiting(n, children.first, children.second, !from_last, static_cast<Real>(anchor), above, changes);
+      for (int part = 0; part < parts; ++part) {
+        for (int r = 0; r < nodes_.profiles; ++r) {
+          for (int k = 0; k < nodes_.width; ++k) {
+            row[part * row_width + k] += changes[part * nodes_.profiles + r] * above.tags[r * row_width + k];
+          }
+        }
+      }
+    }
     const double tolerance = 400 * std::numeric_limits<Real>::epsilon();
     for (int k = 0; k < parts * row_width; ++k) {
       TD_CHECK(std::abs(row[k] - sum[k]) <= tolerance * scale[k] + 100 * std::numeric_limits<Real>::min(), k, row[k],
@@ -88,9 +117,39 @@ class Checker {
     }
   }
 
+  // Moments of child j against the entries [begin, end).
+  void check_moments(const tree::Inner<Real>* n, int j, std::size_t begin, std::size_t end) {
+    Real lo = INFINITY, hi = -INFINITY;
+    for (std::size_t i = begin; i < end; ++i) {
+      if (entries_[i].weight == 0) continue;
+      lo = std::min(lo, entries_[i].key);
+      hi = std::max(hi, entries_[i].key);
+    }
+    TD_CHECK(nodes_.live(n, j) == (lo <= hi), j);
+    if (lo <= hi) TD_CHECK(n->lo[j] == lo && n->hi[j] == hi, n->lo[j], n->hi[j], lo, hi);
+    const double width = (double(hi) - double(lo)) / double(nodes_.tau);
+    for (int part = 0; part < 5; ++part) {
+      if (part > 0 && !(width <= 2)) continue;
+      for (int k = 0; k <= nodes_.width; ++k) {
+        double sum = 0, scale = 0;
+        for (std::size_t i = begin; i < end; ++i) {
+          if (entries_[i].weight == 0) continue;
+          const double from_lo = (double(entries_[i].key) - double(lo)) / double(nodes_.tau);
+          const double m = part < 3 ? from_lo : (double(hi) - double(entries_[i].key)) / double(nodes_.tau);
+          const double x = double(entries_[i].weight) * (k < nodes_.width ? double(entries_[i].value[k]) : 1.0);
+          sum += x * (part == 0 ? 1 : part % 2 == 1 ? m : m * m);
+          scale += std::abs(x) * (part == 0 ? 1 : 4);
+        }
+        const double have = nodes_.left(n, j)[part * nodes_.row + k];
+        TD_CHECK(std::abs(have - sum) <= 100 * std::numeric_limits<Real>::epsilon() * scale, part, k, have, sum);
+      }
+    }
+  }
+
   const Nodes<Real>& nodes_;
   const tree::KeyTable<Real>& keys_;
   std::vector<tree::Item<Real>> entries_;
+  std::deque<std::vector<Real>> stepped_;  // values of leaves that something waits for
 };
 
 }  // namespace

@@ -4,18 +4,14 @@
 //   "TDSBTREE"   u32 format, bytes of Real, value width, kernel   f64 tau   u64 version, entries, ids_end
 //   nodes        depth first: u8 level, u16 size; a leaf's keys, ids, weights, values [size,D]; or the children
 //   u32          ids that are free, the next one last             u32 ids from the oldest to the newest
-//   u64          XXH3 of all before
-// Little-endian; sums are not stored but made again, in the one order there is.
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
-#include <bit>
+//   u64          XXH3 of all before                               (saved.h)
+// Sums are not stored but made again, in the one order there is.
 #include <cmath>
-#include <cstring>
 #include <string>
 #include <vector>
 
 #include "base/file.h"
+#include "replay/saved.h"
 #include "replay/soft_btree_writer.h"
 
 namespace tandem::replay {
@@ -24,54 +20,12 @@ namespace {
 using tree::Node;
 using tree::Nodes;
 
-static_assert(std::endian::native == std::endian::little);
 constexpr std::string_view kMagic = "TDSBTREE";
-constexpr std::uint32_t kFormat = 1;
-constexpr int kLevelMost = 24;  // far above what 2^32 ids can fill
-
-Status damaged(const char* what) {
-  return make_status(StatusCode::kDataLoss, "soft B-tree: {}; the file is damaged, or none of ours", what);
-}
-
-class Writer {
- public:
-  template <class T>
-  void put(const T& value) {
-    put(&value, 1);
-  }
-  template <class T>
-  void put(const T* values, std::size_t count) {
-    if (count > 0) bytes_.append(reinterpret_cast<const char*>(values), count * sizeof(T));
-  }
-  std::string finish() {
-    put(XXH3_64bits(bytes_.data(), bytes_.size()));
-    return std::move(bytes_);
-  }
-
- private:
-  std::string bytes_;
-};
-
-class Reader {
- public:
-  explicit Reader(std::string_view bytes) : bytes_(bytes) {}
-  template <class T>
-  [[nodiscard]] bool take(T* values, std::size_t count = 1) {
-    if (count > bytes_.size() / sizeof(T)) return false;
-    if (count == 0) return true;  // `values` may be null
-    std::memcpy(values, bytes_.data(), count * sizeof(T));
-    bytes_.remove_prefix(count * sizeof(T));
-    return true;
-  }
-  bool at_end() const { return bytes_.empty(); }
-  std::size_t left() const { return bytes_.size(); }
-
- private:
-  std::string_view bytes_;
-};
+constexpr std::uint32_t kFormat = 2;  // 1: leaves of up to 64 entries
+constexpr int kLevelMost = 24;        // far above what 2^32 ids can fill
 
 template <class Real>
-void put_node(const Nodes<Real>& nodes, const Node* node, Writer& writer) {
+void put_node(const Nodes<Real>& nodes, const Node* node, SavedWriter& writer) {
   writer.put(node->level);
   writer.put(node->size);
   if (!node->leaf()) {
@@ -90,19 +44,20 @@ void put_node(const Nodes<Real>& nodes, const Node* node, Writer& writer) {
 template <class Real>
 class NodeReader {
  public:
-  NodeReader(const Nodes<Real>& nodes, tree::KeyTable<Real>& keys, EntryId ids_end, Reader& reader)
+  NodeReader(const Nodes<Real>& nodes, tree::KeyTable<Real>& keys, EntryId ids_end, SavedReader& reader)
       : nodes_(nodes), keys_(keys), ids_end_(ids_end), reader_(reader) {}
 
   // `level` < 0: the root, of any. On an error `node` is a tree all the same, which its owner drops.
   Status take(int level, Node*& node) {
     std::uint8_t own_level;
     std::uint16_t size;
-    if (!reader_.take(&own_level) || !reader_.take(&size)) return damaged("it ends in a node");
+    if (!reader_.take(&own_level) || !reader_.take(&size)) return reader_.damaged("it ends in a node");
     const bool is_root = level < 0;
-    if (own_level > kLevelMost || (!is_root && own_level != level)) return damaged("a node is at the wrong level");
+    if (own_level > kLevelMost || (!is_root && own_level != level))
+      return reader_.damaged("a node is at the wrong level");
     Node* const made = node = nodes_.make(own_level);
     const int least = is_root ? (made->leaf() ? 0 : 2) : made->least();
-    if (size < least || size > made->most()) return damaged("a node is too full or too empty");
+    if (size < least || size > made->most()) return reader_.damaged("a node is too full or too empty");
     if (made->leaf()) return take_entries(Nodes<Real>::leaf(made), size);
     auto* const inner = Nodes<Real>::inner(made);
     for (int j = 0; j < size; ++j) {
@@ -124,19 +79,19 @@ class NodeReader {
   Status take_entries(tree::Leaf<Real>* leaf, int size) {
     const auto count = static_cast<std::size_t>(size);
     if (!reader_.take(leaf->keys, count) || !reader_.take(leaf->ids, count) || !reader_.take(leaf->weights, count)) {
-      return damaged("it ends in a leaf");
+      return reader_.damaged("it ends in a leaf");
     }
     for (int i = 0; i < size; ++i) {
       const Real key = leaf->keys[i], weight = leaf->weights[i];
       const EntryId id = leaf->ids[i];
       Real* const value = nodes_.value(leaf, i);
-      if (!reader_.take(value, static_cast<std::size_t>(nodes_.width))) return damaged("it ends in a value");
+      if (!reader_.take(value, static_cast<std::size_t>(nodes_.width))) return reader_.damaged("it ends in a value");
       for (int k = 0; k < nodes_.width; ++k) {
-        if (!std::isfinite(value[k])) return damaged("a value is not finite");
+        if (!std::isfinite(value[k])) return reader_.damaged("a value is not finite");
       }
-      if (!std::isfinite(key) || !std::isfinite(weight) || weight < 0) return damaged("an entry is not finite");
-      if (count_ > 0 && !tree::before(last_key_, last_id_, key, id)) return damaged("entries are out of order");
-      if (id >= ids_end_ || keys_.has(id)) return damaged("an id is there twice, or too large");
+      if (!std::isfinite(key) || !std::isfinite(weight) || weight < 0) return reader_.damaged("an entry is not finite");
+      if (count_ > 0 && !tree::before(last_key_, last_id_, key, id)) return reader_.damaged("entries are out of order");
+      if (id >= ids_end_ || keys_.has(id)) return reader_.damaged("an id is there twice, or too large");
       keys_.set(id, key);
       last_key_ = key;
       last_id_ = id;
@@ -149,7 +104,7 @@ class NodeReader {
   const Nodes<Real>& nodes_;
   tree::KeyTable<Real>& keys_;
   const EntryId ids_end_;
-  Reader& reader_;
+  SavedReader& reader_;
   std::int64_t count_ = 0;
   Real last_key_ = 0;
   EntryId last_id_ = 0;
@@ -158,11 +113,10 @@ class NodeReader {
 }  // namespace
 
 template <class Real>
-std::string SoftBTree<Real>::to_bytes() const {
-  Writer writer;
-  writer.put(kMagic.data(), kMagic.size());
+void SoftBTree<Real>::put(SavedWriter& writer) const {
+  impl_->settle();
   for (const std::uint32_t word :
-       {kFormat, static_cast<std::uint32_t>(sizeof(Real)), static_cast<std::uint32_t>(options().value_width),
+       {static_cast<std::uint32_t>(sizeof(Real)), static_cast<std::uint32_t>(options().value_width),
         static_cast<std::uint32_t>(options().kernel)}) {
     writer.put(word);
   }
@@ -175,38 +129,29 @@ std::string SoftBTree<Real>::to_bytes() const {
   writer.put(impl_->free_ids.data(), impl_->free_ids.size());
   const std::vector<EntryId> order = impl_->order.ids();
   writer.put(order.data(), order.size());
-  return writer.finish();
 }
 
 template <class Real>
-Result<SoftBTree<Real>> SoftBTree<Real>::from_bytes(std::string_view bytes) {
-  std::uint64_t hash;
-  if (bytes.size() < kMagic.size() + sizeof hash || !bytes.starts_with(kMagic))
-    return damaged("it does not begin as one");
-  std::memcpy(&hash, bytes.data() + bytes.size() - sizeof hash, sizeof hash);
-  bytes.remove_suffix(sizeof hash);
-  if (XXH3_64bits(bytes.data(), bytes.size()) != hash) return damaged("its checksum is another");
-  Reader reader(bytes.substr(kMagic.size()));
-  std::uint32_t format, real_bytes, width, kernel;
+Result<SoftBTree<Real>> SoftBTree<Real>::take(SavedReader& reader) {
+  std::uint32_t real_bytes, width, kernel;
   double tau;
   std::uint64_t version, size, ids_end;
-  if (!reader.take(&format) || !reader.take(&real_bytes) || !reader.take(&width) || !reader.take(&kernel) ||
-      !reader.take(&tau) || !reader.take(&version) || !reader.take(&size) || !reader.take(&ids_end)) {
-    return damaged("it ends in its header");
+  if (!reader.take(&real_bytes) || !reader.take(&width) || !reader.take(&kernel) || !reader.take(&tau) ||
+      !reader.take(&version) || !reader.take(&size) || !reader.take(&ids_end)) {
+    return reader.damaged("it ends in its header");
   }
-  if (format != kFormat) return invalid_argument("soft B-tree: format {}; this program reads {}", format, kFormat);
   if (real_bytes != sizeof(Real)) {
     return invalid_argument("soft B-tree: saved with {} bytes a number, opened with {}", real_bytes, sizeof(Real));
   }
   // Each entry, and each free id, takes bytes: what is claimed cannot make this take more than some 64 times the file,
   // a leaf of values that are not there.
-  if (width < 1 || width > reader.left() + 1 || kernel > static_cast<std::uint32_t>(SoftKernel::kMatern32) ||
+  if (width < 1 || width > reader.left() + 1 || kernel > static_cast<std::uint32_t>(SoftKernel::kEpanechnikov) ||
       ids_end > reader.left() / sizeof(EntryId) || size > ids_end) {
-    return damaged("its header makes no sense");
+    return reader.damaged("its header makes no sense");
   }
   auto created = create({static_cast<int>(width), static_cast<Real>(tau), static_cast<SoftKernel>(kernel)});
   if (!created.ok() || static_cast<double>(static_cast<Real>(tau)) != tau)
-    return damaged("its temperature makes no sense");
+    return reader.damaged("its temperature makes no sense");
   SoftBTree tree = std::move(created).value();
   Impl& impl = *tree.impl_;
   for (std::uint64_t id = 0; id < ids_end; ++id) impl.keys.remove(static_cast<EntryId>(id));  // until it turns up
@@ -218,15 +163,14 @@ Result<SoftBTree<Real>> SoftBTree<Real>::from_bytes(std::string_view bytes) {
     impl.root.node = root;
   }
   TD_TRY(status);
-  if (nodes.count() != static_cast<std::int64_t>(size)) return damaged("entries are missing");
+  if (nodes.count() != static_cast<std::int64_t>(size)) return reader.damaged("entries are missing");
   impl.size = static_cast<std::int64_t>(size);
   impl.version = version;
 
   std::vector<EntryId> order(size);
   impl.free_ids.resize(ids_end - size);
-  if (!reader.take(impl.free_ids.data(), impl.free_ids.size()) || !reader.take(order.data(), order.size()) ||
-      !reader.at_end()) {
-    return damaged("its lists of ids are too short or too long");
+  if (!reader.take(impl.free_ids.data(), impl.free_ids.size()) || !reader.take(order.data(), order.size())) {
+    return reader.damaged("its lists of ids are too short");
   }
   std::vector<bool> seen(ids_end);
   const auto is_new = [&](EntryId id, bool there) {
@@ -235,12 +179,27 @@ Result<SoftBTree<Real>> SoftBTree<Real>::from_bytes(std::string_view bytes) {
     return true;
   };
   for (const EntryId id : order) {
-    if (!is_new(id, true)) return damaged("its order names an entry that is not there, or twice");
+    if (!is_new(id, true)) return reader.damaged("its order names an entry that is not there, or twice");
     impl.order.append(id);
   }
   for (const EntryId id : impl.free_ids) {
-    if (!is_new(id, false)) return damaged("its free ids name an entry, or one twice");
+    if (!is_new(id, false)) return reader.damaged("its free ids name an entry, or one twice");
   }
+  return tree;
+}
+
+template <class Real>
+std::string SoftBTree<Real>::to_bytes() const {
+  SavedWriter writer(kMagic, kFormat);
+  put(writer);
+  return std::move(writer).finish();
+}
+
+template <class Real>
+Result<SoftBTree<Real>> SoftBTree<Real>::from_bytes(std::string_view bytes) {
+  SavedReader reader = TD_TRY(SavedReader::open("soft B-tree", kMagic, kFormat, bytes));
+  auto tree = TD_TRY(take(reader));
+  if (!reader.at_end()) return reader.damaged("there is more behind its end");
   return tree;
 }
 
@@ -251,13 +210,12 @@ Status SoftBTree<Real>::save(const std::filesystem::path& path) const {
 
 template <class Real>
 Result<SoftBTree<Real>> SoftBTree<Real>::load(const std::filesystem::path& path) {
-  const MappedFile file = TD_TRY(MappedFile::open(path));
-  auto tree = from_bytes({reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()});
-  if (!tree.ok()) return std::move(tree).status().with_context(path.string());
-  return tree;
+  return load_saved<SoftBTree>(path);
 }
 
 #define TD_INSTANTIATE(Real)                                                      \
+  template void SoftBTree<Real>::put(SavedWriter&) const;                         \
+  template Result<SoftBTree<Real>> SoftBTree<Real>::take(SavedReader&);           \
   template std::string SoftBTree<Real>::to_bytes() const;                         \
   template Result<SoftBTree<Real>> SoftBTree<Real>::from_bytes(std::string_view); \
   template Status SoftBTree<Real>::save(const std::filesystem::path&) const;      \

@@ -39,8 +39,9 @@ int divide(const Nodes<Real>& nodes, const Inner<Real>* n, const Item<Real>* beg
     }
     shares[count++] = {j, begin, stop};
     begin = stop;
-    if (n->level <= 2) nodes.prefetch(n->children[j], n->level - 1);
+    if (n->level <= 2) nodes.prefetch_head(n->children[j], n->level - 1);
   }
+  if (n->level <= 1) nodes.prefetch_sums(n, shares[0].child, shares[count - 1].child);
   return count;
 }
 
@@ -125,6 +126,7 @@ class Insertion {
     for (int s = 0; s < count; ++s) {
       const int j = shares[s].child;
       nodes_.unshare(n->children[j]);
+      nodes_.push(n, j);
       below(n->children[j], shares[s].begin, shares[s].end, beside);
       ends[s] = beside.size();
     }
@@ -193,6 +195,7 @@ class Removal {
     for (int s = 0; s < count; ++s) {
       const int j = shares[s].child;
       nodes_.unshare(n->children[j]);
+      nodes_.push(n, j);
       below(n->children[j], shares[s].begin, shares[s].end);
       thin |= n->children[j]->size < n->children[j]->least();
       if (n->children[j]->size > 0) nodes_.summarise(n, j);
@@ -254,6 +257,8 @@ class Removal {
   void even_out(Inner<Real>* n, int j) {
     nodes_.unshare(n->children[j]);
     nodes_.unshare(n->children[j + 1]);
+    nodes_.push(n, j);
+    nodes_.push(n, j + 1);
     Node *a = n->children[j], *b = n->children[j + 1];
     const int total = a->size + b->size;
     const bool one = total <= a->most();
@@ -308,6 +313,10 @@ void erase_sorted(const Nodes<Real>& nodes, Node*& root, const Item<Real>* items
   removal.below(root, items, items + count);
   while (!root->leaf() && root->size <= 1) {
     Node* old = root;
+    if (old->size == 1) {
+      nodes.unshare(Nodes<Real>::inner(old)->children[0]);
+      nodes.push(Nodes<Real>::inner(old), 0);
+    }
     root = old->size == 1 ? Nodes<Real>::inner(old)->children[0] : nodes.make(0);
     Nodes<Real>::free_shell(old);
   }
@@ -325,6 +334,8 @@ void update_entry(const Nodes<Real>& nodes, Node*& root, const Item<Real>& item)
   }
   auto* n = Nodes<Real>::inner(root);
   const int j = Nodes<Real>::child_of(n, item.key, item.id);
+  nodes.unshare(n->children[j]);
+  nodes.push(n, j);
   update_entry(nodes, n->children[j], item);
   nodes.summarise(n, j);
   nodes.refresh(n, j, j);

@@ -5,35 +5,35 @@
 #include <type_traits>
 
 namespace tandem::replay::tree {
-namespace {
-
-constexpr std::align_val_t kAlignment{64};
-
-}  // namespace
 
 template <class Real>
 std::size_t Nodes<Real>::bytes(int level) const {
-  return level == 0 ? sizeof(LeafT) + sizeof(Real) * kLeafMost * value_stride
-                    : sizeof(InnerT) + sizeof(Real) * 4 * kInnerMost * stride;
+  const std::size_t numbers = level == 0 ? kLeafMost * value_stride : (window ? 1 : 4) * kInnerMost * stride;
+  const std::size_t all = (level == 0 ? sizeof(LeafT) : sizeof(InnerT)) + sizeof(Real) * numbers;
+  return (all + 63) / 64 * 64;
 }
 
 template <class Real>
 Node* Nodes<Real>::make(int level) const {
-  void* memory = ::operator new(bytes(level), kAlignment);
+  void* memory = pool_->take(level == 0);
   Node* node;
   if (level == 0) {
     node = new (memory) LeafT;
     std::fill_n(leaf(node)->values(), kLeafMost * value_stride, Real(0));
   } else {
-    node = new (memory) InnerT;
+    auto* made = new (memory) InnerT;
+    if (stepping) start_steps(made);
+    node = made;
   }
+  node->pool = pool_.get();
   node->level = static_cast<std::uint8_t>(level);
   return node;
 }
 
 template <class Real>
 void Nodes<Real>::free_shell(Node* node) {
-  ::operator delete(node, kAlignment);
+  if (!node->leaf() && inner(node)->steps != nullptr) ::operator delete(inner(node)->steps, kNodeAlignment);
+  node->pool->give_back(node, node->leaf());
 }
 
 template <class Real>
@@ -59,7 +59,8 @@ void Nodes<Real>::unshare(Node*& node) const {
   copy->size = node->size;
   move_slots(copy, 0, node, 0, node->size);
   if (!node->leaf()) {
-    std::copy_n(left_to(inner(node), 0), 2 * kInnerMost * stride, left_to(inner(copy), 0));
+    inner(copy)->some_dead = inner(node)->some_dead;
+    if (!window) std::copy_n(left_to(inner(node), 0), 2 * kInnerMost * stride, left_to(inner(copy), 0));
     for (int j = 0; j < node->size; ++j) share(inner(node)->children[j]);
   }
   drop(node);
@@ -88,7 +89,8 @@ void Nodes<Real>::move_slots(Node* to, int to_at, const Node* from, int from_at,
     move(t->hi, f->hi);
     move(t->lo, f->lo);
     move(left(t, 0), left(f, 0), stride);
-    move(right(t, 0), right(f, 0), stride);
+    if (!window) move(right(t, 0), right(f, 0), stride);
+    if (f->pending != 0 || t->steps != nullptr) move_steps(t, to_at, f, from_at, count);
   }
 }
 
@@ -122,6 +124,14 @@ void Nodes<Real>::summarise(InnerT* parent, int j) const {
   const Node* child = parent->children[j];
   Real* l = left(parent, j);
   Real* r = right(parent, j);
+  if (parent->steps != nullptr) summarise_steps(parent, j);
+  if (window) {
+    const bool of_leaf = child->leaf();
+    parent->first_keys[j] = of_leaf ? leaf(child)->keys[0] : inner(child)->first_keys[0];
+    parent->first_ids[j] = of_leaf ? leaf(child)->ids[0] : inner(child)->first_ids[0];
+    summarise_window(parent, j);
+    return;
+  }
   if (!child->leaf()) {
     const InnerT* c = inner(child);
     const int last = c->size - 1;
@@ -182,9 +192,11 @@ template <class Real>
 void Nodes<Real>::refresh(InnerT* n, int first, int last) const {
   constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
   const int size = n->size;
-  bool all_live = true;
-  for (int j = 0; j < size; ++j) all_live &= live(n, j);
-  if (!all_live) {
+  // Others than the changed ones are as they were.
+  const int begin = n->some_dead ? 0 : first, end = n->some_dead ? size : last + 1;
+  n->some_dead = false;
+  for (int j = begin; j < end; ++j) n->some_dead |= !live(n, j);
+  if (n->some_dead) {
     for (int j = 0; j < size; ++j) {
       if (!live(n, j)) n->hi[j] = j > 0 ? n->hi[j - 1] : -kInfinity;
     }
@@ -192,6 +204,7 @@ void Nodes<Real>::refresh(InnerT* n, int first, int last) const {
       if (!live(n, j)) n->lo[j] = j + 1 < size ? n->lo[j + 1] : kInfinity;
     }
   }
+  if (window) return;
   rows::scan(rows::Scan<Real>{n->hi, left(n, 0), left_to(n, 0), size, first, 1, row, moments, tau});
   rows::scan(rows::Scan<Real>{n->lo, right(n, 0), right_from(n, 0), size, last, -1, row, moments, tau});
 }
@@ -200,6 +213,7 @@ template <class Real>
 void Nodes<Real>::refresh_all(Node*& node) const {
   if (node->leaf()) return;
   unshare(node);
+  if (stepping && inner(node)->steps == nullptr) start_steps(inner(node));
   for (int j = 0; j < node->size; ++j) {
     refresh_all(inner(node)->children[j]);
     summarise(inner(node), j);

@@ -3,29 +3,38 @@
 // Entries are ordered by (key, id). A leaf holds entries; an inner node holds, for each child, the child's first entry
 // (for routing), the range of its live keys (of weight > 0), and its rows L and R, and running sums of those rows: one
 // of them stands for all children up to, or from, a place. All of it is made from the children and never subtracted.
+// Steps on values (sgd_values) wait above the entries they are for: see Inner.
 // Sharing: a node counts the parents and roots that point at it. Only a node with one owner, all of whose ancestors
 // have one too, is changed in place (unshare() on the way down); others are copied.
 // Threads: counts are atomic, so that a snapshot may be dropped anywhere; the rest is the writer's.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <new>
 
 #include "replay/soft_btree.h"
+#include "replay/soft_btree_pool.h"
 #include "replay/soft_btree_rows.h"
 
 namespace tandem::replay::tree {
 
-inline constexpr int kLeafMost = 64, kLeafLeast = 24;   // entries (the root may have fewer)
+inline constexpr int kLeafMost = 32, kLeafLeast = 12;   // entries (the root may have fewer)
 inline constexpr int kInnerMost = 16, kInnerLeast = 6;  // children (the root: at least 2)
-inline constexpr std::size_t kPrefetchMost = 8192;      // bytes of a node asked for ahead
-inline constexpr int kLeafFill = 48, kInnerFill = 12;   // when many are made at once
+inline constexpr std::size_t kPrefetchMost = 8192;      // bytes asked for ahead at once
+inline constexpr int kLeafFill = 24, kInnerFill = 12;   // when many are made at once
 
-static_assert(kInnerMost <= rows::kScanMost);
+inline constexpr std::align_val_t kNodeAlignment{64};
+inline constexpr int kProfilesMost = 4;
+inline constexpr double kWindowWidth = 2.001;  // of tau: all within a window are this near, however that is rounded
+
+static_assert(kInnerMost <= rows::kScanMost && kInnerMost <= 16);
 
 struct Node {
+  NodePool* pool;  // that it comes from
   std::atomic<std::uint32_t> owners{1};
   std::uint16_t size = 0;
   std::uint8_t level = 0;  // 0: a leaf
@@ -45,8 +54,16 @@ struct alignas(64) Leaf : Node {
   const Real* values() const { return reinterpret_cast<const Real*>(this + 1); }
 };
 
+// What inner nodes hold beside their sums once values are stepped. A step changes the values below a child along the
+// profiles that the child's rows weigh them by, with a = (hi - k) / tau, b = (k - lo) / tau of the child's live keys:
+//   v_i += w_i sum_r F_r(i) tag_r    F = (e^-a, e^-b), or with moments (e^-a, a e^-a, e^-b, b e^-b)
+// so by their inner products over the entries, G_rs = sum_i w_i^2 F_r F_s, the rows are made right at once, and the
+// entries when a writer comes by (push). A reader adds what waits above the rows and entries it meets (carry).
 template <class Real>
 struct alignas(64) Inner : Node {
+  bool some_dead = true;      // a child may have no live keys
+  std::uint16_t pending = 0;  // bit j: a tag waits for child j
+  Real* steps = nullptr;      // products [kInnerMost, R, R], tags [kInnerMost, R, row]; none before the first step
   Node* children[kInnerMost];
   Real first_keys[kInnerMost];
   EntryId first_ids[kInnerMost];
@@ -66,6 +83,13 @@ struct Item {
   const Real* value;  // [D]
 };
 
+// Tags that wait for all entries of a node, whose live keys are in [lo, hi]. Null: none do.
+template <class Real>
+struct Waiting {
+  Real hi, lo;
+  const Real* tags;  // [R, row]
+};
+
 template <class Real>
 bool before(Real key_a, EntryId id_a, Real key_b, EntryId id_b) {
   return key_a < key_b || (key_a == key_b && id_a < id_b);
@@ -80,8 +104,13 @@ class Nodes {
         value_stride(rows::lanes<Real>(width)),
         row(rows::lanes<Real>(width + 1)),
         moments(options.kernel == SoftKernel::kMatern32),
-        stride(moments ? 2 * row : row),
-        tau(options.tau) {}
+        window(options.kernel == SoftKernel::kEpanechnikov),
+        stride(window    ? 5 * row
+               : moments ? 2 * row
+                         : row),
+        profiles(moments ? 4 : 2),
+        tau(options.tau),
+        pool_(std::make_shared<NodePool>(bytes(0), bytes(1))) {}
 
   using LeafT = Leaf<Real>;
   using InnerT = Inner<Real>;
@@ -118,6 +147,27 @@ class Nodes {
   // All sums below, for a new temperature.
   void refresh_all(Node*& node) const;
 
+  // Steps on values. `tags` are [profiles, row], zero from `width` on.
+  bool waits(const InnerT* n, int j) const { return (n->pending >> j & 1) != 0; }
+  void start_steps(InnerT* n) const;
+  // The values below child j, by its rows and its tag; running sums are the caller's.
+  void step(InnerT* n, int j, const Real* tags) const;
+  // Hands the tag of child j, which is unshared, on to what is below it.
+  void push(InnerT* n, int j) const;
+  // What waits for child j in all: its own tag and what waits for the node `n`. False: nothing does.
+  bool carry(const InnerT* n, int j, const Waiting<Real>& above, Real* tags) const;
+  // Adds what waits to values [size, value_stride], of the entries of the leaf.
+  void step_values(const LeafT* n, const Waiting<Real>& waiting, Real* values) const;
+  // How the row of children [from, to), seen from `anchor`, changes with what waits for `n`: the coefficients of its
+  // tags, [1 or, with moments, 2; R].
+  void add_waiting(const InnerT* n, int from, int to, bool right, Real anchor, const Waiting<Real>& waiting,
+                   Real* coefficients) const;
+  // F(i) of a key.
+  void profile(Real key, const Waiting<Real>& edges, Real* f) const;
+  // Nothing waits any more: on the way to an entry, or anywhere.
+  void settle(Node*& root, Real key, EntryId id) const;
+  void settle_all(Node*& root) const;
+
   // The child that an entry belongs to, and its place in a leaf: the first entry not before it.
   static int child_of(const InnerT* n, Real key, EntryId id);
   static int place_of(const LeafT* n, Real key, EntryId id);
@@ -125,28 +175,60 @@ class Nodes {
   // Copies slots (overlap allowed); sums of children move along, running sums do not.
   void move_slots(Node* to, int to_at, const Node* from, int from_at, int count) const;
 
-  // Asks for a node from memory, all of it.
-  void prefetch(const Node* node, int level) const {
-    const char* at = reinterpret_cast<const char*>(node);
-    const std::size_t all = level == 0 ? sizeof(LeafT) + sizeof(Real) * kLeafFill * value_stride : bytes(level);
-    for (const char* end = at + (all < kPrefetchMost ? all : kPrefetchMost); at < end; at += 64) __builtin_prefetch(at);
+  // Asks memory for what refresh(n, first, last) and summarise() of those children will want.
+  [[gnu::always_inline]] void prefetch_sums(const InnerT* n, int first, int last) const {
+    prefetch_bytes(left(n, first), sizeof(Real) * (n->size - first) * stride);
+    if (window) return;
+    prefetch_bytes(right(n, 0), sizeof(Real) * (last + 1) * stride);
+    const int f = std::max(0, first - 1);
+    prefetch_bytes(left_to(n, f), sizeof(Real) * (n->size - f) * stride);
+    prefetch_bytes(right_from(n, 0), sizeof(Real) * std::min<int>(last + 2, n->size) * stride);
+  }
+  // A leaf, or of an inner node what leads further down.
+  [[gnu::always_inline]] void prefetch_head(const Node* node, int level) const {
+    prefetch_bytes(node, level == 0 ? sizeof(LeafT) + sizeof(Real) * kLeafFill * value_stride : sizeof(InnerT));
+  }
+  // (Inlined by force: a function that only prefetches has no effect, says the compiler, and calls of it are dropped.)
+  [[gnu::always_inline]] static void prefetch_bytes(const void* from, std::size_t count) {
+    const char* at = static_cast<const char*>(from);
+    for (const char* end = at + std::min(count, kPrefetchMost); at < end; at += 64) __builtin_prefetch(at);
   }
 
-  void prefetch_row(const Real* x) const {
-    const char* at = reinterpret_cast<const char*>(x);
-    for (const char* end = at + sizeof(Real) * stride; at < end; at += 64) __builtin_prefetch(at);
-    __builtin_prefetch(reinterpret_cast<const char*>(x + stride) - 1);
+  // Or, without `values`, only what masses are made of.
+  [[gnu::always_inline]] void prefetch_leaf(const Node* node, bool values) const {
+    prefetch_bytes(node, sizeof(LeafT) + (values ? sizeof(Real) * kLeafFill * value_stride : 0));
+  }
+  [[gnu::always_inline]] void prefetch_row(const Real* x, bool values) const {
+    if (values) {
+      prefetch_bytes(x, sizeof(Real) * stride);
+      __builtin_prefetch(reinterpret_cast<const char*>(x + stride) - 1);
+    } else {
+      __builtin_prefetch(x + width);
+    }
   }
 
   void set_entry(LeafT* n, int at, const Item<Real>& item) const;
 
   int width, value_stride, row;
   bool moments;
+  bool window;  // the kernel ends: rows are moments (soft_btree_window.h), and there are no right ones or running sums
   int stride;
+  int profiles;  // R
   Real tau;
+  bool stepping = false;  // inner nodes hold what steps need
 
  private:
-  std::size_t bytes(int level) const;
+  std::size_t bytes(int level) const;  // whole lines
+  Real* product(InnerT* n, int j) const { return n->steps + j * profiles * profiles; }
+  const Real* product(const InnerT* n, int j) const { return n->steps + j * profiles * profiles; }
+  Real* tag(InnerT* n, int j) const { return n->steps + products_size() + j * profiles * row; }
+  const Real* tag(const InnerT* n, int j) const { return n->steps + products_size() + j * profiles * row; }
+  int products_size() const { return rows::lanes<Real>(kInnerMost * profiles * profiles); }
+  void move_steps(InnerT* to, int to_at, const InnerT* from, int from_at, int count) const;
+  void summarise_steps(InnerT* parent, int j) const;
+  void summarise_window(InnerT* parent, int j) const;
+
+  std::shared_ptr<NodePool> pool_;  // outlives all nodes, whichever version they are of
 };
 
 // Puts sorted entries below `root`, an unshared-on-demand tree; takes them out. Each touched node is made anew once.

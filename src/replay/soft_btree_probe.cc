@@ -13,6 +13,8 @@ void Probe<Real>::clear(Real q) {
   right.clear();
   ties.clear();
   leaves.clear();
+  edges.clear();
+  tags.clear();
   query = q;
   before = -kInfinity;
   after = kInfinity;
@@ -20,9 +22,16 @@ void Probe<Real>::clear(Real q) {
 }
 
 template <class Real>
-void Probe<Real>::descend(const Nodes<Real>& nodes, const Node* root, Real q) {
+void Probe<Real>::descend(const Nodes<Real>& nodes, const Node* root, Real q, bool with_values) {
   clear(q);
-  visit(nodes, root);
+  values = with_values;
+  rest = nullptr;
+  visit(nodes, root, -1, true);
+}
+
+template <class Real>
+void Probe<Real>::descend_rest(const Nodes<Real>& nodes) {
+  if (rest != nullptr) visit(nodes, rest, rest_waiting);
 }
 
 template <class Real>
@@ -50,8 +59,23 @@ void Probe<Real>::meet_after(Real key) {
   has_after = true;
 }
 
+// What waits for a child, where `waiting` does for `n`.
 template <class Real>
-void Probe<Real>::visit(const Nodes<Real>& nodes, const Node* node) {
+int Probe<Real>::carry(const Nodes<Real>& nodes, const Inner<Real>* n, int child, int waiting) {
+  if (waiting < 0 && !nodes.waits(n, child)) return -1;
+  const std::size_t size = static_cast<std::size_t>(nodes.profiles * nodes.row), begin = tags.size();
+  tags.resize(begin + size);
+  const Waiting<Real> above = waiting < 0 ? Waiting<Real>{0, 0, nullptr} : this->waiting(nodes, waiting);
+  if (!nodes.carry(n, child, above, tags.data() + begin)) {
+    tags.resize(begin);
+    return -1;
+  }
+  edges.push_back({n->hi[child], n->lo[child]});
+  return static_cast<int>(edges.size()) - 1;
+}
+
+template <class Real>
+void Probe<Real>::visit(const Nodes<Real>& nodes, const Node* node, int waiting, bool stop) {
   constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
   const Real q = query;
   while (!node->leaf()) {
@@ -61,53 +85,62 @@ void Probe<Real>::visit(const Nodes<Real>& nodes, const Node* node) {
     int r = j;
     while (r < n->size && n->lo[r] <= q) ++r;
     if (j > 0 && n->hi[j - 1] > -kInfinity) {
-      left.push_back({nodes.left_to(n, j - 1), n->hi[j - 1], n, j - 1, false});
-      nodes.prefetch_row(left.back().row);
+      left.push_back({nodes.left_to(n, j - 1), n->hi[j - 1], n, j - 1, false, waiting});
+      nodes.prefetch_row(left.back().row, values);
       meet_before(n->hi[j - 1]);
     }
     if (r < n->size && n->lo[r] < kInfinity) {
-      right.push_back({nodes.right_from(n, r), n->lo[r], n, r, false});
-      nodes.prefetch_row(right.back().row);
+      right.push_back({nodes.right_from(n, r), n->lo[r], n, r, false, waiting});
+      nodes.prefetch_row(right.back().row, values);
       meet_after(n->lo[r]);
     }
     if (r == j) return;  // q lies between two children
     // Usually one child; several when a run of keys equal to q spans them. (One without live keys adds nothing.)
     for (int c = j; c + 1 < r; ++c) {
       if (n->lo[c] == q && n->hi[c] == q) {
-        ties.push_back({nodes.left(n, c), q, n, c, true});
+        ties.push_back({nodes.left(n, c), q, n, c, true, waiting});
         has_tie = true;
       } else {
-        visit(nodes, n->children[c]);
+        visit(nodes, n->children[c], carry(nodes, n, c, waiting));
       }
     }
+    waiting = carry(nodes, n, r - 1, waiting);
     node = n->children[r - 1];
-    if (n->level == 1) nodes.prefetch(node, 0);
+    if (n->level == 1) nodes.prefetch_leaf(node, values);
+    if (n->level == 2 && stop) {
+      nodes.prefetch_bytes(node, sizeof(Inner<Real>));
+      rest = node;
+      rest_waiting = waiting;
+      return;
+    }
   }
-  leaves.push_back({Nodes<Real>::leaf(node), 0, 0, -1});
+  leaves.push_back({Nodes<Real>::leaf(node), 0, 0, -1, waiting});
 }
 
 template <class Real>
 void Probe<Real>::visit_without(const Nodes<Real>& nodes, const Node* node, Real key, EntryId id) {
   const Real q = query;
+  int waiting = -1;
   while (!node->leaf()) {
     const auto* n = Nodes<Real>::inner(node);
     const int path = Nodes<Real>::child_of(n, key, id);
     for (int c = 0; c < n->size; ++c) {
       if (c == path || !nodes.live(n, c)) continue;
       if (n->hi[c] < q) {
-        left.push_back({nodes.left(n, c), n->hi[c], n, c, true});
+        left.push_back({nodes.left(n, c), n->hi[c], n, c, true, waiting});
         meet_before(n->hi[c]);
       } else if (n->lo[c] > q) {
-        right.push_back({nodes.right(n, c), n->lo[c], n, c, true});
+        right.push_back({nodes.right(n, c), n->lo[c], n, c, true, waiting});
         meet_after(n->lo[c]);
       } else {
-        visit(nodes, n->children[c]);
+        visit(nodes, n->children[c], carry(nodes, n, c, waiting));
       }
     }
+    waiting = carry(nodes, n, path, waiting);
     node = n->children[path];
   }
   const auto* leaf = Nodes<Real>::leaf(node);
-  leaves.push_back({leaf, 0, 0, Nodes<Real>::place_of(leaf, key, id)});
+  leaves.push_back({leaf, 0, 0, Nodes<Real>::place_of(leaf, key, id), waiting});
 }
 
 template <class Real>
@@ -145,7 +178,10 @@ void Probe<Real>::measure() {
 }
 
 template <class Real>
-Gather<Real>::Gather(const Nodes<Real>& nodes) : nodes_(nodes), sums_(6 * nodes.row) {}
+Gather<Real>::Gather(const Nodes<Real>& nodes)
+    : nodes_(nodes),
+      far_sums_(static_cast<std::size_t>(6 * nodes.row) > near_sums_.size() ? 6 * nodes.row : 0),
+      sums_(far_sums_.empty() ? near_sums_.data() : far_sums_.data(), static_cast<std::size_t>(6 * nodes.row)) {}
 
 template <class Real>
 void Gather<Real>::add_total(const Probe<Real>& probe) {
@@ -176,8 +212,33 @@ void Gather<Real>::put(const Probe<Real>& probe, Side side, Into into) {
   for (const auto& tile : side == kBefore ? probe.left : side == kAfter ? probe.right : probe.ties) {
     if (tiles_ == kTiles) flush(into);
     rows_[tiles_] = tile.row;
-    u_[tiles_++] = (beyond + std::abs(near - tile.anchor)) / nodes_.tau;
+    const Real u = u_[tiles_++] = (beyond + std::abs(near - tile.anchor)) / nodes_.tau;
+    if (tile.waiting >= 0) put_waiting(probe, tile, side == kAfter, u, into);
   }
+}
+
+// A tile lacks what waits above it: the same factors as its rows have, times what the rows would change by.
+template <class Real>
+void Gather<Real>::put_waiting(const Probe<Real>& probe, const Tile<Real>& tile, bool right, Real u, Into into) {
+  const Waiting<Real> waiting = probe.waiting(nodes_, tile.waiting);
+  const int from = tile.only || right ? tile.child : 0, to = tile.only || !right ? tile.child + 1 : tile.node->size;
+  const int count = nodes_.profiles;
+  Real changes[2 * kProfilesMost] = {};
+  nodes_.add_waiting(tile.node, from, to, right, tile.anchor, waiting, changes);
+  const Real e = std::exp(-u);
+  if (e == 0) return;
+  Real c0[kProfilesMost], c1[kProfilesMost];
+  for (int r = 0; r < count; ++r) {
+    c0[r] = e * changes[r];
+    if (nodes_.moments) c1[r] = e * changes[count + r];
+  }
+  if (nodes_.moments && into.out1 == nullptr) {
+    for (int r = 0; r < count; ++r) c0[r] = (1 + shift_ + u) * c0[r] + c1[r];
+  } else if (nodes_.moments) {
+    for (int r = 0; r < count; ++r) c1[r] += u * c0[r];
+    rows::add_weighted(waiting.tags, c1, count, nodes_.row, into.out1);
+  }
+  rows::add_weighted(waiting.tags, c0, count, nodes_.row, into.out0);
 }
 
 template <class Real>
@@ -221,6 +282,16 @@ void Gather<Real>::add_leaves(const Probe<Real>& probe, Side first, Side last, I
     const auto add = [&](Real* out) {
       rows::add_weighted(nodes_.value(leaf, from), c, count, nodes_.value_stride, out);
       out[nodes_.width] += rows::sum(c, count);
+      if (part.waiting < 0) return;
+      const Waiting<Real> waiting = probe.waiting(nodes_, part.waiting);
+      Real along[kProfilesMost] = {};
+      for (int i = 0; i < count; ++i) {
+        if (c[i] == 0) continue;
+        Real f[kProfilesMost];
+        nodes_.profile(leaf->keys[from + i], waiting, f);
+        for (int r = 0; r < nodes_.profiles; ++r) along[r] += c[i] * leaf->weights[from + i] * f[r];
+      }
+      rows::add_weighted(waiting.tags, along, nodes_.profiles, nodes_.row, out);
     };
     if (nodes_.moments) {
       const bool whole = into.out1 == nullptr;

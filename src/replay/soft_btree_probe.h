@@ -4,12 +4,49 @@
 // so that all exponents are at most 0 and the largest is 0.
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <cstddef>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "replay/soft_btree_nodes.h"
 
 namespace tandem::replay::tree {
+
+// A short list that lies where its owner does; only a long one is on the heap.
+template <class T, std::size_t kNear>
+class ShortList {
+ public:
+  ShortList() = default;
+  ShortList(const ShortList&) = delete;
+  ShortList& operator=(const ShortList&) = delete;
+
+  void clear() { size_ = 0; }
+  void push_back(const T& x) {
+    if (size_ == capacity_) grow();
+    data_[size_++] = x;
+  }
+  T* begin() { return data_; }
+  T* end() { return data_ + size_; }
+  const T* begin() const { return data_; }
+  const T* end() const { return data_ + size_; }
+  const T& back() const { return data_[size_ - 1]; }
+
+ private:
+  void grow() {
+    std::vector<T> more(2 * capacity_);
+    std::copy_n(data_, size_, more.data());
+    far_ = std::move(more);
+    data_ = far_.data();
+    capacity_ = far_.size();
+  }
+  T near_[kNear];  // not initialised: T has no constructor
+  std::vector<T> far_;
+  T* data_ = near_;
+  std::size_t size_ = 0, capacity_ = kNear;
+};
 
 template <class Real>
 struct Tile {
@@ -18,6 +55,7 @@ struct Tile {
   const Inner<Real>* node;
   int child;  // the row is of the children up to, or from, this one; or only of it
   bool only;
+  int waiting;  // which of the probe's tags wait for the node; -1: none do
 };
 
 // A leaf's entries: those before the query, at it, after it: [0, at), [at, after), [after, size).
@@ -26,18 +64,13 @@ struct LeafPart {
   const Leaf<Real>* leaf;
   int at, after;
   int except;  // a place left out, or -1
+  int waiting;
 };
 
 template <class Real>
 struct Probe {
-  Probe() {
-    left.reserve(8);
-    right.reserve(8);
-    leaves.reserve(4);
-  }
-
-  std::vector<Tile<Real>> left, right, ties;
-  std::vector<LeafPart<Real>> leaves;
+  ShortList<Tile<Real>, 8> left, right, ties;
+  ShortList<LeafPart<Real>, 2> leaves;
   Real query, before, after;  // nearest live keys on either side
   bool has_before, has_after, has_tie;
 
@@ -45,26 +78,45 @@ struct Probe {
   Real nearest, beyond_before, beyond_after;
   bool found() const { return has_before || has_after || has_tie; }
 
+  // What waits for a node on the way (a tile's or a part's `waiting`, not -1).
+  Waiting<Real> waiting(const Nodes<Real>& nodes, int index) const {
+    const Edges& of = edges[index];
+    return {of.hi, of.lo, tags.data() + index * nodes.profiles * nodes.row};
+  }
+
   // Walks down from `root`, and knows the distances afterwards.
   void locate(const Nodes<Real>& nodes, const Node* root, Real q) {
     descend(nodes, root, q);
+    descend_rest(nodes);
     arrive();
   }
-  // The two halves of it: down to the leaves, which are asked for from memory; and into them. Between the two, other
-  // queries may descend.
-  void descend(const Nodes<Real>& nodes, const Node* root, Real q);
+  // Its steps: down to the node above the leaves; down to the leaves; into them. Each asks for what the next looks at,
+  // which comes from memory while other queries take theirs. `values`: those of the leaves, and whole rows, will be
+  // wanted, and not only masses.
+  void descend(const Nodes<Real>& nodes, const Node* root, Real q, bool values = true);
+  void descend_rest(const Nodes<Real>& nodes);
   void arrive();
   // The same with one entry left out.
   void locate_without(const Nodes<Real>& nodes, const Node* root, Real q, Real key, EntryId id);
 
  private:
   void clear(Real q);
-  void visit(const Nodes<Real>& nodes, const Node* node);
+  struct Edges {
+    Real hi, lo;
+  };
+  void visit(const Nodes<Real>& nodes, const Node* node, int waiting, bool stop = false);
   void visit_without(const Nodes<Real>& nodes, const Node* node, Real key, EntryId id);
+  int carry(const Nodes<Real>& nodes, const Inner<Real>* n, int child, int waiting);
   void meet_leaf(LeafPart<Real>& part);
   void meet_before(Real key);
   void meet_after(Real key);
   void measure();
+
+  const Node* rest;  // where descend() stopped, or null
+  int rest_waiting;
+  bool values = true;
+  std::vector<Edges> edges;  // of the nodes that something waits for
+  std::vector<Real> tags;    // [edges, profiles, row]
 };
 
 // Sums of what a probe met. With d_i = (|q - k_i| - nearest) / tau and x_i = w_i [v_i ; 1]:
@@ -72,6 +124,8 @@ template <class Real>
 class Gather {
  public:
   explicit Gather(const Nodes<Real>& nodes);
+  Gather(const Gather&) = delete;
+  Gather& operator=(const Gather&) = delete;
 
   // sum w_i K_i [v_i ; 1] over all entries, up to the factor e^{-nearest/tau}; total()[width] is the normaliser Z.
   void add_total(const Probe<Real>& probe);
@@ -89,6 +143,7 @@ class Gather {
     Real* out1;  // null: all goes to out0, times K
   };
   void put(const Probe<Real>& probe, Side side, Into into);  // tiles; those before may be flushed
+  void put_waiting(const Probe<Real>& probe, const Tile<Real>& tile, bool right, Real u, Into into);
   void flush(Into into);
   void add_leaves(const Probe<Real>& probe, Side first, Side last, Into into);
 
@@ -98,7 +153,9 @@ class Gather {
   int tiles_ = 0;
   std::array<const Real*, kTiles> rows_;
   std::array<Real, kTiles> u_ = {}, e_, c_;
-  std::vector<Real> sums_;  // 6 rows
+  std::array<Real, 256> near_sums_;
+  std::vector<Real> far_sums_;
+  const std::span<Real> sums_;  // 6 rows, in one of the two
 };
 
 }  // namespace tandem::replay::tree

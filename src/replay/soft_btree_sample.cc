@@ -6,6 +6,7 @@
 
 #include "replay/soft_btree_probe.h"
 #include "replay/soft_btree_state.h"
+#include "replay/soft_btree_window.h"
 
 namespace tandem::replay {
 namespace {
@@ -18,35 +19,34 @@ using tree::Probe;
 
 enum class Side { kBefore, kAt, kAfter };
 
+constexpr std::size_t kDrawsAhead = 16;
+
+// Several draws take their steps in turn, each asking for what its next step looks at: what they wait for comes from
+// memory at the same time.
 template <class Real>
 class Sampler {
  public:
   using N = Nodes<Real>;
-  explicit Sampler(const N& nodes) : nodes_(nodes), tau_(nodes.tau) {}
+  explicit Sampler(const N& nodes) : nodes_(nodes), draws_(kDrawsAhead) {}
 
-  EntryId draw(const Node* root, Real query, double uniform) {
-    probe_.locate(nodes_, root, query);
-    uniform_ = uniform;
-    choices_.clear();
-    masses_.clear();
-    for (const auto& tile : probe_.left) put_tile(tile, Side::kBefore);
-    for (const auto& tile : probe_.ties) put_tile(tile, Side::kAt);
-    for (const auto& tile : probe_.right) put_tile(tile, Side::kAfter);
-    for (const auto& part : probe_.leaves) {
-      put_entries(part.leaf, 0, part.at, Side::kBefore);
-      put_entries(part.leaf, part.at, part.after, Side::kAt);
-      put_entries(part.leaf, part.after, part.leaf->size, Side::kAfter);
+  // At most kDrawsAhead.
+  void draw(const Node* root, std::span<const Real> queries, std::span<const double> uniforms, std::span<EntryId> ids) {
+    for (std::size_t j = 0; j < queries.size(); ++j) {
+      draws_[j].uniform = uniforms[j];
+      draws_[j].probe.descend(nodes_, root, queries[j], /*values=*/false);
     }
-    for (;;) {
-      const Choice choice = pick();
-      if (choice.node->leaf()) return N::leaf(choice.node)->ids[choice.at];
-      choices_.clear();
-      masses_.clear();
-      const auto* n = N::inner(choice.node);
-      if (choice.at != choice.end) {  // a run of children
-        for (int c = choice.at; c < choice.end; ++c) put_child(n, c, choice.side);
-      } else {
-        put_below(n->children[choice.at], choice.side);
+    for (std::size_t j = 0; j < queries.size(); ++j) draws_[j].probe.descend_rest(nodes_);
+    std::size_t waiting = 0;
+    for (std::size_t j = 0; j < queries.size(); ++j) {
+      draws_[j].probe.arrive();
+      put_met(draws_[j].probe);
+      waiting += choose(draws_[j], ids[j]) ? 0 : 1;
+    }
+    while (waiting > 0) {
+      for (std::size_t j = 0; j < queries.size(); ++j) {
+        if (draws_[j].choice.node == nullptr) continue;
+        put_below(draws_[j].probe, draws_[j].choice);
+        waiting -= choose(draws_[j], ids[j]) ? 1 : 0;
       }
     }
   }
@@ -58,66 +58,144 @@ class Sampler {
     int at, end;
     Side side;
   };
+  struct Draw {
+    Probe<Real> probe;
+    double uniform;
+    Choice choice;  // its node is null once an entry has been chosen
+  };
 
-  void put(Choice choice, double mass) {
-    if (!(mass > 0)) return;
-    choices_.push_back(choice);
-    masses_.push_back(mass);
+  // Neighbours in a node, each of which may be chosen: entries of a leaf, children, or one run of children as a whole.
+  struct Group {
+    std::size_t begin;  // its masses
+    Choice first;
+  };
+
+  void put_met(const Probe<Real>& probe) {
+    for (const auto& tile : probe.left) put_tile(probe, tile, Side::kBefore);
+    for (const auto& tile : probe.ties) put_tile(probe, tile, Side::kAt);
+    for (const auto& tile : probe.right) put_tile(probe, tile, Side::kAfter);
+    for (const auto& part : probe.leaves) {
+      put_entries(probe, part.leaf, 0, part.at, Side::kBefore);
+      put_entries(probe, part.leaf, part.at, part.after, Side::kAt);
+      put_entries(probe, part.leaf, part.after, part.leaf->size, Side::kAfter);
+    }
   }
-  // What a row weighs, seen from `anchor`.
-  double mass(const Real* row, double anchor, Side side) const {
-    if (side == Side::kAt) return row[nodes_.width];
-    const double d = distance(anchor, side), f = std::exp(-d);
-    if (!nodes_.moments) return f * row[nodes_.width];
-    return f * ((1 + double(probe_.nearest) / tau_ + d) * row[nodes_.width] + row[nodes_.row + nodes_.width]);
+  void put_below(const Probe<Real>& probe, const Choice& choice) {
+    const auto* n = N::inner(choice.node);
+    if (choice.at != choice.end) {
+      put_children(probe, n, choice.at, choice.end, choice.side);
+      return;
+    }
+    const Node* child = n->children[choice.at];
+    if (child->leaf()) {
+      put_entries(probe, N::leaf(child), 0, child->size, choice.side);
+    } else {
+      put_children(probe, N::inner(child), 0, child->size, choice.side);
+    }
   }
-  double distance(double key, Side side) const {
-    if (side == Side::kAt) return 0;
-    return side == Side::kBefore ? (double(probe_.beyond_before) + (double(probe_.before) - key)) / tau_
-                                 : (double(probe_.beyond_after) + (key - double(probe_.after))) / tau_;
-  }
-  void put_tile(const tree::Tile<Real>& tile, Side side) {
+  void put_tile(const Probe<Real>& probe, const tree::Tile<Real>& tile, Side side) {
     const int at = side == Side::kBefore && !tile.only ? 0 : tile.child;
     const int end = side == Side::kAfter && !tile.only ? tile.node->size : tile.child + 1;
-    put({tile.node, at, end, side}, mass(tile.row, tile.anchor, side));
+    const std::size_t to = add({tile.node, at, end, side}, 1);
+    u_[to] = distance(probe, tile.anchor, side);
+    put_row(to, tile.row);
   }
-  void put_child(const Inner<Real>* n, int c, Side side) {
-    if (!nodes_.live(n, c)) return;
+  void put_children(const Probe<Real>& probe, const Inner<Real>* n, int from, int to, Side side) {
     const bool after = side == Side::kAfter;
-    put({n, c, c, side}, mass(after ? nodes_.right(n, c) : nodes_.left(n, c), after ? n->lo[c] : n->hi[c], side));
-  }
-  void put_entries(const Leaf<Real>* n, int from, int to, Side side) {
-    for (int i = from; i < to; ++i) {
-      if (n->weights[i] == 0) continue;
-      const double d = distance(n->keys[i], side);
-      const double shape = nodes_.moments && side != Side::kAt ? 1 + double(probe_.nearest) / tau_ + d : 1;
-      put({n, i, i, side}, n->weights[i] * std::exp(-d) * shape);
+    const std::size_t begin = add({n, from, from, side}, to - from);
+    for (int c = from; c < to; ++c) {
+      u_[begin + (c - from)] = distance(probe, after ? n->lo[c] : n->hi[c], side);
+      put_row(begin + (c - from), after ? nodes_.right(n, c) : nodes_.left(n, c));
     }
   }
-  void put_below(const Node* node, Side side) {
-    if (node->leaf()) {
-      put_entries(N::leaf(node), 0, node->size, side);
+  void put_row(std::size_t to, const Real* row) {
+    m0_[to] = row[nodes_.width];
+    m1_[to] = nodes_.moments ? row[nodes_.row + nodes_.width] : 0;
+  }
+  void put_entries(const Probe<Real>& probe, const Leaf<Real>* n, int from, int to, Side side) {
+    if (from == to) return;
+    const std::size_t begin = add({n, from, from, side}, to - from);
+    Real *u = u_.data() + begin, *m0 = m0_.data() + begin, *m1 = m1_.data() + begin;
+    for (int i = from; i < to; ++i) {
+      u[i - from] = distance(probe, n->keys[i], side);
+      m0[i - from] = n->weights[i];
+      m1[i - from] = 0;
+    }
+  }
+  // Room for the masses of a group. K is (1 + shift + u) e^-u m0 + e^-u m1 with moments, and e^-u m0 without.
+  std::size_t add(const Choice& first, int count) {
+    const std::size_t begin = count_;
+    groups_.push_back({begin, first});
+    count_ += static_cast<std::size_t>(count);
+    if (count_ + 32 / sizeof(Real) > u_.size()) {  // whole vectors are read
+      for (auto* grown : {&u_, &m0_, &m1_, &e_}) grown->resize(2 * count_ + 64);
+    }
+    return begin;
+  }
+  // Over tau, and never below 0: of an entry without weight it is of no account.
+  Real distance(const Probe<Real>& probe, Real key, Side side) const {
+    if (side == Side::kAt) return 0;
+    return side == Side::kBefore ? (probe.beyond_before + std::max(Real(0), probe.before - key)) / nodes_.tau
+                                 : (probe.beyond_after + std::max(Real(0), key - probe.after)) / nodes_.tau;
+  }
+
+  // Of what has been put. True and the id if it is an entry; else what it leads to is asked for.
+  bool choose(Draw& draw, EntryId& id) {
+    draw.choice = pick(draw.uniform, nodes_.moments ? draw.probe.nearest / nodes_.tau : 0);
+    groups_.clear();
+    count_ = 0;
+    const Choice choice = draw.choice;
+    if (choice.node->leaf()) {
+      id = N::leaf(choice.node)->ids[choice.at];
+      draw.choice.node = nullptr;
+      return true;
+    }
+    const auto* n = N::inner(choice.node);
+    const bool after = choice.side == Side::kAfter;
+    if (choice.at != choice.end) {
+      prefetch_masses(n, choice.at, choice.end, after);
+    } else if (n->level == 1) {
+      N::prefetch_bytes(n->children[choice.at], sizeof(Leaf<Real>));
     } else {
-      for (int c = 0; c < node->size; ++c) put_child(N::inner(node), c, side);
+      const auto* child = static_cast<const Inner<Real>*>(n->children[choice.at]);
+      N::prefetch_bytes(child, sizeof(Inner<Real>));
+      prefetch_masses(child, 0, tree::kInnerMost, after);
+    }
+    return false;
+  }
+  [[gnu::always_inline]] void prefetch_masses(const Inner<Real>* n, int from, int to, bool after) const {
+    for (int c = from; c < to; ++c) {
+      __builtin_prefetch((after ? nodes_.right(n, c) : nodes_.left(n, c)) + nodes_.width);
     }
   }
 
-  Choice pick() {
-    double total = 0;
-    for (const double m : masses_) total += m;
-    double left = uniform_ * total;
-    std::size_t c = 0;
-    while (c + 1 < masses_.size() && left >= masses_[c]) left -= masses_[c++];
-    uniform_ = std::clamp(left / masses_[c], 0.0, std::nextafter(1.0, 0.0));
-    return choices_[c];
+  Choice pick(double& uniform, Real shift) {
+    rows::exp_negative(u_.data(), e_.data(), static_cast<int>(count_));
+    for (std::size_t c = 0; c < count_; ++c) {
+      const Real m = nodes_.moments ? (1 + shift + u_[c]) * m0_[c] + m1_[c] : m0_[c];
+      m0_[c] = e_[c] > 0 ? e_[c] * m : 0;
+    }
+    double left = uniform * static_cast<double>(rows::sum(m0_.data(), static_cast<int>(count_)));
+    std::size_t chosen = 0;  // the last with mass, if rounding leads beyond it
+    for (std::size_t c = 0; c < count_; ++c) {
+      const auto mass = static_cast<double>(m0_[c]);
+      if (mass > 0) chosen = c;
+      if (left < mass) break;
+      left -= mass;
+    }
+    uniform = std::clamp(left / static_cast<double>(m0_[chosen]), 0.0, std::nextafter(1.0, 0.0));
+    auto group = groups_.end() - 1;
+    while (group->begin > chosen) --group;
+    Choice choice = group->first;
+    if (choice.at == choice.end) choice.at = choice.end = choice.at + static_cast<int>(chosen - group->begin);
+    return choice;
   }
 
   const N& nodes_;
-  const double tau_;
-  Probe<Real> probe_;
-  double uniform_ = 0;
-  std::vector<Choice> choices_;
-  std::vector<double> masses_;
+  std::vector<Draw> draws_;
+  std::vector<Group> groups_;
+  std::vector<Real> u_ = std::vector<Real>(256), m0_ = u_, m1_ = u_, e_ = u_;
+  std::size_t count_ = 0;
 };
 
 }  // namespace
@@ -134,9 +212,23 @@ Status SoftBTreeSnapshot<Real>::sample(std::span<const Real> queries, std::span<
     }
   }
   TD_TRY(impl_->check_queries("sample", queries));
+  if (impl_->nodes.window) {
+    const tree::Window<Real> window(impl_->nodes);
+    for (std::size_t j = 0; j < queries.size(); ++j) {
+      const double z = window.mass(impl_->root.node, queries[j]);
+      if (!(z > 0)) return not_found("sample: no entry is within tau of query {}; raise tau", j);
+      double target = uniforms[j] * z;
+      for (double left = target; !window.pick(impl_->root.node, queries[j], left, ids[j]); left = target) {
+        target *= 1 - 1e-12;  // rounded beyond the end
+      }
+    }
+    return ok_status();
+  }
   Sampler<Real> sampler(impl_->nodes);
-  for (std::size_t j = 0; j < queries.size(); ++j) {
-    ids[j] = sampler.draw(impl_->root.node, queries[j], uniforms[j]);
+  for (std::size_t begin = 0; begin < queries.size(); begin += kDrawsAhead) {
+    const std::size_t count = std::min(kDrawsAhead, queries.size() - begin);
+    sampler.draw(impl_->root.node, queries.subspan(begin, count), uniforms.subspan(begin, count),
+                 ids.subspan(begin, count));
   }
   return ok_status();
 }

@@ -6,11 +6,13 @@
 #include "base/check.h"
 #include "replay/soft_btree_probe.h"
 #include "replay/soft_btree_state.h"
+#include "replay/soft_btree_window.h"
 
 namespace tandem::replay {
 
 using tree::Gather;
 using tree::Probe;
+using tree::Window;
 
 template <class Real>
 std::int64_t SoftBTreeSnapshot<Real>::size() const {
@@ -48,6 +50,12 @@ template <class Real>
 bool SoftBTreeSnapshot<Real>::Impl::live() const {
   if (!root.node->leaf()) {
     const auto* n = tree::Nodes<Real>::inner(root.node);
+    if (nodes.window) {
+      for (int j = 0; j < n->size; ++j) {
+        if (nodes.live(n, j)) return true;
+      }
+      return false;
+    }
     return nodes.left_to(n, n->size - 1)[nodes.width] > 0;
   }
   const auto* n = tree::Nodes<Real>::leaf(root.node);
@@ -60,6 +68,10 @@ bool SoftBTreeSnapshot<Real>::Impl::live() const {
 namespace {
 
 constexpr std::size_t kReadsAhead = 8;
+
+Status out_of_reach(const char* call, std::size_t query) {
+  return not_found("{}: no entry is within tau of query {}; raise tau", call, query);
+}
 
 template <class Real>
 double log_normaliser(const tree::Nodes<Real>& nodes, const Probe<Real>& probe, Real z) {
@@ -80,12 +92,24 @@ Status SoftBTreeSnapshot<Real>::read(std::span<const Real> queries, std::span<Re
   TD_TRY(check_count("read", "reads", reads.size(), queries.size() * nodes.width));
   if (!log_z.empty()) TD_TRY(check_count("read", "log_z", log_z.size(), queries.size()));
   TD_TRY(impl_->check_queries("read", queries));
+  if (nodes.window) {
+    Window<Real> window(nodes);
+    for (std::size_t j = 0; j < queries.size(); ++j) {
+      if (!window.gather(impl_->root.node, queries[j])) return out_of_reach("read", j);
+      write_read(nodes, window.value(), reads.data() + j * nodes.width);
+      if (!log_z.empty()) log_z[j] = static_cast<Real>(std::log(static_cast<double>(window.value()[nodes.width])));
+    }
+    return ok_status();
+  }
   // Several queries go down before the first is answered: their leaves come from memory meanwhile.
-  std::vector<Probe<Real>> probes(std::min(kReadsAhead, queries.size()));
+  Probe<Real> single;
+  std::vector<Probe<Real>> several(queries.size() > 1 ? std::min(kReadsAhead, queries.size()) : 0);
+  Probe<Real>* const probes = several.empty() ? &single : several.data();
   Gather<Real> gather(nodes);
   for (std::size_t first = 0; first < queries.size(); first += kReadsAhead) {
     const std::size_t count = std::min(kReadsAhead, queries.size() - first);
     for (std::size_t j = 0; j < count; ++j) probes[j].descend(nodes, impl_->root.node, queries[first + j]);
+    for (std::size_t j = 0; j < count; ++j) probes[j].descend_rest(nodes);
     for (std::size_t j = 0; j < count; ++j) {
       probes[j].arrive();
       gather.add_total(probes[j]);
@@ -104,6 +128,16 @@ Status SoftBTreeSnapshot<Real>::read_without(std::span<const Real> queries, std:
   TD_TRY(check_count("read_without", "except", except.size(), queries.size()));
   TD_TRY(check_count("read_without", "reads", reads.size(), queries.size() * nodes.width));
   TD_TRY(impl_->check_queries("read_without", queries));
+  if (nodes.window) {
+    Window<Real> window(nodes);
+    for (std::size_t j = 0; j < queries.size(); ++j) {
+      if (!impl_->keys.has(except[j])) return not_found("read_without: no entry {}", except[j]);
+      const typename Window<Real>::Except left_out = {impl_->keys[except[j]], except[j]};
+      if (!window.gather(impl_->root.node, queries[j], &left_out)) return out_of_reach("read_without", j);
+      write_read(nodes, window.value(), reads.data() + j * nodes.width);
+    }
+    return ok_status();
+  }
   Probe<Real> probe;
   const auto locate = [&](std::size_t j) {
     probe.locate_without(nodes, impl_->root.node, queries[j], impl_->keys[except[j]], except[j]);
@@ -131,6 +165,18 @@ Status SoftBTreeSnapshot<Real>::log_prob(std::span<const Real> queries, std::spa
   TD_TRY(impl_->check_queries("log_prob", queries));
   for (const EntryId id : ids) {
     if (!impl_->keys.has(id)) return not_found("log_prob: no entry {}", id);
+  }
+  if (nodes.window) {
+    const Window<Real> window(nodes);
+    for (std::size_t j = 0; j < queries.size(); ++j) {
+      const double z = window.mass(impl_->root.node, queries[j]);
+      if (!(z > 0)) return out_of_reach("log_prob", j);
+      const auto found = tree::find_entry<Real>(impl_->root.node, impl_->keys[ids[j]], ids[j]);
+      const double w = found.leaf->weights[found.at];
+      const double u = static_cast<double>((queries[j] - found.leaf->keys[found.at]) / nodes.tau);
+      log_probs[j] = static_cast<Real>(std::log(w) + std::log(std::max(0.0, (1 - u) * (1 + u))) - std::log(z));
+    }
+    return ok_status();
   }
   Probe<Real> probe;
   Gather<Real> gather(nodes);

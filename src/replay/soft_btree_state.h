@@ -95,6 +95,9 @@ struct SoftBTreeSnapshot<Real>::Impl {
 
   bool live() const;  // is there an entry of positive weight?
   Status check_queries(const char* call, std::span<const Real> queries) const;
+  // backward() with a kernel that ends; arguments have been checked.
+  Status backward_window(std::span<const Real> queries, std::span<const Real> d_reads, std::span<const Real> d_log_z,
+                         const SoftBTreeGradients<Real>& gradients) const;
 
   const tree::Nodes<Real> nodes;
   const tree::Root<Real> root;

@@ -110,9 +110,18 @@ void SoftBTree<Real>::Impl::update(const Item<Real>& item) {
 
 template <class Real>
 void SoftBTree<Real>::Impl::set_tau(Real tau) {
+  settle();
   options.tau = nodes.tau = tau;
   nodes.refresh_all(root.node);
   ++version;
+}
+
+template <class Real>
+void SoftBTree<Real>::Impl::settle() {
+  if (!stepped) return;
+  nodes.settle_all(root.node);
+  nodes.refresh_all(root.node);
+  stepped = false;
 }
 
 template <class Real>
@@ -121,7 +130,7 @@ std::optional<EntryId> SoftBTree<Real>::Impl::lightest() {
     by_weight.emplace();
     for (EntryId id = 0; id < keys.end(); ++id) {
       if (!keys.has(id)) continue;
-      const auto found = find(id);
+      const auto found = tree::find_entry<Real>(root.node, keys[id], id);
       by_weight->add(id, found.leaf->weights[found.at], order.number(id));
     }
   }

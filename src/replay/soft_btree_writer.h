@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "replay/soft_btree_order.h"
+#include "replay/soft_btree_probe.h"
 #include "replay/soft_btree_state.h"
 
 namespace tandem::replay {
@@ -17,7 +18,11 @@ struct SoftBTree<Real>::Impl {
   Status check_there(const char* call, EntryId id) const;
   Status check_distinct(const char* call, std::span<const EntryId> ids) const;  // and there
   Status check_room(std::size_t more) const;
-  tree::Found<Real> find(EntryId id) const { return tree::find_entry<Real>(root.node, keys[id], id); }
+  // Nothing waits for the entry that is found.
+  tree::Found<Real> find(EntryId id) {
+    if (stepped) nodes.settle(root.node, keys[id], id);
+    return tree::find_entry<Real>(root.node, keys[id], id);
+  }
 
   // Arguments have been checked.
   void insert(std::span<const Real> keys_in, std::span<const Real> values, std::span<const Real> weights,
@@ -28,6 +33,10 @@ struct SoftBTree<Real>::Impl {
   void set_tau(Real tau);
   std::optional<EntryId> lightest();
   SoftBTreeSnapshot<Real> snapshot();
+  void step_values(Real query, std::span<const Real> d_read, Real rate, const tree::Probe<Real>& probe, Real z);
+  Status step_window(Real query, std::span<const Real> d_read, Real rate);
+  // Every step has reached its entries, and sums are made of those alone: the state is what is saved.
+  void settle();
 
   SoftBTreeOptions<Real> options;
   tree::Nodes<Real> nodes;
@@ -35,6 +44,7 @@ struct SoftBTree<Real>::Impl {
   tree::KeyTable<Real> keys;
   std::int64_t size = 0;
   std::uint64_t version = 0;
+  bool stepped = false;  // steps may wait, and sums have grown by them
 
   std::vector<EntryId> free_ids;  // the last is given out next
   InsertionOrder order;

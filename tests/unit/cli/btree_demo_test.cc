@@ -24,6 +24,13 @@ TEST(BtreeDemo, ALearnedBaselineTakesTheVarianceAway) {
   EXPECT_LT(learned, 0.5 * none);
 }
 
+TEST(BtreeDemo, ACriticDoesToo) {
+  const BanditTask task{.entries = 1024, .steps = 200};
+  const double none = run_bandit(task, BaselineMode::kNone, 0).value().variance.last;
+  EXPECT_LT(run_bandit(task, BaselineMode::kMlp, 0).value().variance.last, 0.5 * none);
+  EXPECT_LT(run_bandit(task, BaselineMode::kMlpReplay, 0).value().variance.last, 0.2 * none);
+}
+
 TEST(BtreeDemo, TheSameSeedTheSameCurve) {
   const RecallTask task{.entries = 64, .batch = 16, .steps = 20};
   EXPECT_EQ(run_recall(task, RecallMode::kQueriesKeysAndTau, 3).value().points,

@@ -68,7 +68,7 @@ class DenseOracle {
     out.shares.resize(n);
     out.beyond.resize(n);
     out.roundings.resize(n);
-    double z = 0;
+    long double z = 0;  // a million terms would round a double
     for (std::size_t i = 0; i < n; ++i) {
       if (i == except) continue;
       const double key = entries_.keys[i];
@@ -81,18 +81,20 @@ class DenseOracle {
       if (kernel_ == SoftKernel::kMatern32) out.shares[i] *= 1 + beyond / (1 + out.nearest);
       if (entries_.weights[i] > 0) z += entries_.weights[i] * out.shares[i];
     }
-    out.log_z = std::log(z) - out.nearest + (kernel_ == SoftKernel::kMatern32 ? std::log1p(out.nearest) : 0);
-    out.read.resize(width);
+    out.log_z = std::log(static_cast<double>(z)) - out.nearest +
+                (kernel_ == SoftKernel::kMatern32 ? std::log1p(out.nearest) : 0);
     out.scales.resize(width);
+    std::vector<long double> sums(width);
     for (std::size_t i = 0; i < n; ++i) {
-      out.shares[i] /= z;
+      out.shares[i] = static_cast<double>(out.shares[i] / z);
       if (entries_.weights[i] == 0) continue;  // its share may be infinite
       const double p = entries_.weights[i] * out.shares[i];
       for (std::size_t d = 0; d < width; ++d) {
-        out.read[d] += p * entries_.values[i * width + d];
+        sums[d] += static_cast<long double>(p) * entries_.values[i * width + d];
         out.scales[d] += p * std::abs(entries_.values[i * width + d]) * out.roundings[i];
       }
     }
+    out.read.assign(sums.begin(), sums.end());
     return out;
   }
 

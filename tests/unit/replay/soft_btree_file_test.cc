@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "base/rng.h"
+#include "replay/saved.h"
 #include "replay/soft_btree.h"
 
 namespace tandem::replay {
@@ -94,6 +95,14 @@ TEST(SoftBTreeFile, SavesAndLoads) {
   EXPECT_NE(other.status().message().find(path.string()), std::string::npos);
   std::filesystem::remove(path);
   EXPECT_EQ(SoftBTree<float>::load(path).code(), StatusCode::kNotFound);
+}
+
+TEST(SoftBTreeFile, AnotherFormatIsRefusedByName) {
+  SavedWriter writer("TDSBTREE", 1);
+  grown<float>(5, SoftKernel::kLaplace).put(writer);
+  const auto loaded = SoftBTree<float>::from_bytes(std::move(writer).finish());
+  EXPECT_EQ(loaded.code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(loaded.status().message().find("format 1"), std::string::npos) << loaded.status().message();
 }
 
 TEST(SoftBTreeFile, DamageIsRefused) {

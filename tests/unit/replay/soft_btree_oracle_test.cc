@@ -35,6 +35,26 @@ TEST(SoftBTreeOracle, DoublesAgreeOverAHundredThousand) {
   made.tree.check_invariants();
 }
 
+TEST(SoftBTreeOracle, DoublesAgreeOverAMillionAtAllKeys) {
+  Random random(12);
+  for (const Keys keys : kAllKeys) {
+    for (const SoftKernel kernel : kKernels) {
+      auto made = make_case<double>(keys, kSanitized ? 5000 : 1000000, 1, kernel, spread(keys), random);
+      for (const double factor : {1e-3, 1.0}) {
+        ASSERT_TRUE(made.tree.set_tau(factor * spread(keys)).ok());
+        const auto queries = draw_queries(made, 4, random);
+        std::vector<double> reads(4), log_z(4);
+        ASSERT_TRUE(made.tree.snapshot().read(queries, reads, log_z).ok());
+        for (std::size_t j = 0; j < queries.size(); ++j) {
+          const DenseRead row = *made.oracle().read(queries[j]);
+          EXPECT_NEAR(reads[j], row.read[0], 1e-12 * row.scales[0]) << "keys " << static_cast<int>(keys);
+          EXPECT_NEAR(log_z[j], row.log_z, 1e-12 * (1 + row.nearest + std::abs(row.log_z)));
+        }
+      }
+    }
+  }
+}
+
 TEST(SoftBTreeOracle, FloatsStayWithinTheirRoundingAtAllKeys) {
   Random random(3);
   for (const SoftKernel kernel : kKernels) {

@@ -1,0 +1,75 @@
+// NumPy arrays as spans, and work done without the GIL: what the memories' bindings are written in.
+#pragma once
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <mutex>
+#include <optional>
+#include <span>
+#include <utility>
+
+#include "convert.h"
+
+namespace tandem::python {
+
+// Dense arrays of one dtype in host memory, of any shape: the core checks how many elements there are.
+template <class T>
+using In = nanobind::ndarray<const T, nanobind::c_contig, nanobind::device::cpu>;
+template <class T>
+using Out = nanobind::ndarray<T, nanobind::c_contig, nanobind::device::cpu>;
+
+template <class T>
+std::span<const T> span_of(const In<T>& array) {
+  return {array.data(), array.size()};
+}
+template <class T>
+std::span<const T> span_of(const std::optional<In<T>>& array) {
+  return array ? span_of(*array) : std::span<const T>();
+}
+template <class T>
+std::span<T> span_of(const Out<T>& array) {
+  return {array.data(), array.size()};
+}
+template <class T>
+std::span<T> span_of(const std::optional<Out<T>>& array) {
+  return array ? span_of(*array) : std::span<T>();
+}
+
+// Runs without the GIL, then raises what went wrong.
+template <class Work>
+void run(Work&& work) {
+  Status status;
+  {
+    const nanobind::gil_scoped_release release;
+    status = work();
+  }
+  check(status);
+}
+
+// One of the core's objects whose users take turns, from whichever thread they come.
+template <class T>
+class Guarded {
+ public:
+  explicit Guarded(T value) : value_(std::move(value)) {}
+
+  template <class Change>
+  void change(Change&& make) {
+    run([&] {
+      const std::lock_guard lock(mutex_);
+      return make(value_);
+    });
+  }
+  template <class Look>
+  auto look(Look&& at) {
+    const nanobind::gil_scoped_release release;
+    const std::lock_guard lock(mutex_);
+    return at(value_);
+  }
+
+ private:
+  std::mutex mutex_;
+  T value_;
+};
+
+}  // namespace tandem::python

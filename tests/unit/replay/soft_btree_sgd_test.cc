@@ -1,0 +1,162 @@
+// Steps on all values that wait in the tree, against the same steps on each value, in double precision: mixed with all
+// that changes a tree, and read in every way that looks at values while they wait.
+#include <gtest/gtest.h>
+
+#include "unit/replay/soft_btree_cases.h"
+
+namespace tandem::replay {
+namespace {
+
+constexpr double kTolerance = 1e-12;
+
+// A tree of doubles and its entries, in the order that `ids` has them.
+class Stepped {
+ public:
+  Stepped(SoftKernel kernel, std::size_t n, double tau, Random& random)
+      : made_(make_case<double>(Keys::kNormal, n, 2, kernel, tau, random)), random_(random) {
+    for (std::size_t i = 0; i < n; i += 9) set_weight(i, 0);
+  }
+  std::size_t size() const { return made_.ids.size(); }
+  SoftBTree<double>& tree() { return made_.tree; }
+  Case<double>& made() { return made_; }
+  std::size_t draw() { return random_() % size(); }
+
+  void step() {
+    const double query = random_() % 4 == 0 ? made_.dense.keys[draw()] : draw_key(Keys::kNormal, random_);
+    const auto d_read = draw_normals<double>(2, random_);
+    ASSERT_TRUE(made_.tree.sgd_values(query, d_read, 0.25).ok());
+    const DenseRead row = *made_.oracle().read(query);
+    for (std::size_t i = 0; i < size(); ++i) {
+      if (made_.dense.weights[i] == 0) continue;
+      const double p = made_.dense.weights[i] * row.shares[i];
+      for (std::size_t d = 0; d < 2; ++d) made_.dense.values[2 * i + d] -= 0.25 * p * d_read[d];
+    }
+  }
+  void set_weight(std::size_t i, double weight) {
+    ASSERT_TRUE(made_.tree.set_weight(made_.ids[i], weight).ok());
+    made_.dense.weights[i] = weight;
+  }
+  void set_key(std::size_t i, double key) {
+    ASSERT_TRUE(made_.tree.set_key(made_.ids[i], key).ok());
+    made_.dense.keys[i] = key;
+  }
+  void erase(std::size_t i) {
+    ASSERT_TRUE(made_.tree.erase(made_.ids[i]).ok());
+    const auto at = static_cast<std::ptrdiff_t>(i);
+    made_.ids.erase(made_.ids.begin() + at);
+    made_.dense.keys.erase(made_.dense.keys.begin() + at);
+    made_.dense.weights.erase(made_.dense.weights.begin() + at);
+    made_.dense.values.erase(made_.dense.values.begin() + 2 * at, made_.dense.values.begin() + 2 * at + 2);
+  }
+  void insert() {
+    const double key = draw_key(Keys::kNormal, random_);
+    const auto value = draw_normals<double>(2, random_);
+    made_.ids.push_back(made_.tree.insert(key, value, 1.5).value());
+    made_.dense.keys.push_back(key);
+    made_.dense.weights.push_back(1.5);
+    made_.dense.values.insert(made_.dense.values.end(), value.begin(), value.end());
+  }
+
+  void check_reads() {
+    const auto snapshot = made_.tree.snapshot();
+    const auto queries = draw_queries(made_, 12, random_);
+    const Errors errors = compare<double>(snapshot, made_.oracle(), made_.ids, queries, random_);
+    ASSERT_LT(errors.greatest(), kTolerance) << errors;
+    std::vector<EntryId> except;
+    std::vector<std::size_t> places;
+    for (std::size_t j = 0; j < queries.size(); ++j) {
+      places.push_back(draw());
+      except.push_back(made_.ids[places[j]]);
+    }
+    std::vector<double> reads(2 * queries.size());
+    ASSERT_TRUE(snapshot.read_without(queries, except, reads).ok());
+    for (std::size_t j = 0; j < queries.size(); ++j) {
+      const DenseRead row = *made_.oracle().read(queries[j], places[j]);
+      ASSERT_LT(worst<double>({&reads[2 * j], 2}, row.read, row.scales), kTolerance);
+    }
+  }
+  void check_values() {
+    for (std::size_t i = 0; i < size(); ++i) {
+      const auto entry = made_.tree.entry(made_.ids[i]).value();
+      for (std::size_t d = 0; d < 2; ++d) {
+        ASSERT_NEAR(entry.value[d], made_.dense.values[2 * i + d], kTolerance * 20) << "entry " << i;
+      }
+    }
+  }
+
+ private:
+  Case<double> made_;
+  Random& random_;
+};
+
+TEST(SoftBTreeSgd, WaitingStepsAreSeenByAllThatReads) {
+  for (const SoftKernel kernel : {SoftKernel::kLaplace, SoftKernel::kMatern32}) {
+    for (const double tau : {20.0, 1e3, 1e5}) {  // keys are spread over 1e4
+      Random random(21);
+      Stepped stepped(kernel, kSanitized ? 600 : 3000, tau, random);
+      for (int turn = 0; turn < 60 && !testing::Test::HasFatalFailure(); ++turn) {
+        SCOPED_TRACE(testing::Message() << "tau " << tau << " turn " << turn);
+        for (int i = 0; i < 3; ++i) stepped.step();
+        const auto kept = stepped.tree().snapshot();
+        const DenseEntries was = stepped.made().dense;
+        const std::vector<EntryId> ids_then = stepped.made().ids;
+        switch (turn % 6) {
+          case 0:
+            for (int i = 0; i < 40; ++i) stepped.insert();
+            break;
+          case 1:
+            for (int i = 0; i < 40; ++i) stepped.erase(stepped.draw());
+            break;
+          case 2: stepped.set_key(stepped.draw(), 1e4 * normal(random)); break;
+          case 3: stepped.set_weight(stepped.draw(), random() % 2 == 0 ? 0 : 2); break;
+          case 4: (void)stepped.tree().entry(stepped.made().ids[stepped.draw()]); break;
+          default: break;
+        }
+        stepped.step();
+        stepped.tree().check_invariants();
+        stepped.check_reads();
+        // What was read before is as it was.
+        const DenseOracle oracle(was, kernel, tau);
+        const std::vector<double> queries = {1e4 * normal(random), was.keys[random() % was.keys.size()]};
+        const Errors errors = compare<double>(kept, oracle, ids_then, queries, random);
+        ASSERT_LT(errors.greatest(), kTolerance) << errors;
+      }
+      stepped.check_values();
+    }
+  }
+}
+
+TEST(SoftBTreeSgd, ALongHistoryOfStepsDoesNotDrift) {
+  for (const SoftKernel kernel : {SoftKernel::kLaplace, SoftKernel::kMatern32}) {
+    Random random(22);
+    Stepped stepped(kernel, 700, 500, random);
+    for (int i = 0; i < (kSanitized ? 300 : 3000); ++i) stepped.step();
+    stepped.tree().check_invariants();
+    stepped.check_reads();
+    stepped.check_values();
+  }
+}
+
+TEST(SoftBTreeSgd, ATreeSavedWhileStepsWaitGoesOnWithTheSameBits) {
+  for (const SoftKernel kernel : {SoftKernel::kLaplace, SoftKernel::kMatern32}) {
+    Random random(23);
+    Stepped stepped(kernel, 2000, 300, random);
+    for (int i = 0; i < 20; ++i) stepped.step();
+    auto loaded = SoftBTree<double>::from_bytes(stepped.tree().to_bytes()).value();
+    loaded.check_invariants();
+    for (int turn = 0; turn < 3; ++turn) {
+      const auto queries = draw_queries(stepped.made(), 30, random);
+      std::vector<double> reads(60), loaded_reads(60);
+      ASSERT_TRUE(stepped.tree().snapshot().read(queries, reads).ok());
+      ASSERT_TRUE(loaded.snapshot().read(queries, loaded_reads).ok());
+      EXPECT_EQ(reads, loaded_reads);
+      for (SoftBTree<double>* tree : {&stepped.tree(), &loaded}) {
+        ASSERT_TRUE(tree->sgd_values(queries[turn], std::vector<double>{1, -1}, 0.5).ok());
+      }
+    }
+    EXPECT_EQ(stepped.tree().to_bytes(), loaded.to_bytes());
+  }
+}
+
+}  // namespace
+}  // namespace tandem::replay
