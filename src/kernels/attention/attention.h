@@ -88,7 +88,8 @@ struct NormRopeAppend {
 // other contents: T and B are bounds; rows past query_start[B] are left alone. What is not checked must hold:
 // query_start ascends from 0 to T at most; queries <= context_len <= context_max; blocks that some query sees exist.
 //
-// Scratch, on 256 bytes, from attention_cuda_scratch_bytes(), with any content.
+// Scratch, on 256 bytes, from attention_cuda_scratch_bytes(), with any content: it serves any step of at most that many
+// tokens, sequences and context.
 struct PagedShape {
   std::int64_t T = 0, B = 0, H = 0, G = 0, D = 0, context_max = 0;
 };

@@ -52,6 +52,10 @@ Status check_params(const char* op, const AttentionParams& params) {
       params.scale, params.softcap, params.window);
 }
 
+// Above so many tiles the unsplit kernel is quicker; below so many blocks two launches cost more than they save.
+constexpr std::int64_t kSplitItemsMax = 32, kSplitBlocksMin = 4, kSplitBlocksMax = 1536;
+constexpr std::int64_t kSplitScoresBytesMax = std::int64_t{1} << 26;
+
 // Rows of 16 bytes at a time.
 Status expect_rows_on_16_bytes(const char* op, const char* name, const TensorView& rows) {
   const std::int64_t unit = 16 / tensor::dtype_bytes(rows.dtype());
@@ -192,8 +196,10 @@ Result<PagedAttentionCall> make_attention_call(TensorView q, const PagedKv& kv, 
 
 Status run_attention(const PagedAttentionCall& call, device::Stream& stream) {
   const bool is_hopper = TD_TRY(device::cuda_compute_capability(stream.device().index)) == 90;
-  return is_hopper && attention_paged_sm90_takes(call) ? attention_paged_sm90(call, stream)
-                                                       : attention_plain_sm80(call, stream);
+  if (!is_hopper || !attention_paged_sm90_takes(call)) return attention_plain_sm80(call, stream);
+  const AttentionSplit split = attention_split(
+      {.T = call.T, .B = call.B, .H = call.H, .G = call.G, .D = call.D, .context_max = call.context_max});
+  return split.is_wanted ? attention_split_sm90(call, split, stream) : attention_paged_sm90(call, stream);
 }
 
 }  // namespace
@@ -204,7 +210,37 @@ Status norm_rope_append_cuda(TensorView packed, const NormRopeAppend& params, Te
   return call.T == 0 ? ok_status() : norm_rope_append_sm80(call, stream);
 }
 
-std::size_t attention_cuda_scratch_bytes(const PagedShape&) { return 256; }
+AttentionSplit attention_split(const PagedShape& shape) {
+  const auto& [T, B, H, G, D, context_max] = shape;
+  AttentionSplit split;
+  if (G < 1 || H / G < 1 || H / G > 16 || D < 1) return split;
+  const std::int64_t heads = H / G, keys = D > 128 ? 80 : 128;
+  // Where each sequence brings one token, tiles of 8 rows.
+  const std::int64_t tile_tokens = std::max<std::int64_t>(1, (T <= B ? 8 : 16) / heads);
+  split.tile_tokens = static_cast<int>(tile_tokens);
+  split.halves = tile_tokens * heads > 8 ? 2 : 1;
+  split.items = std::min(T, T / tile_tokens + B) * G;
+  split.blocks_max = (context_max + keys - 1) / keys;
+  const std::int64_t blocks = split.items * split.blocks_max;
+  const std::int64_t scores_bytes = blocks * split.halves * 8 * keys * 4;
+  split.is_wanted = split.items <= kSplitItemsMax && split.blocks_max >= kSplitBlocksMin &&
+                    split.blocks_max <= kSplitBlocksMax && scores_bytes <= kSplitScoresBytesMax;
+  split.scores_offset = kAttentionCudaCounterBytes;
+  split.maxima_offset = split.scores_offset + static_cast<std::size_t>(scores_bytes);
+  split.bytes = split.maxima_offset + static_cast<std::size_t>(blocks * 16 * 4);
+  return split;
+}
+
+// What the largest split of any smaller step takes: 16 rows a tile, and no more tiles than are split.
+std::size_t attention_cuda_scratch_bytes(const PagedShape& shape) {
+  if (shape.G < 1 || shape.D < 1) return kAttentionCudaCounterBytes;
+  const std::int64_t keys = shape.D > 128 ? 80 : 128;
+  const std::int64_t blocks_max = std::min((shape.context_max + keys - 1) / keys, kSplitBlocksMax);
+  if (blocks_max < kSplitBlocksMin) return kAttentionCudaCounterBytes;
+  const std::int64_t blocks = std::min(shape.T * shape.G, kSplitItemsMax) * blocks_max;
+  return kAttentionCudaCounterBytes +
+         static_cast<std::size_t>(std::min(blocks * 16 * keys * 4, kSplitScoresBytesMax) + blocks * 16 * 4);
+}
 
 Status attention_cuda(TensorView q, const PagedKv& kv, TensorView query_start, TensorView context_len, TensorView sinks,
                       const AttentionParams& params, std::int64_t context_max, TensorView out,
@@ -239,6 +275,9 @@ bool attention_paged_sm90_takes(const PagedAttentionCall&) { return false; }
 Status attention_paged_sm90(const PagedAttentionCall&, device::Stream&) { return no_cuda_code("attention"); }
 bool attention_decode_sm90_takes(const NormRopeAppendCall&, const PagedAttentionCall&, int) { return false; }
 Status attention_decode_sm90(const NormRopeAppendCall&, const PagedAttentionCall&, device::Stream&) {
+  return no_cuda_code("attention");
+}
+Status attention_split_sm90(const PagedAttentionCall&, const AttentionSplit&, device::Stream&) {
   return no_cuda_code("attention");
 }
 

@@ -12,6 +12,7 @@ namespace tandem::kernels {
 
 inline constexpr std::int64_t kAttentionCudaWidthMax = 256;
 inline constexpr std::int64_t kAttentionCudaSequencesMax = 256;
+inline constexpr std::size_t kAttentionCudaCounterBytes = 256;  // of scratch, at its beginning
 
 struct NormRopeAppendCall {
   const float* packed = nullptr;
@@ -56,6 +57,17 @@ struct PagedAttentionCall {
 // Hopper, bf16, pages of a power of two from 16 on: on warpgroup products, in the order of the fused forward.
 bool attention_paged_sm90_takes(const PagedAttentionCall& call);
 [[nodiscard]] Status attention_paged_sm90(const PagedAttentionCall& call, device::Stream& stream);
+
+// The same bits, for few rows over long contexts: in two kernels, with scores in scratch.
+struct AttentionSplit {
+  bool is_wanted = false;
+  int tile_tokens = 1, halves = 1;  // query tokens a tile; 8 rows each
+  std::int64_t items = 0, blocks_max = 0;
+  std::size_t scores_offset = 0, maxima_offset = 0, bytes = 0;  // of scratch
+};
+AttentionSplit attention_split(const PagedShape& shape);
+[[nodiscard]] Status attention_split_sm90(const PagedAttentionCall& call, const AttentionSplit& split,
+                                          device::Stream& stream);
 
 // Both at once, where each sequence brings one token (T = B), whose slot is negative or the place of its position: on
 // Hopper, as attention_paged_sm90() has it, for few sequences of short contexts. K and V of the tokens before are read

@@ -311,8 +311,8 @@ template <class C>
 Status launch_paged(const PagedAttentionCall& call, device::Stream& stream) {
   const device::Device device = stream.device();
   const PagedArguments args = paged_arguments(call, C::kRows, C::kKeys);
-  const CUtensorMap q_map = TD_TRY(query_map(args, device)), k_map = TD_TRY(cache_map(args, call.k, device)),
-                    v_map = TD_TRY(cache_map(args, call.v, device));
+  const CUtensorMap q_map = TD_TRY(query_map(args, device)), k_map = TD_TRY(cache_map(args, call.k, 64, device)),
+                    v_map = TD_TRY(cache_map(args, call.v, 64, device));
   std::int64_t grid = items_max(args);
   if constexpr (C::kPersistent) {
     grid = std::min<std::int64_t>(grid, TD_TRY(device::cuda_multiprocessors(device.index)));

@@ -42,7 +42,9 @@ Result<CUtensorMap> make_row_map(const tensor::TensorView& x, int box_rows, int 
       default: return CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
     }
   }();
-  const auto swizzle = box_columns * bytes == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B;
+  const auto swizzle = box_columns * bytes == 32   ? CU_TENSOR_MAP_SWIZZLE_32B
+                       : box_columns * bytes == 64 ? CU_TENSOR_MAP_SWIZZLE_64B
+                                                   : CU_TENSOR_MAP_SWIZZLE_128B;
   CUtensorMap map;
   const CUresult result = encode(&map, type, 3, x.data(), extents, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
                                  swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);

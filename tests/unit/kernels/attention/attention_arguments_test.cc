@@ -1,6 +1,7 @@
 #include <functional>
 
 #include "kernels/attention/attention.h"
+#include "kernels/attention/cuda_paths.h"
 #include "unit/kernels/reference.h"
 
 namespace tandem::kernels {
@@ -147,6 +148,26 @@ TEST(KvAppend, RoundsIntoTheSlotsAndNowhereElse) {
     } else {
       EXPECT_EQ(std::memcmp(cache_k.view().data(), to_bf16(expected_k).data(), expected_k.size() * 2), 0);
       EXPECT_EQ(std::memcmp(cache_v.view().data(), to_bf16(expected_v).data(), expected_v.size() * 2), 0);
+    }
+  }
+}
+
+// A step's memory is planned for the largest one; smaller ones may be spread over the card, which takes more.
+TEST(AttentionCudaScratch, ThatOfALargeStepServesSmallerOnes) {
+  for (const std::int64_t D : {64, 128, 256}) {
+    for (const auto& [H, G] : {std::pair<std::int64_t, std::int64_t>{32, 8}, {16, 1}, {5, 1}, {8, 8}}) {
+      for (const std::int64_t context : {256, 8192, 131072}) {
+        const std::size_t planned = attention_cuda_scratch_bytes({512, 64, H, G, D, context});
+        for (std::int64_t T = 1; T <= 40; ++T) {
+          for (std::int64_t B = 1; B <= T; ++B) {
+            const PagedShape step{T, B, H, G, D, context};
+            const AttentionSplit split = attention_split(step);
+            const std::size_t wanted = split.is_wanted ? split.bytes : 0;
+            EXPECT_LE(wanted, attention_cuda_scratch_bytes(step)) << T << " " << B;
+            EXPECT_LE(attention_cuda_scratch_bytes(step), planned) << T << " " << B;
+          }
+        }
+      }
     }
   }
 }
