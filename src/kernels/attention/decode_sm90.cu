@@ -279,8 +279,9 @@ Status launch_decode(const NormRopeAppendCall& append, const PagedAttentionCall&
 
 bool attention_decode_sm90_takes(const NormRopeAppendCall& append, const PagedAttentionCall& call,
                                  int multiprocessors) {
-  return attention_paged_sm90_takes(call) && append.is_aligned && append.D % 8 == 0 && call.D <= 128 &&
-         call.T == call.B && call.B * call.G <= multiprocessors && call.context_max <= kDecodeContextMax;
+  return call.kv_dtype == tensor::DType::kBf16 && attention_paged_sm90_takes(call) && append.is_aligned &&
+         append.D % 8 == 0 && call.D <= 128 && call.T == call.B && call.B * call.G <= multiprocessors &&
+         call.context_max <= kDecodeContextMax;
 }
 
 Status attention_decode_sm90(const NormRopeAppendCall& append, const PagedAttentionCall& call, device::Stream& stream) {

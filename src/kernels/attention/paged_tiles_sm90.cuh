@@ -151,10 +151,10 @@ class KeyCopies {
 
 // ---- On the host. ----
 
-inline tensor::TensorView bf16_rows(const void* data, std::int64_t R, std::int64_t H, std::int64_t D,
-                                    std::int64_t row_stride, std::int64_t head_stride, device::Device device) {
+inline tensor::TensorView rows_of(const void* data, tensor::DType dtype, std::int64_t R, std::int64_t H, std::int64_t D,
+                                  std::int64_t row_stride, std::int64_t head_stride, device::Device device) {
   const std::int64_t strides[] = {row_stride, head_stride, 1};
-  return tensor::TensorView(const_cast<void*>(data), tensor::DType::kBf16, tensor::Shape{R, H, D}, strides, device);
+  return tensor::TensorView(const_cast<void*>(data), dtype, tensor::Shape{R, H, D}, strides, device);
 }
 
 inline PagedArguments paged_arguments(const PagedAttentionCall& call, int rows, int keys) {
@@ -171,15 +171,17 @@ inline PagedArguments paged_arguments(const PagedAttentionCall& call, int rows, 
 // A box of Q holds some heads of some tokens: "rows" of the map are heads here, and its "heads" are tokens.
 inline Result<CUtensorMap> query_map(const PagedArguments& args, device::Device device) {
   const PagedAttentionCall& call = args.call;
-  return make_row_map(bf16_rows(call.q, call.H, call.T, call.D, call.q_head_stride, call.q_token_stride, device),
-                      args.heads_per_group, args.tile_tokens);
+  return make_row_map(
+      rows_of(call.q, tensor::DType::kBf16, call.H, call.T, call.D, call.q_head_stride, call.q_token_stride, device),
+      args.heads_per_group, args.tile_tokens);
 }
 // Rows are a page's tokens; heads are the kv heads of all pages.
-inline Result<CUtensorMap> cache_map(const PagedArguments& args, const void* cache, int columns,
-                                     device::Device device) {
+inline Result<CUtensorMap> cache_map(const PagedArguments& args, const void* cache, int columns, device::Device device,
+                                     bool is_swizzled = true) {
   const PagedAttentionCall& call = args.call;
-  return make_row_map(bf16_rows(cache, call.P, call.blocks * call.G, call.D, call.D, call.P * call.D, device),
-                      args.box_keys, 1, columns);
+  return make_row_map(
+      rows_of(cache, call.kv_dtype, call.P, call.blocks * call.G, call.D, call.D, call.P * call.D, device),
+      args.box_keys, 1, columns, is_swizzled);
 }
 // Tiles that there could be, of all heads: each sequence fills its last tile in part.
 inline std::int64_t items_max(const PagedArguments& args) {

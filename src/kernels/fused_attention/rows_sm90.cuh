@@ -132,6 +132,12 @@ class Rows {
     for (int i = 0; i < kSums; ++i) sums[i] *= fade[i / 2 % 2];
   }
 
+  // Probabilities of 0.
+  __device__ __forceinline__ void clear_p() {
+#pragma unroll
+    for (int i = 0; i < C::kKeys / 16; ++i) p[i][0] = p[i][1] = p[i][2] = p[i][3] = 0;
+  }
+
   __device__ __forceinline__ void pack_p() {
 #pragma unroll
     for (int i = 0; i < C::kKeys / 16; ++i) {
