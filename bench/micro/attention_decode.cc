@@ -1,8 +1,8 @@
 // Times paged attention on CUDA: bytes of keys and values a second where a step decodes, FLOP/s of visible pairs where
 // it brings a chunk of a prompt, each with the fraction of what the card's memory or tensor cores give. Pages in random
-// order, bf16, L2 overwritten before each call, medians. One JSON line a case.
+// order, bf16 or e4m3, L2 overwritten before each call, medians. One JSON line a case.
 //   bench_attention_decode              a fixed list
-//   bench_attention_decode CASE...      B,queries,context,H,G,D,P[,window]
+//   bench_attention_decode CASE...      B,queries,context,H,G,D,P[,window[,bytes of an element: 2 or 1]]
 #include <cuda_runtime_api.h>
 #include <fmt/core.h>
 
@@ -33,7 +33,7 @@ constexpr device::Device kDevice{device::DeviceKind::kCuda, 0};
 constexpr double kFlopsPeak = 989e12, kBytesPeak = 4.57e12;  // H200: datasheet; measured by a copy
 
 struct Case {
-  std::int64_t B, queries, context, H, G, D, P, window;
+  std::int64_t B, queries, context, H, G, D, P, window, element_bytes = 2;
 };
 
 void require(const Status& status) {
@@ -53,23 +53,28 @@ class Buffer {
     require(stream.synchronize());
   }
   // Sums of four uniform numbers, over and over.
-  void fill(device::Stream& stream) {
-    static const std::vector<std::uint16_t> values = [] {
-      std::vector<std::uint16_t> bits(std::size_t{1} << 22);
+  template <class Bits>
+  void fill_with(Bits (*narrow)(float), device::Stream& stream) {
+    static const std::vector<Bits> values = [narrow] {
+      std::vector<Bits> bits(std::size_t{1} << 22);
       for (std::size_t i = 0; i < bits.size(); ++i) {
         const auto words = philox({.seed = 1}, i);
         double sum = 0.0;
         for (const auto word : words) sum += static_cast<double>(word) / 4294967296.0 - 0.5;
-        bits[i] = tensor::bf16_from_f32(static_cast<float>(sum * 1.73));
+        bits[i] = narrow(static_cast<float>(sum * 1.73));
       }
       return bits;
     }();
-    const std::size_t part = values.size() * 2;
+    const std::size_t part = values.size() * sizeof(Bits);
     for (std::size_t at = 0; at < memory_.bytes(); at += part) {
       require(device::copy(static_cast<std::byte*>(memory_.data()) + at, values.data(),
                            std::min(part, memory_.bytes() - at), stream));
     }
     require(stream.synchronize());
+  }
+  void fill(DType dtype, device::Stream& stream) {
+    if (dtype == DType::kBf16) return fill_with(tensor::bf16_from_f32, stream);
+    fill_with(tensor::f8e4m3_from_f32, stream);
   }
   TensorView view(DType dtype, const Shape& shape) const { return TensorView(memory_.data(), dtype, shape, kDevice); }
   device::Memory& memory() { return memory_; }
@@ -80,8 +85,11 @@ class Buffer {
 
 void measure(const Case& c, Buffer& flush, device::Stream& stream) {
   const std::int64_t blocks_each = (c.context + c.P - 1) / c.P, blocks = c.B * blocks_each, T = c.B * c.queries;
-  Buffer k(blocks * c.G * c.P * c.D * 2), v(blocks * c.G * c.P * c.D * 2), q(T * c.H * c.D * 2), out(T * c.H * c.D * 2);
-  for (Buffer* buffer : {&k, &v, &q}) buffer->fill(stream);
+  const DType dtype = c.element_bytes == 2 ? DType::kBf16 : DType::kF8E4m3;
+  const std::int64_t cache_bytes = blocks * c.G * c.P * c.D * c.element_bytes;
+  Buffer k(cache_bytes), v(cache_bytes), q(T * c.H * c.D * 2), out(T * c.H * c.D * 2);
+  for (Buffer* buffer : {&k, &v}) buffer->fill(dtype, stream);
+  q.fill(DType::kBf16, stream);
   std::vector<std::int32_t> table(static_cast<std::size_t>(blocks)), starts, contexts;
   std::iota(table.begin(), table.end(), 0);
   for (std::size_t i = table.size(); i > 1; --i) std::swap(table[i - 1], table[philox({.seed = 2}, i)[0] % i]);
@@ -89,8 +97,7 @@ void measure(const Case& c, Buffer& flush, device::Stream& stream) {
   contexts.assign(static_cast<std::size_t>(c.B), static_cast<std::int32_t>(c.context));
   const Buffer tables(table, stream), query_start(starts, stream), context_len(contexts, stream);
   const Shape cache{blocks, c.G, c.P, c.D};
-  const kernels::PagedKv kv{k.view(DType::kBf16, cache), v.view(DType::kBf16, cache),
-                            tables.view(DType::kI32, {c.B, blocks_each})};
+  const kernels::PagedKv kv{k.view(dtype, cache), v.view(dtype, cache), tables.view(DType::kI32, {c.B, blocks_each})};
   kernels::AttentionParams params{.scale = 1.0f / std::sqrt(static_cast<float>(c.D))};
   params.window = static_cast<int>(c.window);
   Buffer scratch(static_cast<std::int64_t>(kernels::attention_cuda_scratch_bytes(
@@ -123,22 +130,25 @@ void measure(const Case& c, Buffer& flush, device::Stream& stream) {
   }
   const double flops = 4.0 * pairs * static_cast<double>(c.B * c.H * c.D);
   const std::int64_t keys = c.window > 0 ? std::min(c.context, c.window + c.queries - 1) : c.context;
-  const double bytes = static_cast<double>(4 * c.B * c.G * keys * c.D);
+  const double bytes = static_cast<double>(2 * c.element_bytes * c.B * c.G * keys * c.D);
   fmt::print(
       "{{\"op\":\"attention_cuda\",\"B\":{},\"queries\":{},\"context\":{},\"H\":{},\"G\":{},\"D\":{},\"P\":{},"
-      "\"window\":{},\"us\":{:.1f},\"us_p95\":{:.1f},\"tb_per_s\":{:.3f},\"of_bandwidth\":{:.3f},\"tflops\":{:.1f},"
+      "\"window\":{},\"kv\":\"{}\",\"us\":{:.1f},\"us_p95\":{:.1f},\"tb_per_s\":{:.3f},\"of_bandwidth\":{:.3f},"
+      "\"tflops\":{:.1f},"
       "\"of_peak\":{:.3f}}}\n",
-      c.B, c.queries, c.context, c.H, c.G, c.D, c.P, c.window, seconds * 1e6, ms[ms.size() * 95 / 100] * 1e3,
-      bytes / seconds * 1e-12, bytes / seconds / kBytesPeak, flops / seconds * 1e-12, flops / seconds / kFlopsPeak);
+      c.B, c.queries, c.context, c.H, c.G, c.D, c.P, c.window, tensor::dtype_name(dtype), seconds * 1e6,
+      ms[ms.size() * 95 / 100] * 1e3, bytes / seconds * 1e-12, bytes / seconds / kBytesPeak, flops / seconds * 1e-12,
+      flops / seconds / kFlopsPeak);
 }
 
 Case parse(std::string_view text) {
-  std::array<std::int64_t, 8> numbers{};
+  std::array<std::int64_t, 9> numbers{};
+  numbers[8] = 2;
   std::size_t i = 0;
   for (const char* at = text.data(); at < text.data() + text.size() && i < numbers.size(); ++i) {
     at = std::from_chars(at, text.data() + text.size(), numbers[i]).ptr + 1;
   }
-  return {numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], numbers[6], numbers[7]};
+  return {numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], numbers[6], numbers[7], numbers[8]};
 }
 
 int run(int count, char** texts) {
@@ -159,6 +169,11 @@ int run(int count, char** texts) {
     cases.push_back({64, 1, 8192, 32, 4, 256, 32, 0});
     cases.push_back({64, 1, 8192, 32, 32, 128, 32, 0});
     cases.push_back({64, 4, 8192, 32, 8, 128, 32, 0});
+    for (const std::int64_t D : {64, 128}) cases.push_back({64, 1, 8192, 32, 8, D, 32, 0, 1});
+    cases.push_back({64, 1, 8192, 32, 4, 256, 32, 0, 1});
+    cases.push_back({16, 1, 8192, 32, 8, 128, 32, 0, 1});
+    cases.push_back({64, 1, 1024, 32, 8, 128, 32, 0, 1});
+    cases.push_back({1, 8192, 8192, 32, 8, 128, 32, 0, 1});
     cases.push_back({1, 1, 32768, 32, 8, 128, 32, 0});
     cases.push_back({1, 1, 131072, 32, 8, 128, 32, 0});
     for (const std::int64_t D : {64, 128, 256}) {

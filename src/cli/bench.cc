@@ -138,7 +138,7 @@ Cost model_cost(const ModelHost& host) {
   }
   cost.weight_bytes += static_cast<double>(weights.lm_head.bytes());
   cost.head_macs = static_cast<double>(weights.lm_head.count());
-  cost.kv_bytes_per_token = static_cast<double>(model::kv_block_bytes(config, model::kv_dtype(host.plan().compute), 1));
+  cost.kv_bytes_per_token = static_cast<double>(model::kv_block_bytes(config, host.plan().kv_dtype, 1));
   return cost;
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
+#include <map>
 #include <span>
 
 #include "cli/config_file.h"
@@ -46,6 +47,10 @@ void add_model_flags(CLI::App* app, ModelFlags& flags, SizeFlags sizes) {
   std::vector<CLI::Option*> size_options = {
       app->add_option("--kv-blocks", flags.kv_blocks, "blocks of the KV cache (default: fitted to memory)")
           ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40)),
+      app->add_option("--kv-dtype,--kv-cache-dtype", flags.kv_dtype,
+                      "bf16 or fp8: what the KV cache holds (default: as --compute)")
+          ->transform(CLI::CheckedTransformer(std::map<std::string, std::string>{
+              {"auto", "auto"}, {"bf16", "bf16"}, {"bfloat16", "bf16"}, {"fp8", "fp8"}, {"fp8_e4m3", "fp8"}})),
       app->add_option("--context", flags.context, "longest sequence in tokens (default: the model's)")
           ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 31)),
       app->add_option("--step-tokens", flags.step_tokens, "tokens of one step (default 512)")
@@ -56,7 +61,9 @@ void add_model_flags(CLI::App* app, ModelFlags& flags, SizeFlags sizes) {
   };
   if (sizes == SizeFlags::kHidden) {
     for (CLI::Option* option : size_options) option->group(kUnlisted);
-    app->footer("Sizes (--context, --kv-blocks, --step-tokens, --sequences, --no-prefix-cache): tandem bench --help");
+    app->footer(
+        "Sizes (--context, --kv-blocks, --kv-dtype, --step-tokens, --sequences, --no-prefix-cache): tandem bench "
+        "--help");
   }
   app->add_flag("-v,--verbose", flags.verbose, "print the memory plan and timings on standard error");
 }

@@ -36,6 +36,8 @@ Result<std::unique_ptr<ModelHost>> ModelHost::open(const std::filesystem::path& 
   engine::RunnerOptions options;
   if (flags.compute == "f32") options.compute = kernels::Compute::kF32;
   if (flags.compute == "bf16") options.compute = kernels::Compute::kBf16;
+  if (flags.kv_dtype == "bf16") options.kv_dtype = tensor::DType::kBf16;
+  if (flags.kv_dtype == "fp8") options.kv_dtype = tensor::DType::kF8E4m3;
   options.kv_blocks = flags.kv_blocks;
   options.context_tokens = flags.context;
   options.step_tokens_max = flags.step_tokens;

@@ -92,6 +92,9 @@ server::ApiContext make_context(const ServeFlags& flags, const ModelHost& host) 
   context.created_s = modified_s(host.directory() / "config.json");
   const bool bf16 = host.plan().compute == kernels::Compute::kBf16;
   context.system_fingerprint = fmt::format("fp_{}_{}", TANDEM_VERSION, bf16 ? "bf16" : "f32");
+  if (host.plan().kv_dtype != model::kv_dtype(host.plan().compute)) {  // answers are others then
+    context.system_fingerprint += fmt::format("_kv-{}", tensor::dtype_name(host.plan().kv_dtype));
+  }
   context.tokenizer = host.tokenizer();
   Result<model::ChatPrompt> chat = load_chat_prompt(host);
   if (chat.ok()) {

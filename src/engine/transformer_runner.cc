@@ -16,6 +16,7 @@ Result<RunnerPlan> TransformerRunner::plan(const model::Transformer& transformer
   const model::ModelConfig& config = transformer.config();
   RunnerPlan plan;
   plan.compute = options.compute.value_or(model::default_compute(transformer.weights()));
+  plan.kv_dtype = options.kv_dtype.value_or(model::kv_dtype(plan.compute));
   if (options.context_tokens > config.context) {
     return invalid_argument("--context {} is beyond the model's {} positions; lower it", options.context_tokens,
                             config.context);
@@ -30,7 +31,7 @@ Result<RunnerPlan> TransformerRunner::plan(const model::Transformer& transformer
   const std::int64_t context_blocks = (limits.context_tokens + kBlockTokens - 1) / kBlockTokens;
   plan.workspace_bytes =
       TD_TRY(transformer.workspace_bytes(limits.step_tokens_max, limits.sequences_max, context_blocks * kBlockTokens,
-                                         limits.logit_rows_max, stream, plan.compute));
+                                         limits.logit_rows_max, stream, plan.compute, plan.kv_dtype));
 
   const bool on_cuda = stream.device().kind == device::DeviceKind::kCuda;
   const std::uint64_t available =
@@ -39,7 +40,7 @@ Result<RunnerPlan> TransformerRunner::plan(const model::Transformer& transformer
   // Of a machine's memory a third; of a device's, which has nothing else to do, nine tenths of what the rest leaves.
   const std::uint64_t taken = weights_bytes + plan.workspace_bytes;
   const std::uint64_t for_cache = !on_cuda ? available / 3 : available > taken ? (available - taken) / 10 * 9 : 0;
-  const std::uint64_t block_bytes = model::kv_block_bytes(config, model::kv_dtype(plan.compute), kBlockTokens);
+  const std::uint64_t block_bytes = model::kv_block_bytes(config, plan.kv_dtype, kBlockTokens);
   if (options.kv_blocks > 0) {
     limits.blocks_count = options.kv_blocks;
   } else {
@@ -58,8 +59,8 @@ Result<RunnerPlan> TransformerRunner::plan(const model::Transformer& transformer
     plan.ledger.add({"weights", weights_bytes, "mapped from the checkpoint", true});
   }
   plan.ledger.add({"KV cache", cache_bytes,
-                   fmt::format("{} blocks of {} tokens, {} each (--kv-blocks)", limits.blocks_count, kBlockTokens,
-                               bytes_text(block_bytes))});
+                   fmt::format("{} blocks of {} tokens of {}, {} each (--kv-blocks, --kv-dtype)", limits.blocks_count,
+                               kBlockTokens, tensor::dtype_name(plan.kv_dtype), bytes_text(block_bytes))});
   plan.ledger.add({"step workspace", plan.workspace_bytes,
                    fmt::format("{} tokens, {} sequences a step (--step-tokens, --sequences)", limits.step_tokens_max,
                                limits.sequences_max)});
@@ -72,8 +73,8 @@ Result<std::unique_ptr<TransformerRunner>> TransformerRunner::create(const model
   std::unique_ptr<TransformerRunner> runner(new TransformerRunner(transformer, stream));
   runner->limits_ = plan.limits;
   runner->compute_ = plan.compute;
-  runner->cache_ = TD_TRY(model::KvCache::create(transformer.config(), model::kv_dtype(plan.compute),
-                                                 plan.limits.blocks_count, plan.limits.block_tokens, stream.device()));
+  runner->cache_ = TD_TRY(model::KvCache::create(transformer.config(), plan.kv_dtype, plan.limits.blocks_count,
+                                                 plan.limits.block_tokens, transformer.kv_scales(), stream));
   runner->workspace_ = TD_TRY(device::Arena::create(stream.device(), plan.workspace_bytes));
   if (stream.device().kind == device::DeviceKind::kCuda) TD_TRY(runner->create_slots());
   return runner;

@@ -25,6 +25,7 @@ inline constexpr int kBlockTokens = 32;  // P: the grain of prefix reuse
 
 struct RunnerOptions {
   std::optional<kernels::Compute> compute;  // absent: what the checkpoint is stored in
+  std::optional<tensor::DType> kv_dtype;    // f32, bf16 or e4m3; absent: what `compute` needs
   int threads = 0;                          // 0: one per core
   std::int64_t kv_blocks = 0;               // 0: what sequences_max full contexts need, within a third of free memory
   std::int64_t context_tokens = 0;          // 0: the model's own
@@ -37,6 +38,7 @@ struct RunnerOptions {
 struct RunnerPlan {
   RunnerLimits limits;
   kernels::Compute compute = kernels::Compute::kF32;
+  tensor::DType kv_dtype = tensor::DType::kF32;
   std::size_t workspace_bytes = 0;
   device::Ledger ledger;
 };

@@ -1,5 +1,6 @@
 #include "model/transformer.h"
 
+#include <algorithm>
 #include <optional>
 
 #include "model/config/rope_frequencies.h"
@@ -50,6 +51,22 @@ Status Transformer::load_on_device(Compute compute, device::Stream& stream, Thre
   return ok_status();
 }
 
+KvScales Transformer::kv_scales() const {
+  const bool has_any = std::any_of(weights_.layers.begin(), weights_.layers.end(), [](const LayerWeights& layer) {
+    return !layer.k_scales.empty() || !layer.v_scales.empty();
+  });
+  KvScales scales;
+  for (std::size_t layer = 0; has_any && layer < weights_.layers.size(); ++layer) {
+    const auto add = [&](const std::vector<float>& of_layer, std::vector<float>& to) {
+      to.resize((layer + 1) * static_cast<std::size_t>(config_.G), 1.0f);
+      std::copy(of_layer.begin(), of_layer.end(), to.end() - config_.G);
+    };
+    add(weights_.layers[layer].k_scales, scales.k);
+    add(weights_.layers[layer].v_scales, scales.v);
+  }
+  return scales;
+}
+
 Result<TensorView> Transformer::norm(ops::Context& context, TensorView x, TensorView weight, ops::Tape* tape) const {
   return ops::rms_norm(context, x, weight, config_.norm_eps, config_.norm_offset, tape);
 }
@@ -63,7 +80,8 @@ Result<TensorView> Transformer::run_attention(ops::Context& context, std::int64_
   const ops::NormParams norm{config_.norm_eps, config_.norm_offset};
   const ops::Projected projected = TD_TRY(ops::norm_qkv_projection(context, x, weights.attention_input_norm, norm,
                                                                    weights.qkv, config_.H, config_.G, config_.D, tape));
-  const kernels::PagedKv kv{cache.keys(layer), cache.values(layer), batch.block_table};
+  const kernels::PagedKv kv{cache.keys(layer), cache.values(layer), batch.block_table, cache.key_scales(layer),
+                            cache.value_scales(layer)};
   const kernels::AttentionParams params{config_.attention_scale, config_.attention_softcap, layer_config.window};
   return ops::attention(
       context, projected, {weights.q_norm, weights.k_norm, norm}, tables[static_cast<std::size_t>(layer_config.rope)],
@@ -143,7 +161,8 @@ Result<TensorView> Transformer::forward(ops::Context& context, const ForwardBatc
 }
 
 Result<std::size_t> Transformer::workspace_bytes(std::int64_t T, std::int64_t B, std::int64_t context_tokens,
-                                                 std::int64_t N, device::Stream& stream, Compute compute) const {
+                                                 std::int64_t N, device::Stream& stream, Compute compute,
+                                                 DType kv) const {
   device::Arena plan = device::Arena::create_planning();
   ops::Context context{stream, plan, compute};
   const auto shape_only = [](DType dtype, const Shape& shape) {
@@ -154,7 +173,7 @@ Result<std::size_t> Transformer::workspace_bytes(std::int64_t T, std::int64_t B,
                            shape_only(DType::kI32, {B}), shape_only(DType::kI32, {B, context_tokens}),
                            shape_only(DType::kI32, {N})};
   // Blocks of one token: a table of as many columns as a context has tokens.
-  const KvCache no_cache = TD_TRY(KvCache::create(config_, kv_dtype(compute), 0, 1, stream.device()));
+  const KvCache no_cache = TD_TRY(KvCache::create(config_, kv, 0, 1, {}, stream));
   TD_TRY(forward(context, batch, no_cache, nullptr));
   return plan.peak_bytes();
 }

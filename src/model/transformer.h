@@ -25,7 +25,8 @@ namespace tandem::model {
 // (f16 has bits that bf16 would drop).
 kernels::Compute default_compute(const ModelWeights& weights);
 
-// What the cache holds under each: bf16 products need no more than bf16 keys and values.
+// What the cache holds under each, unless the caller says otherwise: bf16 products need no more than bf16 keys and
+// values.
 tensor::DType kv_dtype(kernels::Compute compute);
 
 class Transformer {
@@ -41,16 +42,18 @@ class Transformer {
 
   const ModelConfig& config() const { return config_; }
   const ModelWeights& weights() const { return weights_; }
+  KvScales kv_scales() const;  // the checkpoint's
 
   // Runs the batch, appends its keys and values to `cache`, returns the logits [N,V] f32 of batch.logit_rows. The
   // logits live in the context's arena. Errors: kInvalidArgument (ids outside the vocabulary, shapes), kAborted.
   [[nodiscard]] Result<tensor::TensorView> forward(ops::Context& context, const ForwardBatch& batch,
                                                    const KvCache& cache, ops::Tape* tape) const;
 
-  // Arena bytes that a forward of at most T tokens in B sequences of at most `context` tokens with N logit rows takes.
+  // Arena bytes that a forward of at most T tokens in B sequences of at most `context` tokens with N logit rows takes,
+  // with a cache of `kv`.
   [[nodiscard]] Result<std::size_t> workspace_bytes(std::int64_t T, std::int64_t B, std::int64_t context,
-                                                    std::int64_t N, device::Stream& stream,
-                                                    kernels::Compute compute) const;
+                                                    std::int64_t N, device::Stream& stream, kernels::Compute compute,
+                                                    tensor::DType kv) const;
 
  private:
   struct RopeFrequencies {

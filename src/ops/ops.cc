@@ -35,7 +35,7 @@ Status attend_on_cuda(Context& context, const Projected& projected, HeadNorm nor
   const std::int64_t T = q.extent(0), H = q.extent(1), D = q.extent(2), G = k.extent(1);
   const std::int64_t table_tokens = kv.block_table.extent(1) * kv.k.extent(2);
   const std::int64_t context_max = batch.context_max > 0 ? std::min(batch.context_max, table_tokens) : table_tokens;
-  const TensorView queries = take(context, kv.k.dtype(), Shape{T, H, D});
+  const TensorView queries = take(context, kernels::attention_query_dtype(kv.k.dtype()), Shape{T, H, D});
   const auto scratch = take_scratch(
       context, kernels::attention_cuda_scratch_bytes({T, batch.context_len.extent(0), H, G, D, context_max}));
   if (context.arena.is_planning()) return ok_status();

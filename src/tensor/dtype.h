@@ -1,4 +1,4 @@
-// Element types, and the conversions between 16-bit floats and f32.
+// Element types, and the conversions between 16-bit or 8-bit floats and f32.
 #pragma once
 
 #include <bit>
@@ -39,5 +39,10 @@ constexpr float f32_from_bf16(std::uint16_t bits) {
 // IEEE half. Rounds to nearest, ties to even; overflow gives infinity; subnormals are kept.
 std::uint16_t f16_from_f32(float value);
 float f32_from_f16(std::uint16_t bits);
+
+// e4m3 without infinities (OCP FP8): up to 448, multiples of 2^-9 below 2^-6. Rounds to nearest, ties to even; what is
+// larger than 448, infinity too, becomes 448; NaN becomes the NaN 0x7f.
+std::uint8_t f8e4m3_from_f32(float value);
+float f32_from_f8e4m3(std::uint8_t bits);
 
 }  // namespace tandem::tensor

@@ -1,5 +1,6 @@
 // Rule 2: a sequence's sampled tokens and log-probabilities are the same bits alone and in company, in any chunking,
-// with or without a prefix-cache hit, after preemption, and on any number of threads; in both compute modes.
+// with or without a prefix-cache hit, after preemption, and on any number of threads; in both compute modes, and over
+// an FP8 cache.
 //
 // Log-probabilities are compared because they are a function of the whole row of logits: a changed bit in any logit of
 // weight moves them. Logit rows themselves are compared in LogitRows.
@@ -74,7 +75,9 @@ class Determinism : public ::testing::TestWithParam<std::tuple<std::string, std:
   }
   cli::ModelFlags flags() const {
     cli::ModelFlags flags;
-    flags.compute = std::get<1>(GetParam());
+    const bool is_fp8 = std::get<1>(GetParam()) == "fp8";  // bf16 over a cache of e4m3
+    flags.compute = is_fp8 ? "bf16" : std::get<1>(GetParam());
+    if (is_fp8) flags.kv_dtype = "fp8";
     flags.device = std::get<2>(GetParam());
     flags.threads = 2;
     flags.no_prefix_cache = true;
@@ -195,7 +198,7 @@ TEST_P(Determinism, LogitRows) {
 
 INSTANTIATE_TEST_SUITE_P(Models, Determinism,
                          ::testing::Combine(::testing::Values("tinyworld-5m", "gemma3", "mixtral", "mistral-swa"),
-                                            ::testing::Values("f32", "bf16"), ::testing::ValuesIn(kDevices)),
+                                            ::testing::Values("f32", "bf16", "fp8"), ::testing::ValuesIn(kDevices)),
                          [](const auto& info) {
                            std::string name =
                                std::get<0>(info.param) + "_" + std::get<1>(info.param) + "_" + std::get<2>(info.param);

@@ -29,6 +29,21 @@ namespace tandem::kernels::HWY_NAMESPACE {
 
 constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
 
+// The 64 rows of e4m3 at `offsets`, as dense rows of bf16.
+void widen_f8_rows(const void* from, const std::int64_t* offsets, std::int64_t D, std::uint16_t* to) {
+  const FewWords du;
+  const hn::Rebind<std::uint8_t, FewWords> d8;
+  const hn::Rebind<std::uint16_t, FewWords> d16;
+  const hn::RebindToSigned<FewWords> di;
+  for (std::int64_t row = 0; row < kKeys; ++row, to += D) {
+    const std::uint8_t* const bytes = static_cast<const std::uint8_t*>(from) + offsets[row];
+    for (std::int64_t i = 0; i < D; i += static_cast<std::int64_t>(hn::Lanes(du))) {
+      const auto bits = bf16_bits_of_f8(du, hn::PromoteTo(du, hn::LoadU(d8, bytes + i)));
+      hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di, bits)), d16, to + i);
+    }
+  }
+}
+
 // One tile in the making.
 template <PackLayout kLayout>
 class TileTask {
@@ -88,28 +103,43 @@ class TileTask {
   }
 
   void pack_block() {
+    const Rows keys = rows_to_pack(tile_.k, offsets_->keys);
     for (std::int64_t i = 0; i < kKeys; i += kPackTokens) {
-      pack_keys<kLayout>(tile_.k, offsets_->keys + i, tile_.D, scratch_.keys + i);
+      pack_keys<kLayout>(keys.from, keys.offsets + i, tile_.D, scratch_.keys + i);
       fetch_ahead(8);
     }
+    const Rows values = rows_to_pack(tile_.v, offsets_->values);
     for (std::int64_t i = 0; i < kKeys; i += kPackTokens) {
-      pack_values<kLayout>(tile_.v, offsets_->values + i, tile_.D, width(),
+      pack_values<kLayout>(values.from, values.offsets + i, tile_.D, width(),
                            scratch_.values + i / kElementsPerStep<kLayout> * width());
       fetch_ahead(8);
     }
+  }
+
+  // Rows as packing takes them: those of the cache, or of e4m3 a copy as bf16, until the next is asked for.
+  struct Rows {
+    const void* from;
+    const std::int64_t* offsets;
+  };
+  Rows rows_to_pack(const void* from, const std::int64_t* offsets) {
+    if (tile_.kv_dtype != tensor::DType::kF8E4m3) return {from, offsets};
+    widen_f8_rows(from, offsets, tile_.D, scratch_.wide);
+    for (std::int64_t row = 0; row < kKeys; ++row) wide_offsets_[row] = row * tile_.D;
+    return {scratch_.wide, wide_offsets_};
   }
 
   // Fetches the next keys and then values of the block after this one, `rows` at a time between the steps of the work
   // on this one: together they would fill the queue of outstanding misses, and a block is too short for the hardware's
   // own prefetching to get going.
   HWY_INLINE void fetch_ahead(std::int64_t rows) {
-    constexpr std::int64_t kElementBytes = kLayout == PackLayout::kF32 ? 4 : 2, kLine = 64;
+    constexpr std::int64_t kLine = 64;
+    const std::int64_t element_bytes = tensor::dtype_bytes(tile_.kv_dtype);
     for (const std::int64_t end = std::min(fetched_ + rows, fetch_end_); fetched_ < end; ++fetched_) {
       const std::int64_t offset =
           fetched_ < kKeys ? next_offsets_->keys[fetched_] : next_offsets_->values[fetched_ - kKeys];
       const std::byte* const row =
-          static_cast<const std::byte*>(fetched_ < kKeys ? tile_.k : tile_.v) + offset * kElementBytes;
-      for (std::int64_t at = 0; at < tile_.D * kElementBytes; at += kLine) __builtin_prefetch(row + at);
+          static_cast<const std::byte*>(fetched_ < kKeys ? tile_.k : tile_.v) + offset * element_bytes;
+      for (std::int64_t at = 0; at < tile_.D * element_bytes; at += kLine) __builtin_prefetch(row + at);
     }
   }
 
@@ -172,8 +202,11 @@ class TileTask {
       for (int i = 0; i < kSumLanes; ++i) total += scratch_.totals[row * kSumLanes + i];
       const float divisor = total == 0.0f ? 1.0f : total;  // a row that sees nothing is zero
       const float* const sums = scratch_.sums + row * width();
+      const float scale = tile_.out_scale;
       store_row(tile_.q_dtype, tile_.D, tile_.out, token * tile_.out_token_stride + head * tile_.out_head_stride,
-                [=](std::int64_t i) HWY_ATTR { return hn::Div(hn::LoadU(d, sums + i), hn::Set(d, divisor)); });
+                [=](std::int64_t i) HWY_ATTR {
+                  return hn::Mul(hn::Div(hn::LoadU(d, sums + i), hn::Set(d, divisor)), hn::Set(d, scale));
+                });
       if (tile_.lse_ln == nullptr) continue;
       constexpr double kLn2 = 0.69314718055994530942;
       tile_.lse_ln[token * tile_.lse_token_stride + head * tile_.lse_head_stride] =
@@ -189,6 +222,7 @@ class TileTask {
   Offsets* offsets_ = &offsets_storage_[0];       // of the block in hand
   Offsets* next_offsets_ = &offsets_storage_[1];  // and of the one after
   std::int64_t fetched_ = 0, fetch_end_ = 0;      // rows of the next block: keys, then values
+  std::int64_t wide_offsets_[kKeys];
 };
 
 void run_tile(const AttentionTile& tile, std::byte* scratch) {

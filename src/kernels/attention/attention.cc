@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "kernels/attention/cache_scale.h"
 #include "kernels/attention/tile.h"
 #include "kernels/common/validate.h"
 
@@ -68,10 +69,9 @@ Status check_sequences(const Call& call, std::int64_t T) {
   return ok_status();
 }
 
-Status check_cache(const char* op, const TensorView& k, const TensorView& v) {
-  if (k.dtype() != DType::kF32 && k.dtype() != DType::kBf16) {
-    return invalid_argument("{}: the cache is {}; expected f32 or bf16", op, tensor::dtype_name(k.dtype()));
-  }
+Status check_cache(const char* op, const PagedKv& kv) {
+  const auto& [k, v, block_table, k_scale, v_scale] = kv;
+  TD_TRY(expect_cache_dtype(op, kv, device::Device()));
   TD_TRY(expect_view(op, "kv.k", k, k.dtype(), {kAnyExtent, kAnyExtent, kAnyExtent, kAnyExtent}, Layout::kDense));
   TD_TRY(expect_view(op, "kv.v", v, k.dtype(), {k.extent(0), k.extent(1), k.extent(2), k.extent(3)}, Layout::kDense));
   if (k.extent(1) < 1 || k.extent(2) < 1 || k.extent(3) < 1 || k.extent(3) % 8 != 0) {
@@ -79,6 +79,13 @@ Status check_cache(const char* op, const TensorView& k, const TensorView& v) {
         "{}: the cache is {}; expected at least one kv head, one token a block, and a head "
         "dimension that is a multiple of 8",
         op, k.shape().to_string());
+  }
+  for (const TensorView* scales : {&k_scale, &v_scale}) {
+    for (std::int64_t g = 0; g < k.extent(1); ++g) {
+      const float scale = scale_of(*scales, g);
+      if (scale > 0.0f && std::isfinite(scale)) continue;
+      return invalid_argument("{}: kv head {} has a scale of {}; expected a positive number", op, g, scale);
+    }
   }
   return ok_status();
 }
@@ -118,8 +125,9 @@ AttentionTile make_tile(const Call& call, std::int64_t b, std::int64_t g, std::i
       .tokens = std::min(call.tile_tokens, call.queries(b) - first),
       .heads = call.heads_per_group,
       .D = k.extent(3),
-      .scale = call.params.scale,
+      .scale = call.params.scale * scale_of(call.kv.k_scale, g),
       .softcap = call.params.softcap,
+      .out_scale = scale_of(call.kv.v_scale, g),
   };
 }
 
@@ -157,7 +165,7 @@ Status attention_cpu(TensorView q, const PagedKv& kv, TensorView query_start, Te
   TD_TRY(expect_view(kOp, "q", q, DType::kF32, {kAnyExtent, kAnyExtent, kAnyExtent}, Layout::kLastAxisDense));
   const std::int64_t T = q.extent(0), H = q.extent(1), D = q.extent(2);
   TD_TRY(expect_view(kOp, "out", out, DType::kF32, {T, H, D}, Layout::kLastAxisDense));
-  TD_TRY(check_cache(kOp, kv.k, kv.v));
+  TD_TRY(check_cache(kOp, kv));
   const std::int64_t G = kv.k.extent(1);
   if (kv.k.extent(3) != D || H < 1 || H % G != 0) {
     return invalid_argument(

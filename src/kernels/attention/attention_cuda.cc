@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "kernels/attention/attention.h"
+#include "kernels/attention/cache_scale.h"
 #include "kernels/attention/cuda_paths.h"
 #include "kernels/common/half_rows.h"
 #include "kernels/common/validate.h"
@@ -22,12 +23,10 @@ bool is_aligned_table(const TensorView& table) {
   return table.extent(1) == 0 || (is_aligned(table.data()) && table.stride(0) % 4 == 0);
 }
 
-// The cache is [blocks,G,P,D] of f32 or bf16.
+// The cache is [blocks,G,P,D] of f32, bf16 or e4m3.
 Status check_cache(const char* op, const PagedKv& kv, device::Device device) {
   const DType dtype = kv.k.dtype();
-  if (dtype != DType::kF32 && dtype != DType::kBf16) {
-    return invalid_argument("{}: the cache is {}; expected f32 or bf16", op, tensor::dtype_name(dtype));
-  }
+  TD_TRY(expect_cache_dtype(op, kv, device));
   const auto& k = kv.k;
   TD_TRY(expect_view(op, "kv.k", k, dtype, {kAnyExtent, kAnyExtent, kAnyExtent, kAnyExtent}, Layout::kDense, device));
   TD_TRY(expect_view(op, "kv.v", kv.v, dtype, {k.extent(0), k.extent(1), k.extent(2), k.extent(3)}, Layout::kDense,
@@ -43,6 +42,8 @@ Status check_cache(const char* op, const PagedKv& kv, device::Device device) {
   return ok_status();
 }
 
+const float* scales_of(const TensorView& scales) { return is_absent(scales) ? nullptr : scales.as<const float>(); }
+
 Status check_params(const char* op, const AttentionParams& params) {
   if (std::isfinite(params.scale) && params.softcap >= 0.0f && std::isfinite(params.softcap) && params.window >= 0) {
     return ok_status();
@@ -51,6 +52,10 @@ Status check_params(const char* op, const AttentionParams& params) {
       "{}: scale {}, softcap {}, window {}; expected a finite scale, and the others 0 (none) or positive", op,
       params.scale, params.softcap, params.window);
 }
+
+// Above so many tiles the unsplit kernel is quicker; below so many blocks two launches cost more than they save.
+constexpr std::int64_t kSplitItemsMax = 32, kSplitBlocksMin = 4, kSplitBlocksMax = 1536;
+constexpr std::int64_t kSplitScoresBytesMax = std::int64_t{1} << 26;
 
 // Rows of 16 bytes at a time.
 Status expect_rows_on_16_bytes(const char* op, const char* name, const TensorView& rows) {
@@ -69,7 +74,8 @@ Result<NormRopeAppendCall> make_append_call(TensorView packed, const NormRopeApp
   const device::Device device = stream.device();
   TD_TRY(check_cache(kOp, kv, device));
   const std::int64_t G = kv.k.extent(1), D = kv.k.extent(3);
-  TD_TRY(expect_view(kOp, "q", q, kv.k.dtype(), {kAnyExtent, kAnyExtent, D}, Layout::kDense, device));
+  TD_TRY(expect_view(kOp, "q", q, attention_query_dtype(kv.k.dtype()), {kAnyExtent, kAnyExtent, D}, Layout::kDense,
+                     device));
   const std::int64_t T = q.extent(0), H = q.extent(1);
   TD_TRY(expect_view(kOp, "packed", packed, DType::kF32, {T, (H + 2 * G) * D}, Layout::kLastAxisDense, device));
   TD_TRY(expect_view(kOp, "slots", slots, DType::kI64, {T}, Layout::kDense, device));
@@ -109,7 +115,9 @@ Result<NormRopeAppendCall> make_append_call(TensorView packed, const NormRopeApp
       .q = q.data(),
       .k = kv.k.data(),
       .v = kv.v.data(),
-      .is_bf16 = kv.k.dtype() == DType::kBf16,
+      .k_scale = scales_of(kv.k_scale),
+      .v_scale = scales_of(kv.v_scale),
+      .kv_dtype = kv.k.dtype(),
       .is_aligned = aligned,
       .T = T,
       .H = static_cast<int>(H),
@@ -130,7 +138,8 @@ Result<PagedAttentionCall> make_attention_call(TensorView q, const PagedKv& kv, 
   const device::Device device = stream.device();
   TD_TRY(check_cache(kOp, kv, device));
   const std::int64_t blocks = kv.k.extent(0), G = kv.k.extent(1), P = kv.k.extent(2), D = kv.k.extent(3);
-  TD_TRY(expect_view(kOp, "q", q, kv.k.dtype(), {kAnyExtent, kAnyExtent, D}, Layout::kLastAxisDense, device));
+  TD_TRY(expect_view(kOp, "q", q, attention_query_dtype(kv.k.dtype()), {kAnyExtent, kAnyExtent, D},
+                     Layout::kLastAxisDense, device));
   const std::int64_t T = q.extent(0), H = q.extent(1);
   const DType out_dtype = out.dtype() == DType::kBf16 ? DType::kBf16 : DType::kF32;
   TD_TRY(expect_view(kOp, "out", out, out_dtype, {T, H, D}, Layout::kLastAxisDense, device));
@@ -165,7 +174,9 @@ Result<PagedAttentionCall> make_attention_call(TensorView q, const PagedKv& kv, 
       .q_head_stride = q.stride(1),
       .k = kv.k.data(),
       .v = kv.v.data(),
-      .is_bf16 = kv.k.dtype() == DType::kBf16,
+      .k_scale = scales_of(kv.k_scale),
+      .v_scale = scales_of(kv.v_scale),
+      .kv_dtype = kv.k.dtype(),
       .blocks = blocks,
       .P = P,
       .block_table = kv.block_table.as<const std::int32_t>(),
@@ -192,8 +203,15 @@ Result<PagedAttentionCall> make_attention_call(TensorView q, const PagedKv& kv, 
 
 Status run_attention(const PagedAttentionCall& call, device::Stream& stream) {
   const bool is_hopper = TD_TRY(device::cuda_compute_capability(stream.device().index)) == 90;
-  return is_hopper && attention_paged_sm90_takes(call) ? attention_paged_sm90(call, stream)
-                                                       : attention_plain_sm80(call, stream);
+  if (!is_hopper || !attention_paged_sm90_takes(call)) return attention_plain_sm80(call, stream);
+  const bool is_bf16 = call.kv_dtype == DType::kBf16;
+  const AttentionSplit split = attention_split(
+      {.T = call.T, .B = call.B, .H = call.H, .G = call.G, .D = call.D, .context_max = call.context_max});
+  if (is_bf16 && split.is_wanted) return attention_split_sm90(call, split, stream);
+  // Of bf16, more tiles than these are read as fast by the other kernel.
+  constexpr std::int64_t kFewBf16ItemsMax = 64;
+  const bool is_few = attention_few_sm90_takes(call) && (!is_bf16 || call.T * call.G <= kFewBf16ItemsMax);
+  return is_few ? attention_few_sm90(call, stream) : attention_paged_sm90(call, stream);
 }
 
 }  // namespace
@@ -204,7 +222,37 @@ Status norm_rope_append_cuda(TensorView packed, const NormRopeAppend& params, Te
   return call.T == 0 ? ok_status() : norm_rope_append_sm80(call, stream);
 }
 
-std::size_t attention_cuda_scratch_bytes(const PagedShape&) { return 256; }
+AttentionSplit attention_split(const PagedShape& shape) {
+  const auto& [T, B, H, G, D, context_max] = shape;
+  AttentionSplit split;
+  if (G < 1 || H / G < 1 || H / G > 16 || D < 1) return split;
+  const std::int64_t heads = H / G, keys = D > 128 ? 80 : 128;
+  // Where each sequence brings one token, tiles of 8 rows.
+  const std::int64_t tile_tokens = std::max<std::int64_t>(1, (T <= B ? 8 : 16) / heads);
+  split.tile_tokens = static_cast<int>(tile_tokens);
+  split.halves = tile_tokens * heads > 8 ? 2 : 1;
+  split.items = std::min(T, T / tile_tokens + B) * G;
+  split.blocks_max = (context_max + keys - 1) / keys;
+  const std::int64_t blocks = split.items * split.blocks_max;
+  const std::int64_t scores_bytes = blocks * split.halves * 8 * keys * 4;
+  split.is_wanted = split.items <= kSplitItemsMax && split.blocks_max >= kSplitBlocksMin &&
+                    split.blocks_max <= kSplitBlocksMax && scores_bytes <= kSplitScoresBytesMax;
+  split.scores_offset = kAttentionCudaCounterBytes;
+  split.maxima_offset = split.scores_offset + static_cast<std::size_t>(scores_bytes);
+  split.bytes = split.maxima_offset + static_cast<std::size_t>(blocks * 16 * 4);
+  return split;
+}
+
+// What the largest split of any smaller step takes: 16 rows a tile, and no more tiles than are split.
+std::size_t attention_cuda_scratch_bytes(const PagedShape& shape) {
+  if (shape.G < 1 || shape.D < 1) return kAttentionCudaCounterBytes;
+  const std::int64_t keys = shape.D > 128 ? 80 : 128;
+  const std::int64_t blocks_max = std::min((shape.context_max + keys - 1) / keys, kSplitBlocksMax);
+  if (blocks_max < kSplitBlocksMin) return kAttentionCudaCounterBytes;
+  const std::int64_t blocks = std::min(shape.T * shape.G, kSplitItemsMax) * blocks_max;
+  return kAttentionCudaCounterBytes +
+         static_cast<std::size_t>(std::min(blocks * 16 * keys * 4, kSplitScoresBytesMax) + blocks * 16 * 4);
+}
 
 Status attention_cuda(TensorView q, const PagedKv& kv, TensorView query_start, TensorView context_len, TensorView sinks,
                       const AttentionParams& params, std::int64_t context_max, TensorView out,
@@ -236,9 +284,14 @@ Status norm_rope_attention_cuda(TensorView packed, const NormRopeAppend& norm_ro
 Status norm_rope_append_sm80(const NormRopeAppendCall&, device::Stream&) { return no_cuda_code("norm_rope_append"); }
 Status attention_plain_sm80(const PagedAttentionCall&, device::Stream&) { return no_cuda_code("attention"); }
 bool attention_paged_sm90_takes(const PagedAttentionCall&) { return false; }
+bool attention_few_sm90_takes(const PagedAttentionCall&) { return false; }
+Status attention_few_sm90(const PagedAttentionCall&, device::Stream&) { return no_cuda_code("attention"); }
 Status attention_paged_sm90(const PagedAttentionCall&, device::Stream&) { return no_cuda_code("attention"); }
 bool attention_decode_sm90_takes(const NormRopeAppendCall&, const PagedAttentionCall&, int) { return false; }
 Status attention_decode_sm90(const NormRopeAppendCall&, const PagedAttentionCall&, device::Stream&) {
+  return no_cuda_code("attention");
+}
+Status attention_split_sm90(const PagedAttentionCall&, const AttentionSplit&, device::Stream&) {
   return no_cuda_code("attention");
 }
 

@@ -266,8 +266,8 @@ Status launch_decode(const NormRopeAppendCall& append, const PagedAttentionCall&
   const device::Device device = stream.device();
   const int at_once = qk_norm_rope_heads_at_once(append.D, append.half);
   const DecodeArguments args{append, paged_arguments(call, C::kRows, C::kKeys), kQkNormRopeThreads / at_once};
-  const CUtensorMap k_map = TD_TRY(cache_map(args.paged, call.k, device)),
-                    v_map = TD_TRY(cache_map(args.paged, call.v, device));
+  const CUtensorMap k_map = TD_TRY(cache_map(args.paged, call.k, 64, device)),
+                    v_map = TD_TRY(cache_map(args.paged, call.v, 64, device));
   const LaunchShape shape{.grid = dim3(static_cast<unsigned>(call.B * call.G)),
                           .threads = C::kThreads,
                           .shared_bytes = kDecodeSharedBytes<C>,
@@ -279,8 +279,9 @@ Status launch_decode(const NormRopeAppendCall& append, const PagedAttentionCall&
 
 bool attention_decode_sm90_takes(const NormRopeAppendCall& append, const PagedAttentionCall& call,
                                  int multiprocessors) {
-  return attention_paged_sm90_takes(call) && append.is_aligned && append.D % 8 == 0 && call.D <= 128 &&
-         call.T == call.B && call.B * call.G <= multiprocessors && call.context_max <= kDecodeContextMax;
+  return call.kv_dtype == tensor::DType::kBf16 && attention_paged_sm90_takes(call) && append.is_aligned &&
+         append.D % 8 == 0 && call.D <= 128 && call.T == call.B && call.B * call.G <= multiprocessors &&
+         call.context_max <= kDecodeContextMax;
 }
 
 Status attention_decode_sm90(const NormRopeAppendCall& append, const PagedAttentionCall& call, device::Stream& stream) {

@@ -1,6 +1,7 @@
 #include <cstring>
 
 #include "kernels/attention/attention.h"
+#include "kernels/attention/cache_scale.h"
 #include "kernels/common/rows.h"
 #include "kernels/common/validate.h"
 
@@ -12,9 +13,14 @@ using tensor::TensorView;
 
 constexpr const char* kOp = "kv_append";
 
-void append_head(const float* from, const TensorView& cache, std::int64_t offset, std::int64_t width) {
+void append_head(const float* from, const TensorView& cache, std::int64_t offset, std::int64_t width, float scale) {
   if (cache.dtype() == DType::kF32) {
     std::memcpy(cache.as<float>() + offset, from, static_cast<std::size_t>(width) * sizeof(float));
+    return;
+  }
+  if (cache.dtype() == DType::kF8E4m3) {
+    std::uint8_t* const to = cache.as<std::uint8_t>() + offset;
+    for (std::int64_t i = 0; i < width; ++i) to[i] = tensor::f8e4m3_from_f32(from[i] / scale);
     return;
   }
   std::uint16_t* const to = cache.as<std::uint16_t>() + offset;
@@ -29,9 +35,7 @@ Status kv_append_cpu(TensorView k, TensorView v, TensorView slots, const PagedKv
   TD_TRY(expect_view(kOp, "v", v, DType::kF32, {tokens, G, D}, Layout::kLastAxisDense));
   TD_TRY(expect_view(kOp, "slots", slots, DType::kI64, {tokens}, Layout::kDense));
   const DType cache_dtype = kv.k.dtype();
-  if (cache_dtype != DType::kF32 && cache_dtype != DType::kBf16) {
-    return invalid_argument("{}: the cache is {}; expected f32 or bf16", kOp, tensor::dtype_name(cache_dtype));
-  }
+  TD_TRY(expect_cache_dtype(kOp, kv, device::Device()));
   TD_TRY(expect_view(kOp, "kv.k", kv.k, cache_dtype, {kAnyExtent, G, kAnyExtent, D}, Layout::kDense));
   TD_TRY(expect_view(kOp, "kv.v", kv.v, cache_dtype, {kv.k.extent(0), G, kv.k.extent(2), D}, Layout::kDense));
   const std::int64_t block_tokens = kv.k.extent(2), slots_count = kv.k.extent(0) * block_tokens;
@@ -46,8 +50,8 @@ Status kv_append_cpu(TensorView k, TensorView v, TensorView slots, const PagedKv
       for (std::int64_t g = 0; g < G; ++g) {
         const std::int64_t offset =
             slot[t] / block_tokens * kv.k.stride(0) + g * kv.k.stride(1) + slot[t] % block_tokens * kv.k.stride(2);
-        append_head(k.as<float>() + t * k.stride(0) + g * k.stride(1), kv.k, offset, D);
-        append_head(v.as<float>() + t * v.stride(0) + g * v.stride(1), kv.v, offset, D);
+        append_head(k.as<float>() + t * k.stride(0) + g * k.stride(1), kv.k, offset, D, scale_of(kv.k_scale, g));
+        append_head(v.as<float>() + t * v.stride(0) + g * v.stride(1), kv.v, offset, D, scale_of(kv.v_scale, g));
       }
     }
   });

@@ -40,6 +40,18 @@ HWY_INLINE hn::Vec<D> rounded_to_bf16(D d, hn::Vec<D> v) {
   return hn::BitCast(d, hn::ShiftLeft<16>(bf16_bits(d, v)));
 }
 
+// The bf16 that is the e4m3 in the low byte of each lane, as the low half of the lane. NaN stays NaN.
+template <class DU>
+HWY_INLINE hn::Vec<DU> bf16_bits_of_f8(DU du, hn::Vec<DU> bytes) {
+  const hn::RebindToFloat<DU> d;
+  const auto magnitude = hn::And(bytes, hn::Set(du, 0x7fu));
+  // Its bits as those of an f32 mean 2^-120 times as much, whether normal or not.
+  const auto wide = hn::Mul(hn::BitCast(d, hn::ShiftLeft<20>(magnitude)), hn::Set(d, 0x1p120f));
+  const auto is_nan = hn::Eq(magnitude, hn::Set(du, 0x7fu));
+  const auto bits = hn::IfThenElse(is_nan, hn::Set(du, 0x7fc0u), hn::ShiftRight<16>(hn::BitCast(du, wide)));
+  return hn::Or(bits, hn::ShiftLeft<8>(hn::And(bytes, hn::Set(du, 0x80u))));
+}
+
 // The f16 in the low half of each lane, widened to f32, exactly.
 template <class DU>
 HWY_INLINE hn::Vec<DU> widened_f16(DU du, hn::Vec<DU> halves) {

@@ -6,8 +6,10 @@
 //   grid     one block a (tile, kv head) that there could be, from T and B; it finds its sequence on the device. Blocks
 //            without a tile end. Tiles of the longest contexts come first.
 //   warps    warpgroup 0: one thread copies Q, and a ring of tiles in which K of block j+1 lies before V of block j. A
-//            tile of keys is several boxes, each a part of a page found through the block table.
-//            warpgroup 1 .. 64 rows each, computed as the fused forward does (rows_sm90.cuh, so with its bits)
+//            tile of keys is several boxes, each a part of a page found through the block table. Of an e4m3 cache it
+//            copies bytes into a ring of their own, and warps 1 to 3 write them as bf16 into the first
+//            (convert_sm90.cuh). warpgroup 1 .. 64 rows each, computed as the fused forward does (rows_sm90.cuh, so
+//            with its bits)
 //
 // Budget  rows  D    keys  slots  shared memory              blocks an SM
 //         64    64   128   5      Q 8  + 5 x 16 =  88 KiB    2
@@ -16,12 +18,20 @@
 //         128   64   128   8      Q 16 + 8 x 16 = 144 KiB    1
 //         128   128  128   5      Q 32 + 5 x 32 = 192 KiB    1
 //         128   256  80    4      Q 64 + 4 x 40 = 224 KiB    1
+//                         e4m3: slots of bf16, of bytes
+//         64    64   128   4, 4   Q 8  + 4 x 16 + 4 x 8  = 104 KiB    2
+//         64    128  128   2, 2   Q 16 + 2 x 32 + 2 x 16 = 112 KiB    2
+//         64    256  80    3, 3   Q 32 + 3 x 40 + 3 x 20 = 212 KiB    1
+//         128   64   128   6, 6   Q 2 x 16 + 6 x 16 + 6 x 8 = 176 KiB 1
+//         128   128  128   4, 4   Q 32 + 4 x 32 + 4 x 16 = 224 KiB    1
+//         128   256  80    3, 2   Q 64 + 3 x 40 + 2 x 20 = 224 KiB    1
 // Bound   decode: bytes 4 D a key and kv head over the memory's rate; the tensor cores' part of a block of 128 keys is
 //         2 x 512 clocks at D = 128, a quarter of the time its bytes take. Prefill: as the fused forward.
 #include <cuda_runtime.h>
 
 #include <algorithm>
 
+#include "kernels/attention/convert_sm90.cuh"
 #include "kernels/attention/paged_tiles_sm90.cuh"
 #include "kernels/common/launch.cuh"
 #include "kernels/fused_attention/rows_sm90.cuh"
@@ -32,25 +42,36 @@ namespace {
 
 using namespace sm90;
 
-template <int kHeadDim, int kComputing>
+template <int kHeadDim, int kComputing, bool kBytes>
 struct PagedConfig {
+  static constexpr bool kF8 = kBytes;
   static constexpr int kD = kHeadDim;
   static constexpr int kWarpgroups = kComputing;
   static constexpr int kRows = 64 * kWarpgroups;
   static constexpr int kKeys = kD == 256 ? 80 : 128;
   static constexpr int kBlocks = kWarpgroups == 1 && kD != 256 ? 2 : 1;  // an SM
-  static constexpr int kSlots = kD == 64 ? (kWarpgroups == 1 ? 5 : 8) : kD == 128 ? (kWarpgroups == 1 ? 3 : 5) : 4;
+  static constexpr int kSlots = kF8         ? (kD == 64    ? (kWarpgroups == 1 ? 4 : 6)
+                                               : kD == 128 ? (kWarpgroups == 1 ? 2 : 4)
+                                                           : 3)
+                                : kD == 64  ? (kWarpgroups == 1 ? 5 : 8)
+                                : kD == 128 ? (kWarpgroups == 1 ? 3 : 5)
+                                            : 4;
+  static constexpr int kByteSlots = !kF8 ? 0 : kD == 256 && kWarpgroups > 1 ? 2 : kSlots;
   static constexpr bool kTurns = kD != 128 && kWarpgroups > 1;
   // Whether a block takes items until there are none, the next one's copies running under this one's products; or is
   // one of as many blocks as there could be items, which share multiprocessors.
   static constexpr bool kPersistent = kBlocks == 1;
-  static constexpr int kQBuffers = kPersistent && kRows * kD <= 128 * 128 ? 2 : 1;
+  static constexpr int kQBuffers = kPersistent && kRows * kD <= (kF8 ? 64 : 128) * 128 ? 2 : 1;
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
   // Where the register file is shared out evenly otherwise, and not enough for those that compute.
   static constexpr bool kMovesRegisters = kBlocks * kThreads > 256;
   static constexpr int kProducerRegisters = kWarpgroups == 1 ? 40 : 56;
   static constexpr int kConsumerRegisters = kWarpgroups == 1 ? 216 : 224;
-  static constexpr int kQBytes = kRows * kD * 2, kTileBytes = kKeys * kD * 2;
+  static constexpr int kQBytes = kRows * kD * 2, kTileBytes = kKeys * kD * 2, kByteTileBytes = kKeys * kD;
+  // Who tells that a tile's keys are there, and who that an item was read.
+  static constexpr int kFillers = kF8 ? kConvertingWarps : 1;
+  static constexpr int kItemReaders = 4 * kWarpgroups + (kF8 ? kConvertingWarps : 0);
+  using Copies = std::conditional_t<kF8, KeyCopies<kKeys, 1, kD>, KeyCopies<kKeys, kD / 64>>;
   // What the block is given at its launch is all that there is to share out: more would be waited for without end.
   static_assert(!kMovesRegisters || kProducerRegisters + kWarpgroups * kConsumerRegisters <=
                                         65536 / (kBlocks * kThreads) / 8 * 8 * (kWarpgroups + 1));
@@ -62,13 +83,15 @@ template <class C>
 struct alignas(16) PagedBarriers {
   std::uint64_t q_full[C::kQBuffers], q_empty[C::kQBuffers], full[C::kSlots], empty[C::kSlots];
   std::uint64_t item_full[kItemNotes], item_empty[kItemNotes];
+  std::uint64_t bytes_full[C::kF8 ? C::kByteSlots : 1], bytes_empty[C::kF8 ? C::kByteSlots : 1];
   Item item[kItemNotes];
 };
 
 // Q, the ring, the barriers; the sequences after them, or where they are needed once only, in the ring.
 template <class C>
 struct PagedShared {
-  static constexpr int kRing = C::kQBuffers * C::kQBytes, kBarriers = kRing + C::kSlots * C::kTileBytes;
+  static constexpr int kRing = C::kQBuffers * C::kQBytes, kByteRing = kRing + C::kSlots * C::kTileBytes;
+  static constexpr int kBarriers = kByteRing + C::kByteSlots * C::kByteTileBytes;
   static constexpr int kSequences = C::kPersistent ? kBarriers + static_cast<int>(sizeof(PagedBarriers<C>)) : kRing;
   static constexpr int kBytes = kBarriers + static_cast<int>(sizeof(PagedBarriers<C>)) +
                                 (C::kPersistent ? static_cast<int>(sizeof(Sequences)) : 0);
@@ -80,7 +103,7 @@ template <class C>
 __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map,
                                         const PagedArguments& args, const Sequences& sequences, std::uint32_t shared,
                                         PagedBarriers<C>& barriers) {
-  RingPlace<C::kSlots> place;
+  RingPlace<C::kF8 ? C::kByteSlots : C::kSlots> place;  // in the ring that is copied into
   RingPlace<C::kQBuffers> q_place;
   RingPlace<kItemNotes> item_place;
   int index = static_cast<int>(blockIdx.x);
@@ -95,7 +118,7 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
     if (item.tokens == 0) return;
     item_place.advance();
     const KeyWalk walk(item, args.call.window, C::kKeys);
-    const KeyCopies<C::kKeys, C::kD / 64> copies(args, item, walk);
+    const typename C::Copies copies(args, item, walk);
     int found = copies.find(walk.first);
     barrier_wait(&barriers.q_empty[q_place.index()], q_place.parity() ^ 1);
     if (threadIdx.x == 0) {
@@ -109,9 +132,16 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
     }
     q_place.advance();
     const auto load = [&](const CUtensorMap* map, int block, int found_boxes) {
-      barrier_wait(&barriers.empty[place.index()], place.parity() ^ 1);
-      copies.copy(shared + PagedShared<C>::kRing + place.index() * C::kTileBytes, map, &barriers.full[place.index()],
-                  block, found_boxes);
+      const int slot = place.index();
+      if constexpr (C::kF8) {
+        barrier_wait(&barriers.bytes_empty[slot], place.parity() ^ 1);
+        copies.copy(shared + PagedShared<C>::kByteRing + slot * C::kByteTileBytes, map, &barriers.bytes_full[slot],
+                    block, found_boxes);
+      } else {
+        barrier_wait(&barriers.empty[slot], place.parity() ^ 1);
+        copies.copy(shared + PagedShared<C>::kRing + slot * C::kTileBytes, map, &barriers.full[slot], block,
+                    found_boxes);
+      }
       place.advance();
     };
     load(k_map, walk.first, found);
@@ -130,6 +160,35 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
       index = __shfl_sync(0xffffffffu, index, 0);
     } else {
       index = -1;
+    }
+  }
+}
+
+// Warps 1 to 3 of the first warpgroup: every tile that was copied as bytes, in its order.
+template <class C>
+__device__ __forceinline__ void convert(const PagedArguments& args, std::byte* shared, PagedBarriers<C>& barriers) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, member = static_cast<int>(threadIdx.x) / 32 - 1;
+  RingPlace<C::kByteSlots> from;
+  RingPlace<C::kSlots> to;
+  RingPlace<kItemNotes> item_place;
+  for (;; item_place.advance()) {
+    barrier_wait(&barriers.item_full[item_place.index()], item_place.parity());
+    const Item item = barriers.item[item_place.index()];
+    __syncwarp();
+    if (lane == 0) barrier_arrive(&barriers.item_empty[item_place.index()]);
+    if (item.tokens == 0) return;
+    const KeyWalk walk(item, args.call.window, C::kKeys);
+    for (int tile = 2 * (walk.last - walk.first + 1); tile > 0; --tile, from.advance(), to.advance()) {
+      barrier_wait(&barriers.bytes_full[from.index()], from.parity());
+      barrier_wait(&barriers.empty[to.index()], to.parity() ^ 1);
+      convert_tile<C::kKeys, C::kD>(shared + PagedShared<C>::kByteRing + from.index() * C::kByteTileBytes,
+                                    shared + PagedShared<C>::kRing + to.index() * C::kTileBytes, member);
+      fence_async_shared();
+      __syncwarp();
+      if (lane == 0) {
+        barrier_arrive(&barriers.full[to.index()]);
+        barrier_arrive(&barriers.bytes_empty[from.index()]);
+      }
     }
   }
 }
@@ -160,7 +219,7 @@ __device__ __forceinline__ void consume(const PagedArguments& args, std::byte* s
   const int turn = 1 + warpgroup, next_turn = 1 + (warpgroup + 1) % C::kWarpgroups,
             own = 1 + C::kWarpgroups + warpgroup;
   std::byte* const ring = shared + PagedShared<C>::kRing;
-  const float scale_log2 = call.softcap > 0.0f ? kLog2E : call.scale * kLog2E;
+  const float call_scale_log2 = call.softcap > 0.0f ? kLog2E : call.scale * kLog2E;
   if (C::kTurns && warpgroup == C::kWarpgroups - 1) named_arrive(1, 256);
 
   const std::uint64_t k = operand(ring, 16), v = operand(ring, C::kKeys * 128);
@@ -172,6 +231,15 @@ __device__ __forceinline__ void consume(const PagedArguments& args, std::byte* s
     const Item item = barriers.item[item_place.index()];
     if (item.tokens == 0) break;
     const KeyWalk walk(item, call.window, C::kKeys);
+    [[maybe_unused]] float scale = call.scale, out_scale = 1.0f;
+    float scale_log2 = call_scale_log2;
+    if constexpr (C::kF8) {
+      if (call.k_scale != nullptr) {
+        scale *= call.k_scale[item.g];
+        out_scale = call.v_scale[item.g];
+        if (!(call.softcap > 0.0f)) scale_log2 = scale * kLog2E;
+      }
+    }
     const int row = warpgroup * 64 + warp * 16 + lane / 4;  // of the tile; and row + 8
     int position[2];
 #pragma unroll
@@ -179,8 +247,13 @@ __device__ __forceinline__ void consume(const PagedArguments& args, std::byte* s
 
     Rows<C, __nv_bfloat16> rows;
     rows.begin();
+    // Converting takes issue slots: warps without a row of the tile leave out the softmax, and have probabilities of 0.
+    constexpr bool kSkips = C::kF8 && C::kWarpgroups == 1;
+    const bool has_rows = !kSkips || warp * 16 < item.tokens * args.heads_per_group;
+    if constexpr (kSkips) rows.clear_p();
     const auto softmax = [&](int block, float(&fade)[2]) {
-      if (call.softcap > 0.0f) rows.cap(call.scale / call.softcap, call.softcap);
+      if (!has_rows) return;
+      if (call.softcap > 0.0f) rows.cap((C::kF8 ? scale : call.scale) / call.softcap, call.softcap);
       const int start = block * C::kKeys;
       if (start < walk.whole_begin || start + C::kKeys > walk.whole_end) {
         int begin[2], end[2];
@@ -198,7 +271,7 @@ __device__ __forceinline__ void consume(const PagedArguments& args, std::byte* s
       if (begin > 0 || end < C::kKeys) keep_values<C>(ring + slot * C::kTileBytes, begin, end, own);
     };
     const std::uint64_t q = operand(shared + q_place.index() * C::kQBytes + warpgroup * 64 * 128, 16);
-    float fade[2];
+    float fade[2] = {1.0f, 1.0f};
     barrier_wait(&barriers.q_full[q_place.index()], q_place.parity());
     barrier_wait(&barriers.full[place.index()], place.parity());
     rows.issue_scores(q, operand_at(k, place.index() * C::kTileBytes));
@@ -206,7 +279,7 @@ __device__ __forceinline__ void consume(const PagedArguments& args, std::byte* s
     product_touch(rows.scores);
     if (is_elected) barrier_arrive(&barriers.empty[place.index()]);
     softmax(walk.first, fade);
-    rows.pack_p();
+    if (has_rows) rows.pack_p();
     int accumulate = 0;
     for (int block = walk.first; block < walk.last; ++block) {
       place.advance();
@@ -228,8 +301,10 @@ __device__ __forceinline__ void consume(const PagedArguments& args, std::byte* s
       product_wait<0>();
       product_touch(rows.sums);
       if (is_elected) barrier_arrive(&barriers.empty[v_slot]);
-      rows.fade_sums(fade);
-      rows.pack_p();
+      if (has_rows) {
+        rows.fade_sums(fade);
+        rows.pack_p();
+      }
     }
     if (is_elected) barrier_arrive(&barriers.q_empty[q_place.index()]);
     q_place.advance();
@@ -247,13 +322,14 @@ __device__ __forceinline__ void consume(const PagedArguments& args, std::byte* s
       const int token = (row + 8 * r) / args.heads_per_group, head_of_group = (row + 8 * r) % args.heads_per_group;
       const int head = item.g * args.heads_per_group + head_of_group;
       const RowEnd end = rows.end(r, scale_log2, call.sinks != nullptr ? call.sinks + head : nullptr);
+      const float inverse = C::kF8 ? end.inverse * out_scale : end.inverse;
       if (token >= item.tokens) continue;
       const std::int64_t to = (item.token + token) * call.out_token_stride + head * call.out_head_stride;
 #pragma unroll
       for (int c = 0; c < C::kD / 8; ++c) {
         const int column = 8 * c + 2 * (lane % 4);
         if (8 * c >= call.D) break;
-        const float low = rows.sums[4 * c + 2 * r] * end.inverse, high = rows.sums[4 * c + 2 * r + 1] * end.inverse;
+        const float low = rows.sums[4 * c + 2 * r] * inverse, high = rows.sums[4 * c + 2 * r + 1] * inverse;
         if (call.out_is_bf16) {
           *reinterpret_cast<std::uint32_t*>(static_cast<std::uint16_t*>(call.out) + to + column) =
               pack<__nv_bfloat16>(low, high);
@@ -287,11 +363,15 @@ __global__ __launch_bounds__(C::kThreads,
     }
     for (int i = 0; i < kItemNotes; ++i) {
       barrier_init(&barriers.item_full[i], 1);
-      barrier_init(&barriers.item_empty[i], 4 * C::kWarpgroups);
+      barrier_init(&barriers.item_empty[i], C::kItemReaders);
     }
     for (int i = 0; i < C::kSlots; ++i) {
-      barrier_init(&barriers.full[i], 1);
+      barrier_init(&barriers.full[i], C::kFillers);
       barrier_init(&barriers.empty[i], C::kWarpgroups);
+    }
+    for (int i = 0; i < C::kByteSlots; ++i) {
+      barrier_init(&barriers.bytes_full[i], 1);
+      barrier_init(&barriers.bytes_empty[i], kConvertingWarps);
     }
     barrier_init_fence();
   }
@@ -300,7 +380,11 @@ __global__ __launch_bounds__(C::kThreads,
   order_sequences<C::kThreads>(args, sequences, reinterpret_cast<int*>(shared));
   if (threadIdx.x < 128) {
     if constexpr (C::kMovesRegisters) registers_give_back<C::kProducerRegisters>();
-    if (threadIdx.x < 32) produce<C>(&q_map, &k_map, &v_map, args, sequences, shared_address(shared), barriers);
+    if (threadIdx.x < 32) {
+      produce<C>(&q_map, &k_map, &v_map, args, sequences, shared_address(shared), barriers);
+    } else if constexpr (C::kF8) {
+      convert<C>(args, shared, barriers);
+    }
   } else {
     if constexpr (C::kMovesRegisters) registers_take<C::kConsumerRegisters>();
     consume<C>(args, shared, barriers);
@@ -311,8 +395,10 @@ template <class C>
 Status launch_paged(const PagedAttentionCall& call, device::Stream& stream) {
   const device::Device device = stream.device();
   const PagedArguments args = paged_arguments(call, C::kRows, C::kKeys);
-  const CUtensorMap q_map = TD_TRY(query_map(args, device)), k_map = TD_TRY(cache_map(args, call.k, device)),
-                    v_map = TD_TRY(cache_map(args, call.v, device));
+  const int columns = C::kF8 ? C::kD : 64;
+  const CUtensorMap q_map = TD_TRY(query_map(args, device)),
+                    k_map = TD_TRY(cache_map(args, call.k, columns, device, !C::kF8)),
+                    v_map = TD_TRY(cache_map(args, call.v, columns, device, !C::kF8));
   std::int64_t grid = items_max(args);
   if constexpr (C::kPersistent) {
     grid = std::min<std::int64_t>(grid, TD_TRY(device::cuda_multiprocessors(device.index)));
@@ -322,25 +408,32 @@ Status launch_paged(const PagedAttentionCall& call, device::Stream& stream) {
   return launch("attention", attention_paged_sm90_kernel<C>, shape, stream, q_map, k_map, v_map, args);
 }
 
-template <int kHeadDim>
+template <int kHeadDim, bool kF8>
 Status launch_height(const PagedAttentionCall& call, device::Stream& stream) {
   // Either height gives the same bits; which one is quicker is a guess from bounds.
   const bool few = call.T * (call.H / call.G) <= 64 * call.B;
-  return few ? launch_paged<PagedConfig<kHeadDim, 1>>(call, stream)
-             : launch_paged<PagedConfig<kHeadDim, 2>>(call, stream);
+  return few ? launch_paged<PagedConfig<kHeadDim, 1, kF8>>(call, stream)
+             : launch_paged<PagedConfig<kHeadDim, 2, kF8>>(call, stream);
+}
+
+template <bool kF8>
+Status launch_width(const PagedAttentionCall& call, device::Stream& stream) {
+  if (call.D <= 64) return launch_height<64, kF8>(call, stream);
+  if (call.D <= 128) return launch_height<128, kF8>(call, stream);
+  return launch_height<256, kF8>(call, stream);
 }
 
 }  // namespace
 
 bool attention_paged_sm90_takes(const PagedAttentionCall& call) {
   const bool is_power = std::has_single_bit(static_cast<std::uint64_t>(call.P));
-  return call.is_bf16 && call.H / call.G <= 64 && is_power && call.P >= 16;
+  const bool is_readable =
+      call.kv_dtype == tensor::DType::kBf16 || (call.kv_dtype == tensor::DType::kF8E4m3 && call.D % 16 == 0);
+  return is_readable && call.H / call.G <= 64 && is_power && call.P >= 16;
 }
 
 Status attention_paged_sm90(const PagedAttentionCall& call, device::Stream& stream) {
-  if (call.D <= 64) return launch_height<64>(call, stream);
-  if (call.D <= 128) return launch_height<128>(call, stream);
-  return launch_height<256>(call, stream);
+  return call.kv_dtype == tensor::DType::kBf16 ? launch_width<false>(call, stream) : launch_width<true>(call, stream);
 }
 
 }  // namespace tandem::kernels

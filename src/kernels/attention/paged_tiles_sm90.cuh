@@ -95,18 +95,20 @@ __device__ __forceinline__ Item find_item(const PagedArguments& args, const Sequ
   return {};
 }
 
-// What a lane of the copying warp, the block's first, copies of a tile of K or V: one box of some keys of one page, in
-// one of kSlabs slabs of 64 columns; and, where pages are small, those 32 boxes further on. Boxes without a key that
+// What a lane of the copying warp copies of a tile of K or V: one box of some keys of one page, in
+// one of kSlabs slabs of columns; and, where pages are small, those 32 boxes further on. Boxes without a key that
 // some row sees are left out.
-template <int kKeys, int kSlabs>
+template <int kKeys, int kSlabs, int kRowBytes = 128>
 class KeyCopies {
  public:
-  __device__ __forceinline__ KeyCopies(const PagedArguments& args, const Item& item, const KeyWalk& walk)
+  __device__ __forceinline__ KeyCopies(const PagedArguments& args, const Item& item, const KeyWalk& walk,
+                                       int column_begin = 0)
       : args_(args),
         table_(args.call.block_table + item.b * args.call.table_stride),
         g_(item.g),
         key_begin_(walk.key_begin),
-        key_end_(walk.key_end) {}
+        key_end_(walk.key_end),
+        column_begin_(column_begin) {}
 
   // Which head of the cache the lane's box of a block lies in, or -1; some time before it is wanted.
   __device__ __forceinline__ int find(int block, int part = 0) const {
@@ -119,13 +121,14 @@ class KeyCopies {
     const int start = block * kKeys, box = args_.box_keys;
     if (lane() == 0) {
       const int begin = max(key_begin_, start) / box, end = (min(key_end_, start + kKeys) + box - 1) / box;
-      barrier_expect_bytes(full, static_cast<std::uint32_t>((end - begin) * box * kSlabs * 128));
+      barrier_expect_bytes(full, static_cast<std::uint32_t>((end - begin) * box * kSlabs * kRowBytes));
     }
     __syncwarp();
     for (int part = 0;;) {
       const int at = offset(part), j = start + at;
       if (found >= 0) {
-        load_box(to + slab() * kKeys * 128 + at * 128, map, full, slab() * 64, j - page(j) * page_keys(), found);
+        load_box(to + slab() * kKeys * kRowBytes + at * kRowBytes, map, full, column_begin_ + slab() * 64,
+                 j - page(j) * page_keys(), found);
       }
       if (++part * 32 * box >= kKeys * kSlabs) break;
       found = find(block, part);
@@ -139,19 +142,19 @@ class KeyCopies {
   }
   __device__ __forceinline__ int offset(int part) const { return (lane() + 32 * part) / kSlabs * args_.box_keys; }
   static __device__ __forceinline__ int slab() { return lane() % kSlabs; }
-  static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x); }
+  static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x) % 32; }
 
   const PagedArguments& args_;
   const std::int32_t* table_;
-  int g_, key_begin_, key_end_;
+  int g_, key_begin_, key_end_, column_begin_;
 };
 
 // ---- On the host. ----
 
-inline tensor::TensorView bf16_rows(const void* data, std::int64_t R, std::int64_t H, std::int64_t D,
-                                    std::int64_t row_stride, std::int64_t head_stride, device::Device device) {
+inline tensor::TensorView rows_of(const void* data, tensor::DType dtype, std::int64_t R, std::int64_t H, std::int64_t D,
+                                  std::int64_t row_stride, std::int64_t head_stride, device::Device device) {
   const std::int64_t strides[] = {row_stride, head_stride, 1};
-  return tensor::TensorView(const_cast<void*>(data), tensor::DType::kBf16, tensor::Shape{R, H, D}, strides, device);
+  return tensor::TensorView(const_cast<void*>(data), dtype, tensor::Shape{R, H, D}, strides, device);
 }
 
 inline PagedArguments paged_arguments(const PagedAttentionCall& call, int rows, int keys) {
@@ -168,14 +171,17 @@ inline PagedArguments paged_arguments(const PagedAttentionCall& call, int rows, 
 // A box of Q holds some heads of some tokens: "rows" of the map are heads here, and its "heads" are tokens.
 inline Result<CUtensorMap> query_map(const PagedArguments& args, device::Device device) {
   const PagedAttentionCall& call = args.call;
-  return make_row_map(bf16_rows(call.q, call.H, call.T, call.D, call.q_head_stride, call.q_token_stride, device),
-                      args.heads_per_group, args.tile_tokens);
+  return make_row_map(
+      rows_of(call.q, tensor::DType::kBf16, call.H, call.T, call.D, call.q_head_stride, call.q_token_stride, device),
+      args.heads_per_group, args.tile_tokens);
 }
 // Rows are a page's tokens; heads are the kv heads of all pages.
-inline Result<CUtensorMap> cache_map(const PagedArguments& args, const void* cache, device::Device device) {
+inline Result<CUtensorMap> cache_map(const PagedArguments& args, const void* cache, int columns, device::Device device,
+                                     bool is_swizzled = true) {
   const PagedAttentionCall& call = args.call;
-  return make_row_map(bf16_rows(cache, call.P, call.blocks * call.G, call.D, call.D, call.P * call.D, device),
-                      args.box_keys);
+  return make_row_map(
+      rows_of(cache, call.kv_dtype, call.P, call.blocks * call.G, call.D, call.D, call.P * call.D, device),
+      args.box_keys, 1, columns, is_swizzled);
 }
 // Tiles that there could be, of all heads: each sequence fills its last tile in part.
 inline std::int64_t items_max(const PagedArguments& args) {

@@ -1,4 +1,4 @@
-// Paged attention on any card, for any page size and head dim: what f32 caches use, and bf16 ones before Hopper.
+// Paged attention on any card, for any page size and head dim: what f32 caches use, and others before Hopper.
 //
 //   grid   T*H warps, four to a block; a warp computes one row: one query token and head
 //   scores lane i has keys i and i + 32 of the 64 of a block, each a chain over D
@@ -23,9 +23,19 @@ __device__ __forceinline__ float widen(std::uint16_t bits) {
 }
 __device__ __forceinline__ float rounded(float x) { return __uint_as_float(sm80::Bf16::pack(x, 0.0f) << 16); }
 
-template <bool kBf16>
+enum class Element { kF32, kBf16, kF8 };
+
+// Its bits as those of an f32 mean 2^-120 times as much, whether normal or not.
+__device__ __forceinline__ float widen_f8(std::uint32_t bits) {
+  const float magnitude = (bits & 0x7fu) == 0x7fu ? NAN : __uint_as_float((bits & 0x7fu) << 20) * 0x1p120f;
+  return (bits & 0x80u) != 0 ? -magnitude : magnitude;
+}
+
+template <Element kElement>
 __device__ __forceinline__ float load(const void* from, std::int64_t at) {
-  if constexpr (kBf16) {
+  if constexpr (kElement == Element::kF8) {
+    return widen_f8(static_cast<const std::uint8_t*>(from)[at]);
+  } else if constexpr (kElement == Element::kBf16) {
     return widen(static_cast<const std::uint16_t*>(from)[at]);
   } else {
     return static_cast<const float*>(from)[at];
@@ -33,12 +43,15 @@ __device__ __forceinline__ float load(const void* from, std::int64_t at) {
 }
 
 // <q, K row>, four columns at a time, ascending.
-template <bool kBf16>
+template <Element kElement>
 __device__ __forceinline__ float dot(const float* q, const void* k, std::int64_t at, int D) {
   float sum = 0.0f;
   for (int i = 0; i < D; i += 4) {
     float4 x;
-    if constexpr (kBf16) {
+    if constexpr (kElement == Element::kF8) {
+      const std::uint32_t four = *reinterpret_cast<const std::uint32_t*>(static_cast<const std::uint8_t*>(k) + at + i);
+      x = {widen_f8(four), widen_f8(four >> 8), widen_f8(four >> 16), widen_f8(four >> 24)};
+    } else if constexpr (kElement == Element::kBf16) {
       const uint2 pairs = *reinterpret_cast<const uint2*>(static_cast<const std::uint16_t*>(k) + at + i);
       const float2 low = sm80::Bf16::unpack(pairs.x), high = sm80::Bf16::unpack(pairs.y);
       x = {low.x, low.y, high.x, high.y};
@@ -65,7 +78,7 @@ __device__ __forceinline__ int sequence_of(const std::int32_t* query_start, int 
   return low;
 }
 
-template <bool kBf16>
+template <Element kElement>
 __global__ void __launch_bounds__(32 * kWarps)
     attention_plain_sm80_kernel(const __grid_constant__ PagedAttentionCall call) {
   __shared__ alignas(16) float qs[kWarps][kAttentionCudaWidthMax];
@@ -84,11 +97,13 @@ __global__ void __launch_bounds__(32 * kWarps)
 
   float* const q = qs[warp];
   for (int i = lane; i < D; i += 32) {
-    q[i] = load<kBf16>(call.q, t * call.q_token_stride + h * call.q_head_stride + i);
+    q[i] = load < kElement == Element::kF32
+               ? Element::kF32
+               : Element::kBf16 > (call.q, t * call.q_token_stride + h * call.q_head_stride + i);
   }
   __syncwarp();
   float sums[kColumnsMax] = {}, max_log2 = -INFINITY, total = 0.0f;
-  const float scale_log2 = call.scale * kLog2E;
+  const float scale = call.k_scale != nullptr ? call.scale * call.k_scale[g] : call.scale, scale_log2 = scale * kLog2E;
   for (int first = begin / kKeys * kKeys; first <= position; first += kKeys) {
     std::int64_t at[2];
     float s[2];
@@ -100,9 +115,8 @@ __global__ void __launch_bounds__(32 * kWarps)
       if (j < begin || j > position) continue;
       const int page = j / P;
       at[i] = ((table[page] * static_cast<std::int64_t>(call.G) + g) * P + (j - page * P)) * D;
-      const float product = dot<kBf16>(q, call.k, at[i], D);
-      s[i] = call.softcap > 0.0f ? call.softcap * tanhf(product * call.scale / call.softcap) * kLog2E
-                                 : product * scale_log2;
+      const float product = dot<kElement>(q, call.k, at[i], D);
+      s[i] = call.softcap > 0.0f ? call.softcap * tanhf(product * scale / call.softcap) * kLog2E : product * scale_log2;
     }
     float block_max = fmaxf(s[0], s[1]);
 #pragma unroll
@@ -118,13 +132,14 @@ __global__ void __launch_bounds__(32 * kWarps)
 #pragma unroll
     for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(kWarp, sum, lanes);
     total = __fmaf_rn(total, fade, sum);
-    if constexpr (kBf16) {
+    if constexpr (kElement != Element::kF32) {
       p[0] = rounded(p[0]);
       p[1] = rounded(p[1]);
     }
 #pragma unroll
     for (int c = 0; c < kColumnsMax; ++c) sums[c] *= fade;
     const int key_begin = max(begin - first, 0), key_end = min(position + 1 - first, kKeys);
+#pragma unroll(kElement == Element::kF8 ? 1 : 4)
     for (int key = key_begin; key < key_end; ++key) {
       const bool is_low = key < 32;
       const float weight = __shfl_sync(kWarp, is_low ? p[0] : p[1], key % 32);
@@ -132,7 +147,7 @@ __global__ void __launch_bounds__(32 * kWarps)
 #pragma unroll
       for (int c = 0; c < kColumnsMax; ++c) {
         const int column = lane + 32 * c;
-        if (column < D) sums[c] = __fmaf_rn(weight, load<kBf16>(call.v, from + column), sums[c]);
+        if (column < D) sums[c] = __fmaf_rn(weight, load<kElement>(call.v, from + column), sums[c]);
       }
     }
   }
@@ -144,7 +159,8 @@ __global__ void __launch_bounds__(32 * kWarps)
       total = __fmaf_rn(total, fade, exp2f(sink - with_sink));
     }
   }
-  const float inverse = total == 0.0f ? 0.0f : fade / total;
+  const float out_scale = call.v_scale != nullptr ? call.v_scale[g] : 1.0f;
+  const float inverse = (total == 0.0f ? 0.0f : fade / total) * out_scale;
   const std::int64_t to = t * call.out_token_stride + h * call.out_head_stride;
 #pragma unroll
   for (int c = 0; c < kColumnsMax; ++c) {
@@ -164,8 +180,10 @@ __global__ void __launch_bounds__(32 * kWarps)
 Status attention_plain_sm80(const PagedAttentionCall& call, device::Stream& stream) {
   const dim3 grid(static_cast<unsigned>((call.T * call.H + kWarps - 1) / kWarps));
   const LaunchShape shape{grid, 32 * kWarps, 0};
-  return call.is_bf16 ? launch("attention", attention_plain_sm80_kernel<true>, shape, stream, call)
-                      : launch("attention", attention_plain_sm80_kernel<false>, shape, stream, call);
+  const auto queue = [&](auto kernel) { return launch("attention", kernel, shape, stream, call); };
+  if (call.kv_dtype == tensor::DType::kF32) return queue(attention_plain_sm80_kernel<Element::kF32>);
+  if (call.kv_dtype == tensor::DType::kBf16) return queue(attention_plain_sm80_kernel<Element::kBf16>);
+  return queue(attention_plain_sm80_kernel<Element::kF8>);
 }
 
 }  // namespace tandem::kernels

@@ -26,7 +26,7 @@ struct AttentionTile {
   const float* sinks;  // [heads], or null
 
   // One kv head.
-  tensor::DType kv_dtype;  // f32, bf16 or f16
+  tensor::DType kv_dtype;  // f32, bf16, f16, or e4m3 (then read as bf16)
   const void* k;
   const void* v;
   ColumnRows k_rows, v_rows;  // where each key and each value begins, from k and v
@@ -35,6 +35,7 @@ struct AttentionTile {
   std::int64_t position;  // of the first token
   std::int64_t tokens, heads, D;
   float scale, softcap;
+  float out_scale = 1.0f;  // what sums are multiplied with in the end
 
   std::int64_t rows() const { return tokens * heads; }
 };

@@ -30,17 +30,20 @@ class TileMemory {
 // The forward's.
 struct TileScratch {
   std::uint32_t *keys, *values, *edge, *q, *p;
+  std::uint16_t* wide;  // [kKeys,D]: a block of an e4m3 cache, as bf16
   float *sums, *maxima, *totals, *scores;
 
   static std::int64_t words(std::int64_t rows, std::int64_t D) {
     const std::int64_t width = tile_width(D);
-    return 2 * kKeys * width + width + rows * (2 * width + kSumLanes) + (rows + 15) / 16 * 16 + 2 * kGroupRows * kKeys;
+    return 2 * kKeys * width + kKeys * width / 2 + width + rows * (2 * width + kSumLanes) + (rows + 15) / 16 * 16 +
+           2 * kGroupRows * kKeys;
   }
   TileScratch(std::byte* at, std::int64_t rows, std::int64_t D) {
     TileMemory memory(at);
     const std::int64_t width = tile_width(D);
     keys = memory.take(kKeys * width);
     values = memory.take(kKeys * width);
+    wide = reinterpret_cast<std::uint16_t*>(memory.take(kKeys * width / 2));
     edge = memory.take(width);
     q = memory.take(rows * width);
     p = memory.take(kGroupRows * kKeys);

@@ -10,7 +10,8 @@ Status launch_status(const char* op) {
   return make_status(StatusCode::kDeviceLost, "{}: the launch failed: {}", op, cudaGetErrorString(error));
 }
 
-Result<CUtensorMap> make_row_map(const tensor::TensorView& x, int box_rows, int box_heads, int box_columns) {
+Result<CUtensorMap> make_row_map(const tensor::TensorView& x, int box_rows, int box_heads, int box_columns,
+                                 bool is_swizzled) {
   // Through the runtime, so that the binary does not need libcuda to start.
   static const auto encode = [] {
     void* function = nullptr;
@@ -38,11 +39,19 @@ Result<CUtensorMap> make_row_map(const tensor::TensorView& x, int box_rows, int 
   const auto type = [&] {
     switch (x.dtype()) {
       case tensor::DType::kBf16: return CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+      case tensor::DType::kF8E4m3: return CU_TENSOR_MAP_DATA_TYPE_UINT8;
       case tensor::DType::kF16: return CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
       default: return CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
     }
   }();
-  const auto swizzle = box_columns * bytes == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B;
+  const auto swizzle = [&] {
+    if (!is_swizzled) return CU_TENSOR_MAP_SWIZZLE_NONE;
+    switch (box_columns * bytes) {
+      case 32: return CU_TENSOR_MAP_SWIZZLE_32B;
+      case 64: return CU_TENSOR_MAP_SWIZZLE_64B;
+      default: return CU_TENSOR_MAP_SWIZZLE_128B;
+    }
+  }();
   CUtensorMap map;
   const CUresult result = encode(&map, type, 3, x.data(), extents, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
                                  swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);

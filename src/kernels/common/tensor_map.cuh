@@ -8,11 +8,12 @@
 
 namespace tandem::kernels {
 
-// A map of x [R,H,D] bf16 | f16 | f32, R and D at least 1, whose boxes are `box_columns` columns of `box_rows` rows of
-// `box_heads` heads (one head's rows after another's), in the swizzle of 128 bytes, or of 64 where a box's rows have as
-// many. Coordinates: column, row, head.   Errors: kInvalidArgument (what the driver will not describe).
+// A map of x [R,H,D] bf16 | f16 | f32 | e4m3, R and D at least 1, whose boxes are `box_columns` columns of `box_rows`
+// rows of `box_heads` heads (one head's rows after another's), in the swizzle of as many bytes as a box's rows have,
+// 32, 64 or 128, or not swizzled. Coordinates: column, row, head.   Errors: kInvalidArgument (what the driver will not
+// describe).
 [[nodiscard]] Result<CUtensorMap> make_row_map(const tensor::TensorView& x, int box_rows, int box_heads = 1,
-                                               int box_columns = 64);
+                                               int box_columns = 64, bool is_swizzled = true);
 
 // Launch errors of `op`, as a Status.
 [[nodiscard]] Status launch_status(const char* op);

@@ -9,10 +9,48 @@
 
 namespace tandem::kernels::sm90 {
 
+// ---- A row's arithmetic, each operation as it is rounded. ----
+
+// What is subtracted from scaled scores while `max` is the largest score.
+__device__ __forceinline__ float shift_of(float max, float scale_log2) {
+  return max == -INFINITY ? 0.0f : __fmul_rn(max, scale_log2);
+}
+// By what older sums fade. Exactly 1 while the maximum stays: a block that the row sees nothing of, because the tile
+// visits it for others, must leave no trace. (As one fused operation the difference would be the product's rounding
+// error.)
+__device__ __forceinline__ float fade_of(float max_before, float scale_log2, float shift) {
+  return exp2_approx(__fsub_rn(__fmul_rn(max_before, scale_log2), shift));
+}
+__device__ __forceinline__ float probability_of(float score, float scale_log2, float shift) {
+  return exp2_approx(__fmaf_rn(score, scale_log2, -shift));
+}
+// A block's first probability joins a thread's part of the total; the others are added after it, ascending.
+__device__ __forceinline__ float faded_total(float total, float fade, float first) {
+  return __fmaf_rn(total, fade, first);
+}
+
 // What a row's sums are multiplied with; the logarithm of its total is max_log2 + log2(total).
 struct RowEnd {
   float inverse, max_log2, total;
 };
+
+// Of a row whose total lies in parts in four neighbouring lanes; all lanes call. `sink`: the head's, or null; it joins
+// last.
+__device__ __forceinline__ RowEnd end_row(float total, float max, float scale_log2, const float* sink) {
+  total += __shfl_xor_sync(0xffffffffu, total, 1);
+  total += __shfl_xor_sync(0xffffffffu, total, 2);
+  float max_log2 = max == -INFINITY ? -INFINITY : __fmul_rn(max, scale_log2);
+  float fade = 1.0f;
+  if (sink != nullptr) {
+    const float sink_log2 = __fmul_rn(*sink, kLog2E), with_sink = fmaxf(max_log2, sink_log2);
+    if (with_sink != -INFINITY) {
+      fade = exp2_approx(__fsub_rn(max_log2, with_sink));
+      total = __fmaf_rn(total, fade, exp2_approx(__fsub_rn(sink_log2, with_sink)));
+      max_log2 = with_sink;
+    }
+  }
+  return {total > 0.0f ? fade / total : (total == 0.0f ? 0.0f : total), max_log2, total};  // NaN stays NaN
+}
 
 // One warpgroup's 64 rows: what a thread holds of them. Rows r = lane/4 and r + 8 of its warp's 16; of every 8 columns,
 // 2 (lane%4) and the next.
@@ -75,17 +113,15 @@ class Rows {
       for (int i = 0; i < kScores / 2; ++i) m = fmaxf(m, scores[4 * (i / 2) + 2 * row + i % 2]);
       m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 1));
       m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 2));
-      // Exactly 1 while the maximum stays: a block that the row sees nothing of, because the tile visits it for others,
-      // must leave no trace. (As one fused operation the difference would be the product's rounding error.)
-      const float shift = m == -INFINITY ? 0.0f : __fmul_rn(m, scale_log2);
-      fade[row] = exp2_approx(__fsub_rn(__fmul_rn(max[row], scale_log2), shift));
+      const float shift = shift_of(m, scale_log2);
+      fade[row] = fade_of(max[row], scale_log2, shift);
       max[row] = m;
-      float sum = total[row] * fade[row];
+      float sum = 0.0f;
 #pragma unroll
       for (int i = 0; i < kScores / 2; ++i) {
         float& s = scores[4 * (i / 2) + 2 * row + i % 2];
-        s = exp2_approx(__fmaf_rn(s, scale_log2, -shift));
-        sum += s;
+        s = probability_of(s, scale_log2, shift);
+        sum = i == 0 ? faded_total(total[row], fade[row], s) : __fadd_rn(sum, s);
       }
       total[row] = sum;
     }
@@ -96,6 +132,12 @@ class Rows {
     for (int i = 0; i < kSums; ++i) sums[i] *= fade[i / 2 % 2];
   }
 
+  // Probabilities of 0.
+  __device__ __forceinline__ void clear_p() {
+#pragma unroll
+    for (int i = 0; i < C::kKeys / 16; ++i) p[i][0] = p[i][1] = p[i][2] = p[i][3] = 0;
+  }
+
   __device__ __forceinline__ void pack_p() {
 #pragma unroll
     for (int i = 0; i < C::kKeys / 16; ++i) {
@@ -104,22 +146,9 @@ class Rows {
     }
   }
 
-  // What a row, 0 or 1 of the thread's two, comes to; all lanes call. `sink`: the head's, or null; it joins last.
+  // What a row, 0 or 1 of the thread's two, comes to; all lanes call.
   __device__ __forceinline__ RowEnd end(int row, float scale_log2, const float* sink) const {
-    float sum = total[row];
-    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-    float max_log2 = max[row] == -INFINITY ? -INFINITY : max[row] * scale_log2;
-    float fade = 1.0f;
-    if (sink != nullptr) {
-      const float sink_log2 = *sink * kLog2E, with_sink = fmaxf(max_log2, sink_log2);
-      if (with_sink != -INFINITY) {
-        fade = exp2_approx(max_log2 - with_sink);
-        sum = sum * fade + exp2_approx(sink_log2 - with_sink);
-        max_log2 = with_sink;
-      }
-    }
-    return {sum > 0.0f ? fade / sum : (sum == 0.0f ? 0.0f : sum), max_log2, sum};  // NaN stays NaN
+    return end_row(total[row], max[row], scale_log2, sink);
   }
 };
 

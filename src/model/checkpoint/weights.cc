@@ -1,5 +1,7 @@
 #include "model/checkpoint/weights.h"
 
+#include <cmath>
+#include <initializer_list>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -21,6 +23,8 @@ class TensorSource {
   virtual ~TensorSource() = default;
   virtual bool has(const std::string& name) const = 0;
   virtual Result<TensorView> take(const std::string& name, const Shape& shape) = 0;
+  // `count` positive numbers, or one for all of them.
+  virtual Result<std::vector<float>> take_scales(const std::string& name, std::int64_t count) = 0;
 };
 
 class CheckpointSource final : public TensorSource {
@@ -57,6 +61,26 @@ class CheckpointSource final : public TensorSource {
     return checkpoint_.tensor(stored);
   }
 
+  Result<std::vector<float>> take_scales(const std::string& name, std::int64_t count) override {
+    const TensorEntry* entry = checkpoint_.find(stored_name(name));
+    const bool is_one = entry != nullptr && (entry->shape == Shape{} || entry->shape == Shape{1});
+    const TensorView stored = TD_TRY(take(name, is_one ? entry->shape : Shape{count}));
+    std::vector<float> scales;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::int64_t at = is_one ? 0 : i;
+      const auto half = [&] { return static_cast<const std::uint16_t*>(stored.data())[at]; };
+      const float scale = stored.dtype() == DType::kF32    ? static_cast<const float*>(stored.data())[at]
+                          : stored.dtype() == DType::kBf16 ? tensor::f32_from_bf16(half())
+                                                           : tensor::f32_from_f16(half());
+      if (!(scale > 0.0f) || !std::isfinite(scale)) {
+        return invalid_argument("{}: tensor '{}' has a scale of {}; expected a positive number: calibrate it again",
+                                checkpoint_.source(), stored_name(name), scale);
+      }
+      scales.push_back(scale);
+    }
+    return scales;
+  }
+
  private:
   std::string stored_name(const std::string& name) const {
     constexpr std::string_view kBody = "model.";
@@ -76,6 +100,7 @@ class LayoutSource final : public TensorSource {
     entries_.push_back({.name = name, .stored_dtype = safetensors_dtype_name(dtype_), .dtype = dtype_, .shape = shape});
     return TensorView();
   }
+  Result<std::vector<float>> take_scales(const std::string&, std::int64_t) override { return std::vector<float>(); }
   std::vector<TensorEntry> finish() { return std::move(entries_); }
 
  private:
@@ -161,12 +186,23 @@ class Binder {
       TD_TRY(bind_linear(prefix + "v_proj", kv_rows, C, config_.qkv_bias, bound.qkv.v, bound.qkv.v_bias));
     }
     TD_TRY(bind_linear(prefix + "o_proj", C, q_rows, config_.o_bias, bound.o, bound.o_bias));
+    // As tools that calibrate call them: compressed-tensors and vLLM; ModelOpt; older compressed-tensors.
+    bound.k_scales = TD_TRY(bind_scales(prefix, {"k_scale", "k_proj.k_scale", "k_proj.output_scale"}));
+    bound.v_scales = TD_TRY(bind_scales(prefix, {"v_scale", "v_proj.v_scale", "v_proj.output_scale"}));
     if (config_.qk_norm != QkNorm::kNone) {
       const bool whole = config_.qk_norm == QkNorm::kWholeRow;
       bound.q_norm = TD_TRY(source_.take(prefix + "q_norm.weight", {whole ? q_rows : config_.D}));
       bound.k_norm = TD_TRY(source_.take(prefix + "k_norm.weight", {whole ? kv_rows : config_.D}));
     }
     return ok_status();
+  }
+
+  // Under the first of the names that there is; none if there is none.
+  Result<std::vector<float>> bind_scales(const std::string& prefix, std::initializer_list<const char*> names) {
+    for (const char* name : names) {
+      if (source_.has(prefix + name)) return source_.take_scales(prefix + name, config_.G);
+    }
+    return std::vector<float>();
   }
 
   Status bind_mlp(const std::string& prefix, LayerWeights& bound) {

@@ -23,6 +23,9 @@ struct LayerWeights {
   ops::ProjectionWeights qkv;         // q [H*D,C], k and v [G*D,C]; biases [H*D], [G*D], [G*D]
   tensor::TensorView q_norm, k_norm;  // [D], or [H*D] and [G*D]: ModelConfig::qk_norm
   tensor::TensorView o, o_bias;       // [C,H*D], [C]
+  // [G] each, of a KV cache of e4m3, where the checkpoint was calibrated for one; or empty. One number serves all
+  // heads.
+  std::vector<float> k_scales, v_scales;
 
   // Dense layers.
   tensor::TensorView gate, up, down;                 // [F,C], [F,C], [C,F]
@@ -42,7 +45,8 @@ struct ModelWeights {
 
 // Views live as long as `checkpoint`. Tensors that no role asks for (a vision tower, rotary tables, an lm_head beside
 // tied embeddings) are left alone, as transformers does.
-// Errors: kInvalidArgument (a missing tensor, a shape that does not fit config.json, a dtype that is not supported).
+// Errors: kInvalidArgument (a missing tensor, a shape that does not fit config.json, a dtype that is not supported, a
+// scale that is not positive).
 [[nodiscard]] Result<ModelWeights> bind_weights(const Checkpoint& checkpoint, const ModelConfig& config);
 
 // The tensors that a checkpoint of `config` holds, under the names its authors use; begin and end are left zero.

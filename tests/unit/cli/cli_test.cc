@@ -46,6 +46,7 @@ TEST(Cli, UsageErrorsNameTheFlag) {
   expect_failure(run_tandem("generate --prompt a --threads many"), 2, "--threads");
   expect_failure(run_tandem("generate --prompt a --context many"), 2, "--context");  // not in the help text
   expect_failure(run_tandem("serve --log-level loud"), 2, "--log-level");
+  expect_failure(run_tandem("generate --prompt a --kv-dtype int3"), 2, "--kv-dtype");
 }
 
 TEST(Cli, GenerateAnswersAQuestion) {
@@ -53,6 +54,32 @@ TEST(Cli, GenerateAnswersAQuestion) {
   EXPECT_EQ(run.exit_code, 0) << run.err;
   EXPECT_EQ(run.out, "72");
   EXPECT_EQ(run.err, "");
+}
+
+// An answer over a cache of e4m3 is a little different, half the bytes, and the same however it was cut into steps.
+TEST(Cli, GenerateOverAnFp8Cache) {
+  const std::string generate = "generate --chat --prompt 'What is 27 + 45?' --temperature 0 --json --compute bf16 ";
+  const auto logprobs = [](const CommandResult& run) {
+    EXPECT_EQ(run.exit_code, 0) << run.err;
+    const json::value answer = parse(run.out);
+    EXPECT_EQ(answer.at("text").as_string(), "72");
+    return to_json_text(answer.at("logprobs"));
+  };
+  const std::string fp8 = logprobs(run_tandem(generate + "--kv-dtype fp8"));
+  EXPECT_EQ(logprobs(run_tandem(generate + "--kv-cache-dtype fp8_e4m3 --step-tokens 3 --sequences 1")), fp8);
+  EXPECT_EQ(logprobs(run_tandem(generate + "--kv-dtype fp8 --threads 1 --no-prefix-cache")), fp8);
+  const std::string bf16 = logprobs(run_tandem(generate));
+  EXPECT_EQ(logprobs(run_tandem(generate + "--kv-dtype bf16")), bf16);
+  EXPECT_NE(fp8, bf16);
+  const auto cache_bytes = [](const std::string& flags) {
+    const json::value plan = parse(run_tandem("inspect --json --compute bf16 --kv-blocks 100 " + flags).out);
+    for (const json::value& entry : plan.at("memory_plan").as_array()) {
+      if (entry.at("name").as_string() == "KV cache") return entry.at("bytes").to_number<std::int64_t>();
+    }
+    return std::int64_t{0};
+  };
+  EXPECT_GT(cache_bytes(""), 0);
+  EXPECT_EQ(2 * cache_bytes("--kv-dtype fp8"), cache_bytes("--kv-dtype bf16"));
 }
 
 TEST(Cli, GenerateKeepsToAGrammar) {

@@ -1,5 +1,5 @@
-// Tensors of bf16, f16 and f32 on a CUDA device for kernel tests: filled from floats, read back as floats, with memory
-// around and between their rows that a kernel must not touch.
+// Tensors of bf16, f16, f32 and e4m3 on a CUDA device for kernel tests: filled from floats, read back as floats, with
+// memory around and between their rows that a kernel must not touch.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -27,6 +27,7 @@ inline float rounded_to(DType dtype, float value) {
   switch (dtype) {
     case DType::kBf16: return rounded_to_bf16(value);
     case DType::kF16: return tensor::f32_from_f16(tensor::f16_from_f32(value));
+    case DType::kF8E4m3: return tensor::f32_from_f8e4m3(tensor::f8e4m3_from_f32(value));
     default: return value;
   }
 }
@@ -62,6 +63,8 @@ class CudaRows {
       std::byte* const to = at(i);
       if (dtype_ == DType::kF32) {
         std::memcpy(to, &values[i], sizeof(float));
+      } else if (dtype_ == DType::kF8E4m3) {
+        *to = static_cast<std::byte>(tensor::f8e4m3_from_f32(values[i]));
       } else {
         const std::uint16_t bits =
             dtype_ == DType::kBf16 ? tensor::bf16_from_f32(values[i]) : tensor::f16_from_f32(values[i]);
@@ -80,6 +83,8 @@ class CudaRows {
       const std::byte* const from = at(i);
       if (dtype_ == DType::kF32) {
         std::memcpy(&values[i], from, sizeof(float));
+      } else if (dtype_ == DType::kF8E4m3) {
+        values[i] = tensor::f32_from_f8e4m3(static_cast<std::uint8_t>(*from));
       } else {
         std::uint16_t bits;
         std::memcpy(&bits, from, sizeof bits);

@@ -57,6 +57,36 @@ TEST(DType, NarrowingRoundsToNearestEven) {
   EXPECT_EQ(bf16_from_f32(std::numeric_limits<float>::max()), 0x7f80);
 }
 
+TEST(DType, E4m3RoundsToTheNearestAndSaturates) {
+  for (int bits = 0; bits < 256; ++bits) {
+    const auto code = static_cast<std::uint8_t>(bits);
+    const float value = f32_from_f8e4m3(code);
+    if ((bits & 0x7f) == 0x7f) {
+      EXPECT_TRUE(std::isnan(value));
+      EXPECT_EQ(f8e4m3_from_f32(value), 0x7f);
+      continue;
+    }
+    EXPECT_EQ(f8e4m3_from_f32(value), code);
+    if ((bits & 0x7f) >= 0x7e) continue;
+    const auto next = static_cast<std::uint8_t>(bits + 1);
+    const double low = value, high = f32_from_f8e4m3(next);
+    EXPECT_GT(std::fabs(high), std::fabs(low));
+    const auto between = [&](double part) { return f8e4m3_from_f32(static_cast<float>(low + part * (high - low))); };
+    EXPECT_EQ(between(0.499), code);
+    EXPECT_EQ(between(0.5), bits % 2 == 0 ? code : next);
+    EXPECT_EQ(between(0.501), next);
+  }
+  EXPECT_EQ(f32_from_f8e4m3(0x01), 0x1p-9f);
+  EXPECT_EQ(f32_from_f8e4m3(0x38), 1.0f);
+  EXPECT_EQ(f32_from_f8e4m3(0x7e), 448.0f);
+  for (const float large : {449.0f, 464.0f, 1e30f, std::numeric_limits<float>::infinity()}) {
+    EXPECT_EQ(f8e4m3_from_f32(large), 0x7e);
+    EXPECT_EQ(f8e4m3_from_f32(-large), 0xfe);
+  }
+  EXPECT_EQ(f8e4m3_from_f32(0x1p-10f), 0x00);
+  EXPECT_EQ(f8e4m3_from_f32(-0x1p-40f), 0x80);
+}
+
 TEST(TensorView, RowsColumnsAndReshape) {
   Tensor tensor(DType::kF32, Shape{4, 6});
   for (std::size_t i = 0; i < 24; ++i) tensor.span<float>()[i] = static_cast<float>(i);

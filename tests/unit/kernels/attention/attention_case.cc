@@ -15,7 +15,17 @@ std::vector<std::int32_t> permutation(std::int64_t count, std::uint64_t seed) {
   return order;
 }
 
-float as_cached(float value, DType dtype) { return dtype == DType::kBf16 ? rounded_to_bf16(value) : value; }
+float as_query(float value, DType dtype) { return dtype == DType::kF32 ? value : rounded_to_bf16(value); }
+
+// A key or value as the cache holds it, times its scale.
+template <class Real>
+Real as_cached(float value, DType dtype, float scale) {
+  if (dtype == DType::kF8E4m3) {
+    return Real{tensor::f32_from_f8e4m3(tensor::f8e4m3_from_f32(value / scale))} * Real{scale};
+  }
+  return Real{dtype == DType::kBf16 ? rounded_to_bf16(value) : value};
+}
+float scale_at(const std::vector<float>& scales, std::int64_t g) { return scales.empty() ? 1.0f : scales[index(g)]; }
 
 struct Row {
   std::int64_t t, h;         // row of q, head
@@ -49,7 +59,7 @@ Real attend(const AttentionCase& problem, const Row& row, bool round_probabiliti
     const float* const k = &problem.k[index(((row.key_begin + j) * G + g) * D)];
     Real dot = 0;
     for (std::int64_t i = 0; i < D; ++i) {
-      dot += static_cast<Real>(as_cached(q[i], dtype)) * static_cast<Real>(as_cached(k[i], dtype));
+      dot += Real{as_query(q[i], dtype)} * as_cached<Real>(k[i], dtype, scale_at(problem.k_scales, g));
     }
     dot *= problem.params.scale;
     const Real cap = problem.params.softcap;
@@ -63,7 +73,9 @@ Real attend(const AttentionCase& problem, const Row& row, bool round_probabiliti
     const Real e = std::exp(s[index(j - row.first)] - max);
     const Real weight = round_probabilities ? Real{rounded_to_bf16(static_cast<float>(e))} : e;
     total += e;
-    for (std::int64_t i = 0; i < D; ++i) out[i] += weight * static_cast<Real>(as_cached(v[i], dtype));
+    for (std::int64_t i = 0; i < D; ++i) {
+      out[i] += weight * as_cached<Real>(v[i], dtype, scale_at(problem.v_scales, g));
+    }
   }
   for (std::int64_t i = 0; i < D; ++i) out[i] /= total;
   return max + std::log(total);
@@ -101,9 +113,20 @@ AttentionCase AttentionCase::chunk(std::size_t b, std::int64_t begin, std::int64
     return std::vector<float>(values.begin() + from, values.begin() + to);
   };
   AttentionCase problem{.shape = shape, .sequences = {{end - begin, context}}, .params = params, .sinks = sinks};
+  problem.k_scales = k_scales;
+  problem.v_scales = v_scales;
   problem.q = part(q, (query_begin(b) + begin) * q_row, (query_begin(b) + end) * q_row);
   problem.k = part(k, key_begin(b) * kv_row, (key_begin(b) + context) * kv_row);
   problem.v = part(v, key_begin(b) * kv_row, (key_begin(b) + context) * kv_row);
+  return problem;
+}
+
+AttentionCase AttentionCase::in_bf16() const {
+  EXPECT_TRUE(k_scales.empty() && v_scales.empty());
+  AttentionCase problem = *this;
+  problem.shape.cache_dtype = DType::kBf16;
+  for (float& value : problem.k) value = as_cached<float>(value, shape.cache_dtype, 1.0f);
+  for (float& value : problem.v) value = as_cached<float>(value, shape.cache_dtype, 1.0f);
   return problem;
 }
 
@@ -132,9 +155,12 @@ AttentionResult AttentionCase::run(int threads, std::uint64_t block_seed) const 
   }
   tensor::Tensor cache_k(dtype, Shape{blocks, G, P, D}), cache_v(dtype, Shape{blocks, G, P, D});
   for (const tensor::Tensor* cache : {&cache_k, &cache_v}) {
-    std::memset(cache->view().data(), 0xff, index(cache->view().bytes()));  // NaN in f32 and bf16
+    std::memset(cache->view().data(), 0xff, index(cache->view().bytes()));  // NaN in every dtype
   }
-  const PagedKv kv{cache_k, cache_v, view_of(table, {B, blocks_max})};
+  const auto scales = [&, G = G](const std::vector<float>& values) {
+    return values.empty() ? TensorView() : view_of(values, {G});
+  };
+  const PagedKv kv{cache_k, cache_v, view_of(table, {B, blocks_max}), scales(k_scales), scales(v_scales)};
   const std::int64_t S = keys();
   EXPECT_TRUE(
       kv_append_cpu(view_of(k, {S, G, D}), view_of(v, {S, G, D}), TensorView::of(std::span(slots)), kv, *stream).ok());
@@ -162,7 +188,7 @@ std::vector<double> AttentionCase::reference_lse() const {
 }
 std::vector<float> AttentionCase::plain_out() const {
   std::vector<float> out(q.size());
-  const bool round = shape.cache_dtype == DType::kBf16;
+  const bool round = shape.cache_dtype != DType::kF32;
   for_rows(*this, [&](const Row& row) { attend(*this, row, round, &out[index((row.t * shape.H + row.h) * shape.D)]); });
   return out;
 }

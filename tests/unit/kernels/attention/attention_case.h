@@ -29,9 +29,10 @@ struct AttentionCase {
   AttentionShape shape;
   std::vector<AttentionSequence> sequences;
   AttentionParams params;
-  std::vector<float> q;      // [T,H,D]
-  std::vector<float> k, v;   // [sum of contexts,G,D], one sequence after another
-  std::vector<float> sinks;  // [H] or empty
+  std::vector<float> q;                   // [T,H,D]
+  std::vector<float> k, v;                // [sum of contexts,G,D], one sequence after another
+  std::vector<float> sinks;               // [H] or empty
+  std::vector<float> k_scales, v_scales;  // [G] or empty: of a cache of e4m3
 
   static AttentionCase random(const AttentionShape& shape, std::vector<AttentionSequence> sequences,
                               std::uint64_t seed = 1);
@@ -44,6 +45,9 @@ struct AttentionCase {
 
   // The queries [begin, end) of sequence b as a case of their own, with the keys that they can see.
   AttentionCase chunk(std::size_t b, std::int64_t begin, std::int64_t end) const;
+
+  // The same with the keys and values that the cache holds, in a cache of bf16: for one of e4m3 without scales.
+  AttentionCase in_bf16() const;
 
   // Runs attention_cpu over a paged cache. Unused slots and blocks are NaN; `block_seed` permutes the blocks.
   AttentionResult run(int threads, std::uint64_t block_seed = 7) const;

@@ -43,7 +43,7 @@ TEST(AttentionCudaBits, ServingHasTheBitsOfTraining) {
       const auto H = heads.first, G = heads.second;  // clang 14 lets no lambda capture a binding
       for (const float range : {1.0f, 8.0f}) {
         AttentionCase problem =
-            AttentionCase::random({H, G, D, 32, DType::kBf16}, {{300, 300}, {1, 513}, {70, 400}}, seed);
+            AttentionCase::random({H, G, D, 32, DType::kBf16}, {{300, 300}, {1, 513}, {70, 400}, {3, 2100}}, seed);
         for (float& value : problem.q) value *= range;
         if (seed % 4 == 1) problem.params.window = 150;
         if (seed % 4 == 2) problem.params.softcap = 8.0f;
@@ -51,8 +51,10 @@ TEST(AttentionCudaBits, ServingHasTheBitsOfTraining) {
         ++seed;
         FusedRun run{.path = AttentionPath::kSm90, .backward = false, .wants_lse = false};
         const std::vector<double> fused = run_fused(as_fused(problem), run).out;
-        const auto compare = [&](const AttentionCase& part, std::int64_t first_row, const char* what) {
-          const std::vector<float> got = run_on_cuda(part, {.block_tokens = 32, .out_dtype = DType::kBf16}, stream);
+        const auto compare = [&](const AttentionCase& part, std::int64_t first_row, std::int64_t context_extra,
+                                 const char* what) {
+          const std::vector<float> got = run_on_cuda(
+              part, {.block_tokens = 32, .out_dtype = DType::kBf16, .context_extra = context_extra}, stream);
           std::size_t different = 0;
           for (std::size_t i = 0; i < got.size(); ++i) {
             different += static_cast<double>(got[i]) != fused[static_cast<std::size_t>(first_row * H * D) + i];
@@ -60,10 +62,15 @@ TEST(AttentionCudaBits, ServingHasTheBitsOfTraining) {
           EXPECT_EQ(different, 0u) << what << " of " << got.size() << " D " << D << " H " << H << " G " << G << " seed "
                                    << seed - 1;
         };
-        compare(problem, 0, "all at once");
-        // Alone, a token is decoded by the kernel of few rows.
-        compare(problem.chunk(0, 299, 300), 299, "decoded");
-        compare(problem.chunk(2, 30, 32), 331, "two tokens");
+        compare(problem, 0, 0, "all at once");
+        // Few tokens are decoded by kernels of their own: others where contexts may be long.
+        for (const std::int64_t context_extra : {0, 3000}) {
+          compare(problem.chunk(0, 299, 300), 299, context_extra, "decoded");
+          compare(problem.chunk(1, 0, 1), 300, context_extra, "decoded behind 512 tokens");
+          compare(problem.chunk(2, 30, 32), 331, context_extra, "two tokens");
+          compare(problem.chunk(3, 0, 3), 371, context_extra, "three behind 2097");
+          compare(problem.chunk(3, 2, 3), 373, context_extra, "the last of them");
+        }
       }
     }
   }

@@ -48,8 +48,13 @@ Paged page(const AttentionCase& problem, const CudaAttentionRun& run) {
       for (std::int64_t g = 0; g < G; ++g) {
         const std::int64_t to = ((block * G + g) * P + j % P) * D,
                            from = ((problem.key_begin(index(b)) + j) * G + g) * D;
-        std::copy_n(&problem.k[index(from)], D, &paged.k[index(to)]);
-        std::copy_n(&problem.v[index(from)], D, &paged.v[index(to)]);
+        const auto copy = [&](const std::vector<float>& values, const std::vector<float>& scales,
+                              std::vector<float>& cache) {
+          const float scale = scales.empty() ? 1.0f : scales[index(g)];
+          for (std::int64_t i = 0; i < D; ++i) cache[index(to + i)] = values[index(from + i)] / scale;
+        };
+        copy(problem.k, problem.k_scales, paged.k);
+        copy(problem.v, problem.v_scales, paged.v);
       }
     }
   }
@@ -69,14 +74,18 @@ std::vector<float> run_on_cuda(const AttentionCase& problem, const CudaAttention
       table(paged.table, stream);
   std::vector<float> q_values = problem.q;
   q_values.resize(index(T * H * D), std::numeric_limits<float>::quiet_NaN());
-  const CudaRows q(dtype, T, H * D, q_values, stream);
+  const CudaRows q(dtype == DType::kF32 ? dtype : DType::kBf16, T, H * D, q_values, stream);
   CudaRows out(run.out_dtype, T, H * D, 8, 0, stream);
   CudaRows sinks(DType::kF32, 1, std::max<std::int64_t>(1, static_cast<std::int64_t>(problem.sinks.size())), 0, 0,
                  stream);
   if (!problem.sinks.empty()) sinks.set(problem.sinks);
+  const bool has_scales = !problem.k_scales.empty();
+  const CudaRows k_scales(DType::kF32, 1, has_scales ? G : 0, problem.k_scales, stream),
+      v_scales(DType::kF32, 1, has_scales ? G : 0, problem.v_scales, stream);
   const Shape cache{paged.blocks, G, P, D};
   const PagedKv kv{TensorView(k.view().data(), dtype, cache, kCuda), TensorView(v.view().data(), dtype, cache, kCuda),
-                   table.view({B, paged.blocks_max})};
+                   table.view({B, paged.blocks_max}), has_scales ? k_scales.vector_view() : TensorView(),
+                   has_scales ? v_scales.vector_view() : TensorView()};
   std::int64_t context_max = run.context_extra;
   for (const auto [queries, context] : problem.sequences)
     context_max = std::max(context_max, context + run.context_extra);

@@ -33,9 +33,19 @@ void expect_accurate(const AttentionCase& problem, const std::vector<float>& got
 std::string name_of(const AttentionCase& problem, const CudaAttentionRun& run) {
   const auto& shape = problem.shape;
   return "H " + std::to_string(shape.H) + " G " + std::to_string(shape.G) + " D " + std::to_string(shape.D) + " P " +
-         std::to_string(run.block_tokens) + (shape.cache_dtype == DType::kBf16 ? " bf16" : " f32") + " window " +
+         std::to_string(run.block_tokens) + " " + tensor::dtype_name(shape.cache_dtype) + " window " +
          std::to_string(problem.params.window) + " softcap " + std::to_string(problem.params.softcap) +
          (problem.sinks.empty() ? "" : " sinks");
+}
+
+// Scales of a cache of e4m3, a little under and over what fills its range.
+AttentionCase with_scales(AttentionCase problem, std::uint64_t seed) {
+  if (problem.shape.cache_dtype != DType::kF8E4m3) return problem;
+  problem.k_scales = random_values(seed, problem.shape.G, 0.004f);
+  problem.v_scales = random_values(seed + 1, problem.shape.G, 0.001f);
+  for (float& scale : problem.k_scales) scale += 0.008f;
+  for (float& scale : problem.v_scales) scale += 0.003f;
+  return problem;
 }
 
 // A step that decodes some sequences and brings chunks of others; one has no query at all.
@@ -50,13 +60,13 @@ struct Heads {
 TEST(AttentionCuda, IsAsGoodAsThePlainFormula) {
   TANDEM_CUDA_STREAM(stream);
   std::uint64_t seed = 100;
-  for (const DType dtype : {DType::kBf16, DType::kF32}) {
-    for (const std::int64_t D : {16, 64, 80, 96, 128, 256}) {
+  for (const DType dtype : {DType::kBf16, DType::kF8E4m3, DType::kF32}) {
+    for (const std::int64_t D : {16, 64, 72, 80, 96, 128, 256}) {
       for (const std::int64_t P : {16, 32, 64}) {
         // Every ratio and feature meets every dtype; the whole product would take minutes of references.
         const Heads heads[] = {{4, 1}, {2, 2}, {8, 1}, {3, 1}, {16, 1}, {6, 3}};
         const auto [H, G] = heads[seed % std::size(heads)];
-        AttentionCase problem = AttentionCase::random({H, G, D, P, dtype}, ragged(), seed);
+        AttentionCase problem = with_scales(AttentionCase::random({H, G, D, P, dtype}, ragged(), seed), seed);
         problem.params.window = seed % 3 == 1 ? 40 : 0;
         problem.params.softcap = seed % 4 == 2 ? 5.0f : 0.0f;
         if (seed % 5 == 0) problem.sinks = rounded_sinks(seed, H);
@@ -73,13 +83,13 @@ TEST(AttentionCuda, IsAsGoodAsThePlainFormula) {
 TEST(AttentionCuda, ARowsBitsAreItsOwnSequences) {
   TANDEM_CUDA_STREAM(stream);
   std::uint64_t seed = 300;
-  for (const DType dtype : {DType::kBf16, DType::kF32}) {
+  for (const DType dtype : {DType::kBf16, DType::kF8E4m3, DType::kF32}) {
     for (const std::int64_t D : {64, 96, 128, 256}) {
       for (const int feature : {0, 1, 2}) {
         const Heads heads[] = {{4, 1}, {8, 2}, {5, 1}};
         const auto [H, G] = heads[seed % std::size(heads)];
-        AttentionCase problem =
-            AttentionCase::random({H, G, D, 16, dtype}, {{1, 140}, {150, 300}, {1, 1}, {40, 700}}, seed);
+        AttentionCase problem = with_scales(
+            AttentionCase::random({H, G, D, 16, dtype}, {{1, 140}, {150, 300}, {1, 1}, {40, 700}}, seed), seed);
         // Large scores: the maximum moves often, and much is faded.
         for (float& value : problem.q) value *= 4.0f;
         if (feature == 1) problem.params.window = 77;
@@ -113,13 +123,55 @@ TEST(AttentionCuda, ARowsBitsAreItsOwnSequences) {
 
 TEST(AttentionCuda, TakesAnyPageSize) {
   TANDEM_CUDA_STREAM(stream);
-  for (const DType dtype : {DType::kBf16, DType::kF32}) {
+  for (const DType dtype : {DType::kBf16, DType::kF8E4m3, DType::kF32}) {
     for (const std::int64_t P : {1, 5, 8, 24, 256}) {
       AttentionCase problem = AttentionCase::random({6, 2, 64, P, dtype}, ragged(), 400);
       problem.params.window = 50;
       const CudaAttentionRun run{.block_tokens = P};
       SCOPED_TRACE(name_of(problem, run));
       expect_accurate(problem, run_on_cuda(problem, run, stream));
+    }
+  }
+}
+
+// What e4m3 holds is what bf16 would; scales of 1, written or not, change no bit.
+TEST(AttentionCuda, OverE4m3HasTheBitsOfThatInBf16) {
+  TANDEM_CUDA_STREAM(stream);
+  std::uint64_t seed = 600;
+  for (const std::int64_t D : {16, 64, 80, 128, 144, 256}) {  // multiples of 16, which Hopper takes for both
+    for (const auto& sequences : {ragged(), std::vector<AttentionSequence>{{1, 1030}, {1, 77}, {1, 640}, {1, 1}},
+                                  std::vector<AttentionSequence>{{700, 900}, {1, 300}}}) {
+      const Heads heads[] = {{8, 2}, {4, 4}, {5, 1}};
+      const auto [H, G] = heads[seed % std::size(heads)];
+      AttentionCase problem = AttentionCase::random({H, G, D, 16, DType::kF8E4m3}, sequences, seed);
+      for (float& value : problem.k) value *= 4.0f;
+      problem.params.window = seed % 3 == 1 ? 140 : 0;
+      problem.params.softcap = seed % 4 == 2 ? 5.0f : 0.0f;
+      if (seed % 5 == 0) problem.sinks = rounded_sinks(seed, H);
+      ++seed;
+      const CudaAttentionRun run{.block_tokens = 16 << seed % 4, .rows_unused = 3};
+      SCOPED_TRACE(name_of(problem, run));
+      const std::vector<float> got = run_on_cuda(problem, run, stream);
+      EXPECT_TRUE(same_bits(got, run_on_cuda(problem.in_bf16(), run, stream)));
+      problem.k_scales.assign(static_cast<std::size_t>(G), 1.0f);
+      problem.v_scales = problem.k_scales;
+      EXPECT_TRUE(same_bits(got, run_on_cuda(problem, run, stream)));
+    }
+  }
+}
+
+TEST(AttentionCuda, NaNInE4m3ReachesItsOwnSequence) {
+  TANDEM_CUDA_STREAM(stream);
+  constexpr std::int64_t kH = 4, kD = 64, kPoisoned = 180;
+  const AttentionCase clean = AttentionCase::random({kH, 1, kD, 16, DType::kF8E4m3}, {{1, 200}, {1, 190}}, 700);
+  const std::vector<float> expected = run_on_cuda(clean, {}, stream);
+  for (const bool in_key : {false, true}) {
+    AttentionCase problem = clean;
+    std::fill_n((in_key ? problem.k : problem.v).begin() + kPoisoned * kD, kD, std::nanf(""));
+    const std::vector<float> got = run_on_cuda(problem, {}, stream);
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      const bool sees = i < static_cast<std::size_t>(kH * kD);
+      ASSERT_TRUE(sees ? std::isnan(got[i]) : got[i] == expected[i]) << i << (in_key ? " key" : " value");
     }
   }
 }

@@ -12,7 +12,17 @@ using namespace testing;
 
 TANDEM_EACH_TARGET(Attention);
 
-constexpr DType kCacheDtypes[] = {DType::kF32, DType::kBf16};
+constexpr DType kCacheDtypes[] = {DType::kF32, DType::kBf16, DType::kF8E4m3};
+
+// Of a cache of e4m3: scales of no particular meaning, but for the test.
+AttentionCase with_scales(AttentionCase problem) {
+  if (problem.shape.cache_dtype != DType::kF8E4m3) return problem;
+  problem.k_scales = random_values(91, problem.shape.G, 0.2f);
+  problem.v_scales = random_values(92, problem.shape.G, 0.02f);
+  for (float& scale : problem.k_scales) scale += 0.3f;
+  for (float& scale : problem.v_scales) scale += 0.03f;
+  return problem;
+}
 
 // At most twice the error of the plain formula; the log-sum-exp to f32 rounding.
 void expect_accurate(const AttentionCase& problem) {
@@ -56,7 +66,7 @@ TEST_P(Attention, AgreesWithDoublePrecisionForEveryHeadDimension) {
   for (const DType dtype : kCacheDtypes) {
     for (const std::int64_t D : {8, 16, 24, 32, 40, 64, 80, 96, 112, 128, 192, 256}) {
       SCOPED_TRACE(D);
-      expect_accurate(AttentionCase::random({4, 2, D, 16, dtype}, {{20, 85}, {1, 70}, {3, 3}}));
+      expect_accurate(with_scales(AttentionCase::random({4, 2, D, 16, dtype}, {{20, 85}, {1, 70}, {3, 3}})));
     }
   }
 }
@@ -65,7 +75,7 @@ TEST_P(Attention, AgreesWithDoublePrecisionForEveryGrouping) {
   for (const DType dtype : kCacheDtypes) {
     for (const auto& [H, G] : {std::pair{1, 1}, {6, 6}, {3, 1}, {10, 2}, {12, 2}, {14, 2}, {8, 1}, {32, 2}, {150, 1}}) {
       SCOPED_TRACE(H);
-      expect_accurate(AttentionCase::random({H, G, 32, 8, dtype}, {{5, 66}, {2, 2}}));
+      expect_accurate(with_scales(AttentionCase::random({H, G, 32, 8, dtype}, {{5, 66}, {2, 2}})));
     }
   }
 }
@@ -83,7 +93,7 @@ TEST_P(Attention, AgreesWithDoublePrecisionRoundTheEdgesOfKeyBlocks) {
 
 TEST_P(Attention, AgreesWithDoublePrecisionWithWindowSoftcapAndSinks) {
   for (const DType dtype : kCacheDtypes) {
-    AttentionCase problem = AttentionCase::random({6, 2, 40, 16, dtype}, {{70, 130}, {1, 131}});
+    AttentionCase problem = with_scales(AttentionCase::random({6, 2, 40, 16, dtype}, {{70, 130}, {1, 131}}));
     for (const int window : {0, 1, 64, 70}) {
       for (const float softcap : {0.0f, 3.0f}) {
         SCOPED_TRACE(window);
@@ -102,7 +112,8 @@ TEST_P(Attention, OfOneVisibleKeyIsItsValue) {
   for (const DType dtype : kCacheDtypes) {
     AttentionCase problem = AttentionCase::random({4, 2, 48, 16, dtype}, {{70, 90}});
     problem.params.window = 1;
-    for (float& value : problem.v) value = rounded_to_bf16(value);
+    // What bf16 and e4m3 both hold.
+    for (float& value : problem.v) value = tensor::f32_from_f8e4m3(tensor::f8e4m3_from_f32(value)) + 0.0f;  // no -0
     const std::vector<float> out = problem.run(2).out;
     for (std::int64_t t = 0; t < 70; ++t) {
       for (std::int64_t h = 0; h < 4; ++h) {
@@ -118,7 +129,7 @@ TEST_P(Attention, OfEqualScoresIsTheExactMeanOfSmallIntegers) {
     for (const std::int64_t context : {1, 64, 128, 256}) {
       AttentionCase problem = AttentionCase::random({3, 1, 24, 16, dtype}, {{1, context}});
       std::fill(problem.q.begin(), problem.q.end(), 0.0f);
-      problem.v = random_integers(3, context * 24, 100);
+      problem.v = random_integers(3, context * 24, dtype == DType::kF8E4m3 ? 16 : 100);
       const std::vector<float> out = problem.run(1).out;
       for (std::int64_t i = 0; i < 24; ++i) {
         float sum = 0.0f;
@@ -140,7 +151,7 @@ TEST_P(Attention, ARowDependsOnItsOwnSequenceOnly) {
 
 TEST_P(Attention, ARowDependsOnItsOwnSequenceOnlyWithWindowSoftcapAndSinks) {
   for (const DType dtype : kCacheDtypes) {
-    AttentionCase problem = AttentionCase::random({8, 2, 32, 8, dtype}, {{130, 150}, {1, 67}});
+    AttentionCase problem = with_scales(AttentionCase::random({8, 2, 32, 8, dtype}, {{130, 150}, {1, 67}}));
     problem.params.window = 70;
     problem.params.softcap = 5.0f;
     problem.sinks = {-2.0f, 0.0f, 1.0f, 4.0f, -50.0f, 60.0f, 0.5f, -0.5f};
@@ -156,6 +167,20 @@ TEST_P(Attention, TokensPerCacheBlockDoNotMatter) {
       problem.shape.block_tokens = block_tokens;
       expect_same(problem.run(2), expected);
     }
+  }
+}
+
+// Scales of 1, written or not, change no bit; and what e4m3 holds is what bf16 would.
+TEST_P(Attention, OverE4m3HasTheBitsOfThatInBf16) {
+  for (const float softcap : {0.0f, 5.0f}) {
+    AttentionCase problem =
+        AttentionCase::random({8, 2, 40, 8, DType::kF8E4m3}, {{130, 150}, {1, 267}}, softcap > 0.0f ? 2 : 1);
+    for (float& value : problem.k) value *= 8.0f;
+    problem.params.softcap = softcap;
+    const AttentionResult result = problem.run(2);
+    expect_same(result, problem.in_bf16().run(2));
+    problem.k_scales = problem.v_scales = {1.0f, 1.0f};
+    expect_same(result, problem.run(2));
   }
 }
 

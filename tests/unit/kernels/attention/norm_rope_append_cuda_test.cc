@@ -19,6 +19,7 @@ struct Step {
   std::int64_t T, H, G, D, half, P;
   bool has_norm;
   std::vector<float> packed, q_weight, k_weight, cos, sin;
+  std::vector<float> k_scales, v_scales;  // [G] of e4m3, else empty
   std::vector<std::int64_t> slots;
   std::int64_t blocks;
 
@@ -39,6 +40,12 @@ struct Step {
     for (const float angle : random_values(seed + 3, T * half, 30.0f)) {
       cos.push_back(1.25f * std::cos(angle));
       sin.push_back(1.25f * std::sin(angle));
+    }
+    if (dtype == DType::kF8E4m3) {
+      for (std::int64_t g = 0; g < G; ++g) {
+        k_scales.push_back(0.017f * static_cast<float>(g + 1));
+        v_scales.push_back(0.003f * static_cast<float>(g + 1));  // some values are beyond 448 of it
+      }
     }
     // Each token a slot of its own, in an order of no meaning; every fifth goes nowhere.
     const std::int64_t slots_count = blocks * P;
@@ -81,11 +88,16 @@ Appended append(const Step& step, bool is_odd, device::Stream& stream) {
   sin.set(step.sin);
   CudaRows k(step.dtype, step.blocks, step.G * step.P * step.D, 0, 0, stream);
   CudaRows v(step.dtype, step.blocks, step.G * step.P * step.D, 0, 0, stream);
-  CudaRows q(step.dtype, step.T, step.H * step.D, 0, 0, stream);
+  const CudaRows k_scales(DType::kF32, 1, static_cast<std::int64_t>(step.k_scales.size()), step.k_scales, stream),
+      v_scales(DType::kF32, 1, static_cast<std::int64_t>(step.v_scales.size()), step.v_scales, stream);
+  const bool has_scales = !step.k_scales.empty();
+  CudaRows q(step.dtype == DType::kF32 ? DType::kF32 : DType::kBf16, step.T, step.H * step.D, 0, 0, stream);
   const CudaInts slots(step.slots, stream), table(std::vector<std::int32_t>{0}, stream);
   const Shape cache{step.blocks, step.G, step.P, step.D};
   const PagedKv kv{TensorView(k.view().data(), step.dtype, cache, kCuda),
-                   TensorView(v.view().data(), step.dtype, cache, kCuda), table.view({1, 1})};
+                   TensorView(v.view().data(), step.dtype, cache, kCuda), table.view({1, 1}),
+                   has_scales ? k_scales.vector_view() : TensorView(),
+                   has_scales ? v_scales.vector_view() : TensorView()};
   const NormRopeAppend params{step.has_norm ? q_weight.vector_view() : TensorView(),
                               step.has_norm ? k_weight.vector_view() : TensorView(),
                               kEps,
@@ -134,8 +146,30 @@ void expect_right(const Step& step, const Appended& got) {
     auto plain = step.heads<float>(begin, count, weight, turns);
     auto expected = step.heads<double>(begin, count, weight, turns);
     if (is_cache) plain = appended_only(step, plain), expected = appended_only(step, expected);
-    expect_as_good_as(rows, rounded_to(step.dtype, plain), expected);
+    expect_as_good_as(rows, rounded_to(step.dtype == DType::kF32 ? step.dtype : DType::kBf16, plain), expected);
   };
+  // A kv head's values, divided by its scale and rounded; a neighbour of what the plain formula gives where that lies
+  // near the middle between two.
+  const auto compare_f8 = [&](const std::vector<float>& rows, std::int64_t begin, const std::vector<float>* weight,
+                              bool turns, const std::vector<float>& scales) {
+    const std::vector<float> plain = appended_only(step, step.heads<float>(begin, step.G, weight, turns));
+    ASSERT_EQ(rows.size(), plain.size());
+    std::size_t neighbours = 0;
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      const float value = plain[i] / scales[i / static_cast<std::size_t>(step.D) % static_cast<std::size_t>(step.G)];
+      const float nearest = rounded_to(DType::kF8E4m3, value);
+      if (rows[i] == nearest) continue;
+      ++neighbours;
+      EXPECT_NEAR(std::fabs(rows[i] - value), std::fabs(nearest - value), 1e-4f * std::fabs(value)) << i;
+    }
+    EXPECT_LE(neighbours, rows.size() / 100);
+  };
+  if (step.dtype == DType::kF8E4m3) {
+    compare(got.q, 0, step.H, &step.q_weight, true, false);
+    compare_f8(rows_of(step, got.k), step.H, &step.k_weight, true, step.k_scales);
+    compare_f8(rows_of(step, got.v), step.H + step.G, nullptr, false, step.v_scales);
+    return;
+  }
   compare(got.q, 0, step.H, &step.q_weight, true, false);
   compare(rows_of(step, got.k), step.H, step.G, &step.k_weight, true, true);
   compare(rows_of(step, got.v), step.H + step.G, step.G, nullptr, false, true);
@@ -144,7 +178,7 @@ void expect_right(const Step& step, const Appended& got) {
 TEST(NormRopeAppendCuda, AgreesWithDoublePrecision) {
   TANDEM_CUDA_STREAM(stream);
   std::uint64_t seed = 1;
-  for (const DType dtype : {DType::kBf16, DType::kF32}) {
+  for (const DType dtype : {DType::kBf16, DType::kF8E4m3, DType::kF32}) {
     for (const std::int64_t D : {8, 16, 64, 80, 96, 128, 200, 256}) {
       for (const std::int64_t half : {D / 2, D / 4, std::int64_t{0}}) {
         for (const bool has_norm : {false, true}) {
@@ -160,6 +194,27 @@ TEST(NormRopeAppendCuda, AgreesWithDoublePrecision) {
           }
           seed += 7;
         }
+      }
+    }
+  }
+}
+
+// Every bf16 number, as it is written to a cache of e4m3: as the host rounds.
+TEST(NormRopeAppendCuda, RoundsToE4m3AsTheHostDoes) {
+  TANDEM_CUDA_STREAM(stream);
+  for (const float scale : {1.0f, 0.37f}) {
+    Step step(DType::kF8E4m3, 512, 1, 1, 128, 0, 16, false, 5);
+    step.k_scales = step.v_scales = {scale};
+    for (std::size_t i = 0; i < 65536; ++i) {
+      step.packed[i / 128 * step.width() + 256 + i % 128] = tensor::f32_from_bf16(static_cast<std::uint16_t>(i));
+    }
+    for (std::int64_t t = 0; t < step.T; ++t) step.slots[static_cast<std::size_t>(t)] = step.T - 1 - t;
+    for (const bool is_odd : {false, true}) {
+      const std::vector<float> rows = append(step, is_odd, stream).v;
+      for (std::size_t i = 0; i < 65536; ++i) {
+        const float expected = rounded_to(DType::kF8E4m3, tensor::f32_from_bf16(static_cast<std::uint16_t>(i)) / scale);
+        const float got = rows[(511 - i / 128) * 128 + i % 128];
+        ASSERT_TRUE(std::isnan(expected) ? std::isnan(got) : got == expected) << i << " " << got << " " << expected;
       }
     }
   }

@@ -43,6 +43,11 @@ class FakeCheckpoint {
     }
     tensors_[name] = std::move(tensor);
   }
+  void add_values(const std::string& name, const Shape& shape, const std::vector<float>& values) {
+    Tensor tensor(DType::kF32, shape);
+    std::copy(values.begin(), values.end(), tensor.span<float>().begin());
+    tensors_[name] = std::move(tensor);
+  }
   void rename(const std::function<std::string(std::string)>& new_name) {
     std::map<std::string, Tensor> renamed;
     for (auto& [name, tensor] : tensors_) renamed[new_name(name)] = std::move(tensor);
@@ -241,6 +246,41 @@ TEST(Weights, TiedModelsUseTheEmbeddingEvenBesideAHead) {
   const Checkpoint checkpoint = fake.write();
   const ModelWeights weights = bind_weights(checkpoint, config).value();
   EXPECT_EQ(weights.lm_head.data(), weights.embedding.data());
+}
+
+TEST(Weights, ScalesOfAKvCacheAreFoundUnderTheirNames) {
+  const ModelConfig config = small_config("LlamaForCausalLM");
+  const auto G = static_cast<std::size_t>(config.G);
+  EXPECT_TRUE(bind_weights(FakeCheckpoint(config).write(), config)->layers[0].k_scales.empty());
+  std::vector<float> each;
+  for (std::size_t g = 0; g < G; ++g) each.push_back(0.5f + static_cast<float>(g));
+  const std::string layer = "model.layers.1.self_attn.";
+  for (const char* names : {"{}_scale", "{}_proj.{}_scale", "{}_proj.output_scale"}) {
+    const auto name = [&](const std::string& of) {
+      std::string text = names;
+      for (std::size_t at; (at = text.find("{}")) != std::string::npos;) text.replace(at, 2, of);
+      return layer + text;
+    };
+    for (const Shape& one : {Shape{}, Shape{1}}) {
+      FakeCheckpoint fake(config);
+      fake.add_values(name("k"), one, {0.25f});
+      fake.add_values(name("v"), Shape{config.G}, each);
+      const Checkpoint checkpoint = fake.write();
+      const auto weights = bind_weights(checkpoint, config);
+      ASSERT_TRUE(weights.ok()) << weights.status().to_string();
+      EXPECT_TRUE(weights->layers[0].k_scales.empty() && weights->layers[0].v_scales.empty());
+      EXPECT_EQ(weights->layers[1].k_scales, std::vector<float>(G, 0.25f));
+      EXPECT_EQ(weights->layers[1].v_scales, each);
+    }
+  }
+  for (const float scale : {0.0f, -1.0f, std::nanf("")}) {
+    FakeCheckpoint fake(config);
+    fake.add_values(layer + "k_scale", Shape{}, {scale});
+    EXPECT_EQ(bind_weights(fake.write(), config).code(), StatusCode::kInvalidArgument) << scale;
+  }
+  FakeCheckpoint fake(config);
+  fake.add_values(layer + "v_scale", Shape{config.G + 1}, std::vector<float>(G + 1, 1.0f));
+  EXPECT_EQ(bind_weights(fake.write(), config).code(), StatusCode::kInvalidArgument);
 }
 
 TEST(Weights, MissingTensorsAreNamed) {
