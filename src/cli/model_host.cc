@@ -45,7 +45,8 @@ Result<std::unique_ptr<ModelHost>> ModelHost::open(const std::filesystem::path& 
   options.logit_rows_max = logit_rows_max;
   host->plan_ =
       TD_TRY(engine::TransformerRunner::plan(*host->transformer_, host->checkpoint_->bytes(), options, *host->stream_));
-  if (flags.verbose) {
+  // On a device what comes next takes a while, and memory is what it may lack.
+  if (flags.verbose || on_cuda) {
     fmt::print(stderr, "{}: {}, {}\nmemory plan\n{}", directory.string(), host->config().architecture,
                host->path_text(), host->plan_.ledger.to_string());
   }

@@ -11,6 +11,40 @@ namespace tandem::engine {
 
 using device::bytes_text;
 
+struct TransformerRunner::StepLayout {
+  StepLayout(std::int64_t T, std::int64_t B, std::int64_t N) {
+    const auto place = [this](std::int64_t count, std::size_t bytes) {
+      constexpr std::size_t kAlignment = 256;
+      const std::size_t at = end;
+      end += (static_cast<std::size_t>(count) * bytes + kAlignment - 1) / kAlignment * kAlignment;
+      return at;
+    };
+    tokens = place(T, 4);
+    positions = place(T, 4);
+    slots = place(T, 8);
+    query_start = place(B + 1, 4);
+    context_len = place(B, 4);
+    logit_rows = place(N, 4);
+  }
+  std::size_t tokens, positions, slots, query_start, context_len, logit_rows, end = 0;
+};
+
+namespace {
+
+std::int64_t table_width(const RunnerLimits& limits) {
+  return std::min((limits.context_tokens + limits.block_tokens - 1) / limits.block_tokens, limits.blocks_count);
+}
+std::size_t ids_bytes(const RunnerLimits& limits) {
+  return static_cast<std::size_t>(limits.logit_rows_max) * sizeof(TokenId);
+}
+
+}  // namespace
+
+std::size_t TransformerRunner::step_arrays_bytes(const RunnerLimits& limits) {
+  return StepLayout(limits.step_tokens_max, limits.sequences_max, limits.logit_rows_max).end +
+         static_cast<std::size_t>(limits.sequences_max * table_width(limits)) * 4;
+}
+
 Result<RunnerPlan> TransformerRunner::plan(const model::Transformer& transformer, std::uint64_t weights_bytes,
                                            const RunnerOptions& options, device::Stream& stream) {
   const model::ModelConfig& config = transformer.config();
@@ -64,6 +98,11 @@ Result<RunnerPlan> TransformerRunner::plan(const model::Transformer& transformer
   plan.ledger.add({"step workspace", plan.workspace_bytes,
                    fmt::format("{} tokens, {} sequences a step (--step-tokens, --sequences)", limits.step_tokens_max,
                                limits.sequences_max)});
+  if (on_cuda) {
+    const std::size_t found = kernels::largest_cuda_scratch_bytes(limits.logit_rows_max) + ids_bytes(limits);
+    plan.ledger.add({"step arrays", kQueuedStepsMax * (step_arrays_bytes(limits) + found),
+                     "of two steps: token ids, slots, block tables"});
+  }
   TD_TRY(plan.ledger.check_fits(available));
   return plan;
 }
@@ -80,38 +119,18 @@ Result<std::unique_ptr<TransformerRunner>> TransformerRunner::create(const model
   return runner;
 }
 
-struct TransformerRunner::StepLayout {
-  StepLayout(std::int64_t T, std::int64_t B, std::int64_t N) {
-    const auto place = [this](std::int64_t count, std::size_t bytes) {
-      constexpr std::size_t kAlignment = 256;
-      const std::size_t at = end;
-      end += (static_cast<std::size_t>(count) * bytes + kAlignment - 1) / kAlignment * kAlignment;
-      return at;
-    };
-    tokens = place(T, 4);
-    positions = place(T, 4);
-    slots = place(T, 8);
-    query_start = place(B + 1, 4);
-    context_len = place(B, 4);
-    logit_rows = place(N, 4);
-  }
-  std::size_t tokens, positions, slots, query_start, context_len, logit_rows, end = 0;
-};
-
 Status TransformerRunner::create_slots() {
-  table_width_ =
-      std::min((limits_.context_tokens + limits_.block_tokens - 1) / limits_.block_tokens, limits_.blocks_count);
-  const StepLayout layout(limits_.step_tokens_max, limits_.sequences_max, limits_.logit_rows_max);
-  const std::size_t bytes = layout.end + static_cast<std::size_t>(limits_.sequences_max * table_width_) * 4;
+  table_width_ = table_width(limits_);
+  const std::size_t bytes = step_arrays_bytes(limits_);
   const std::int64_t N = limits_.logit_rows_max;
-  const std::size_t ids_bytes = static_cast<std::size_t>(N) * sizeof(TokenId);
   const device::Device device = stream_.device();
   copies_ = TD_TRY(device::Stream::create_cuda(device.index));
   for (Slot& slot : slots_) {
     slot.on_host = TD_TRY(device::Memory::create_pinned(bytes));
     slot.on_device = TD_TRY(device::Memory::create(device, bytes));
-    slot.largest_on_device = TD_TRY(device::Memory::create(device, kernels::largest_cuda_scratch_bytes(N) + ids_bytes));
-    slot.largest_on_host = TD_TRY(device::Memory::create_pinned(ids_bytes));
+    slot.largest_on_device =
+        TD_TRY(device::Memory::create(device, kernels::largest_cuda_scratch_bytes(N) + ids_bytes(limits_)));
+    slot.largest_on_host = TD_TRY(device::Memory::create_pinned(ids_bytes(limits_)));
     slot.arrived = TD_TRY(device::Event::create(device));
   }
   for (Events& events : events_) {

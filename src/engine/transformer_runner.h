@@ -88,6 +88,7 @@ class TransformerRunner final : public ModelRunner {
 
   TransformerRunner(const model::Transformer& transformer, device::Stream& stream)
       : transformer_(transformer), stream_(stream) {}
+  static std::size_t step_arrays_bytes(const RunnerLimits& limits);
   [[nodiscard]] Status create_slots();
   [[nodiscard]] Result<tensor::TensorView> run(const model::ForwardBatch& batch);
   // The ids that a slot's step finds, on the device.
