@@ -230,28 +230,31 @@ Status bench(const BenchFlags& flags) {
     const double decode_tokens_per_s = B / median(step_s);
     const double output_tokens_per_s = B * static_cast<double>(flags.output_tokens) / median(all_s);
     if (flags.json) {
-      fmt::print("{}\n", to_json_text(json::object{
-                             {"op", "engine"},
-                             {"model", flags.shape.empty() ? directory.string() : flags.shape},
-                             {"cpu", cpu_name()},
-                             {"path", host->path_text()},
-                             {"batch", batch},
-                             {"prompt_tokens", flags.prompt_tokens},
-                             {"output_tokens", flags.output_tokens},
-                             {"read_bytes_per_s", median(reads)},
-                             {"peak_flops_per_s", median(peaks)},
-                             {"prefill_tokens_per_s", prefill_tokens_per_s},
-                             {"prefill_of_peak", median(of_peak)},
-                             {"decode_tokens_per_s", decode_tokens_per_s},
-                             {"decode_of_read", median(of_read)},
-                             {"output_tokens_per_s", output_tokens_per_s},
-                             {"first_token_s_p50", median(first_s)},
-                             {"first_token_s_p99", quantile(first_s, 0.99)},
-                             {"between_tokens_s_p50", median(between_s)},
-                             {"between_tokens_s_p99", quantile(between_s, 0.99)},
-                             {"device_idle_us_p50", median(idle_us)},
-                             {"device_idle_us_p99", quantile(idle_us, 0.99)},
-                         }));
+      json::object line{
+          {"op", "engine"},
+          {"model", flags.shape.empty() ? directory.string() : flags.shape},
+          {"cpu", cpu_name()},
+          {"path", host->path_text()},
+          {"batch", batch},
+          {"prompt_tokens", flags.prompt_tokens},
+          {"output_tokens", flags.output_tokens},
+          {"read_bytes_per_s", median(reads)},
+          {"peak_flops_per_s", median(peaks)},
+          {"prefill_tokens_per_s", prefill_tokens_per_s},
+          {"prefill_of_peak", median(of_peak)},
+          {"decode_tokens_per_s", decode_tokens_per_s},
+          {"decode_of_read", median(of_read)},
+          {"output_tokens_per_s", output_tokens_per_s},
+          {"first_token_s_p50", median(first_s)},
+          {"first_token_s_p99", quantile(first_s, 0.99)},
+          {"between_tokens_s_p50", median(between_s)},
+          {"between_tokens_s_p99", quantile(between_s, 0.99)},
+      };
+      if (!idle_us.empty()) {
+        line["device_idle_us_p50"] = median(idle_us);
+        line["device_idle_us_p99"] = quantile(idle_us, 0.99);
+      }
+      fmt::print("{}\n", to_json_text(line));
     } else {
       fmt::print("{:>5} {:>6} {:>6} | {:>11.1f} {:>8.0f} {:>8.0f} {:>6.1f}% | {:>10.2f} {:>8.1f} {:>8.1f} {:>6.1f}%\n",
                  batch, flags.prompt_tokens, flags.output_tokens, prefill_tokens_per_s,

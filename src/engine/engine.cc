@@ -161,10 +161,10 @@ class ThreadedEngine final : public Engine {
         must_stand_still = paused && !standing_still_;
         if (!paused) standing_still_ = false;
       }
-      if (must_stand_still) stand_still();
       for (Submission& submission : submissions)
         loop_.add(submission.id, std::move(submission.request), std::move(submission.sink));
       submissions.clear();
+      if (must_stand_still) stand_still();
       for (const RequestId id : cancels) loop_.cancel(id);
       cancels.clear();
       for (const Command& command : commands) command(loop_);

@@ -36,7 +36,8 @@ class ModelRunner {
   // oldest step that was queued and not taken yet found: for each logit row the id of its largest logit, the lowest of
   // equals; -1 where a logit is NaN or +infinity, or all are -infinity. At most kQueuedStepsMax steps are queued; none
   // is when forward() is called. A token -1 - n of a queued step is what row n of the step queued before it found.
-  // Errors: those of forward(), by either call; the step counts as taken, and those queued after it hold rubbish.
+  // The batch's arrays are borrowed for the call. Errors: those of forward(), by either call; the step counts as taken,
+  // and those queued after it hold rubbish.
   static constexpr int kQueuedStepsMax = 2;
   virtual bool finds_largest() const { return false; }
   [[nodiscard]] virtual Status queue_largest(const model::ForwardBatch&) {

@@ -45,6 +45,7 @@ StepLoop::StepLoop(const EngineConfig& config, ModelRunner& runner, const model:
   running_rows_.reserve(sequences_max);
   running_samples_.reserve(sequences_max);
   batch_.reserve(sequences_max);
+  for (std::vector<BatchEntry>& batch : queued_) batch.reserve(sequences_max);
 }
 
 void StepLoop::add(RequestId id, Request request, std::shared_ptr<EventSink> sink) {
@@ -175,6 +176,9 @@ bool StepLoop::may_queue_ahead() const {
     if (entry.sample == nullptr || !entry.logits.last) return false;
     const auto& deadline = entry.sample->request->request.deadline;
     if (deadline && *deadline <= now) return false;
+    // Penalties begin with the answer's first token, which nobody knows yet.
+    const SamplingParams& sampling = entry.sample->request->request.sampling;
+    if (sampling.presence_penalty != 0.0f || sampling.frequency_penalty != 0.0f) return false;
     const auto room = static_cast<std::int64_t>(pool_.blocks(*entry.sample->sequence).size()) * limits_.block_tokens;
     blocks_needed += static_cast<std::int64_t>(entry.sample->tokens.size()) >= room;
   }
@@ -222,7 +226,10 @@ void StepLoop::queue_batch() {
   if (queued.ok()) {
     queued_[static_cast<std::size_t>(queued_count_++)].swap(batch_);
   } else {
-    take_result(batch_, queued);
+    std::vector<BatchEntry> failed;
+    failed.swap(batch_);
+    settle();  // the step before has tokens to give
+    take_result(failed, queued);
   }
 }
 
@@ -523,10 +530,7 @@ void StepLoop::end(Sample& sample, FinishReason reason, Status error, TokenEvent
   RequestState& request = *sample.request;
   TD_CHECK(!sample.finished, request.id.value(), sample.index);
   if (sample.sequence) {
-    forget_queued(sample);
-    pool_.release(*sample.sequence);
-    sample.sequence.reset();
-    std::erase(running_, &sample);
+    give_blocks_back(sample);
   } else {
     waiting_.erase(sample.key());
     held_.erase(sample.key());

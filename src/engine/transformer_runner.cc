@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "kernels/attention/attention.h"
 #include "kernels/sampling/largest.h"
 
 namespace tandem::engine {
@@ -68,6 +69,10 @@ Result<RunnerPlan> TransformerRunner::plan(const model::Transformer& transformer
                                          limits.logit_rows_max, stream, plan.compute, plan.kv_dtype));
 
   const bool on_cuda = stream.device().kind == device::DeviceKind::kCuda;
+  if (on_cuda && options.sequences_max > kernels::kAttentionCudaSequencesMax) {
+    return invalid_argument("--sequences {}: attention on CUDA takes at most {} at once; lower it",
+                            options.sequences_max, kernels::kAttentionCudaSequencesMax);
+  }
   const std::uint64_t available =
       on_cuda ? TD_TRY(device::cuda_free_memory_bytes(stream.device().index)) : device::available_memory_bytes();
   if (on_cuda) weights_bytes = model::DeviceWeights::bytes(transformer.weights(), plan.compute);

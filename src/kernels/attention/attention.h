@@ -67,6 +67,8 @@ std::size_t attention_scratch_bytes(std::int64_t T, std::int64_t H, std::int64_t
                                    const PagedKv& kv, device::Stream& stream);
 
 // ---- On CUDA ----
+// Errors: as above, and kDeviceLost.
+inline constexpr std::int64_t kAttentionCudaSequencesMax = 256;  // B of one call
 
 // What q is beside a cache of this dtype.
 inline tensor::DType attention_query_dtype(tensor::DType cache) {
@@ -98,7 +100,8 @@ struct NormRopeAppend {
 //
 // Nothing of query_start, context_len and block_table is read on the host, so that a captured launch serves steps of
 // other contents: T and B are bounds; rows past query_start[B] are left alone. What is not checked must hold:
-// query_start ascends from 0 to T at most; queries <= context_len <= context_max; blocks that some query sees exist.
+// query_start ascends from 0 to T at most; queries <= context_len <= context_max; blocks that some query sees exist;
+// scales of an e4m3 cache are positive and finite.
 //
 // Scratch, on 256 bytes, from attention_cuda_scratch_bytes(), with any content: it serves any step of at most that many
 // tokens, sequences and context.
@@ -114,8 +117,8 @@ std::size_t attention_cuda_scratch_bytes(const PagedShape& shape);
 
 // norm_rope_append_cuda() into q, then attention_cuda(), with their bits; in one launch where that is quicker, and then
 // q is not written. If T = B each sequence has one row, and its slot is negative or where the block table has its last
-// token. K and V of earlier tokens may be read before the kernel just before this has ended: no kernel since the last
-// one launched without overlap (common/launch.cuh) may have written them.
+// token. K and V of earlier tokens may be read before the kernels before this one have ended: of those since the last
+// operation without overlap (common/launch.cuh) none may have written them.
 [[nodiscard]] Status norm_rope_attention_cuda(tensor::TensorView packed, const NormRopeAppend& norm_rope,
                                               tensor::TensorView slots, const PagedKv& kv, tensor::TensorView q,
                                               tensor::TensorView query_start, tensor::TensorView context_len,

@@ -31,6 +31,7 @@
 
 #include <algorithm>
 
+#include "device/memory.h"
 #include "kernels/attention/convert_sm90.cuh"
 #include "kernels/attention/paged_tiles_sm90.cuh"
 #include "kernels/common/launch.cuh"
@@ -402,7 +403,7 @@ Status launch_paged(const PagedAttentionCall& call, device::Stream& stream) {
   std::int64_t grid = items_max(args);
   if constexpr (C::kPersistent) {
     grid = std::min<std::int64_t>(grid, TD_TRY(device::cuda_multiprocessors(device.index)));
-    cudaMemsetAsync(args.taken, 0, sizeof(int), stream.cuda());
+    TD_TRY(device::fill_zeros(args.taken, sizeof(int), stream));
   }
   const LaunchShape shape{dim3(static_cast<unsigned>(grid)), C::kThreads, PagedShared<C>::kBytes};
   return launch("attention", attention_paged_sm90_kernel<C>, shape, stream, q_map, k_map, v_map, args);

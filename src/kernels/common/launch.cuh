@@ -28,9 +28,10 @@ struct LaunchShape {
   int threads = 0;
   int shared_bytes = 0;
   // The kernel may start while the one before it on the stream still runs, once each of that one's blocks has called
-  // start_next() or ended. Such a kernel calls wait_for_previous() in every thread, whatever its work, before it ends
-  // and before it writes anything or reads what others wrote: that one has then ended, and by the same rule all those
-  // before it. Earlier it may read what the kernel just before it never writes, as weights.
+  // start_next() or ended; and so may that one have, and those before it, back to the last operation without overlap (a
+  // copy is one, and so is whatever the host waited for). Such a kernel calls wait_for_previous() in every thread,
+  // whatever its work, before it ends and before it writes anything or reads what others wrote: the one before it has
+  // then ended, and by the same rule all those before that. Earlier it may read what none of them writes, as weights.
   bool overlaps_previous = false;
 };
 
