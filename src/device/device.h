@@ -37,6 +37,8 @@ using CudaStreamHandle = ::CUstream_st*;
 using CudaEventHandle = ::CUevent_st*;
 using CudaGraphHandle = ::CUgraphExec_st*;
 
+class Event;
+
 // Work in order, on one device. Kernels take it as a required last argument.
 // Threads: one at a time.
 class Stream {
@@ -57,7 +59,7 @@ class Stream {
 
   // What is queued from here on waits for the event, of a stream of the same kind, as it was last recorded.
   // Errors: kDeviceLost.
-  [[nodiscard]] Status wait_for(const class Event& event);
+  [[nodiscard]] Status wait_for(const Event& event);
 
   // Waits for all that was queued. Errors: kDeviceLost, with what the device says went wrong in any of it.
   [[nodiscard]] Status synchronize();

@@ -1,7 +1,7 @@
 // The transformer behind the engine: owns the KV cache and the step's workspace, both planned before anything is
-// loaded. On CUDA it also owns the way there and back: a step's arrays go over in one copy, its logits come back in
-// another, and steps in which every sequence brings one token are captured as graphs and launched again.
-// Threads: one at a time (the engine's own, once it runs).
+// loaded. On CUDA it also owns the way there and back: a step's arrays go over while another step runs, logits come
+// back in one copy, and steps of up to 64 sequences that bring one token each are captured as graphs and launched
+// again. Threads: one at a time (the engine's own, once it runs; step times may be asked for between requests).
 #pragma once
 
 #include <array>

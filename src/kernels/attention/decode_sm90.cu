@@ -3,13 +3,11 @@
 // walks soon enough; the bits are those of norm_rope_append and the paged kernel.
 //
 //   grid     one block a (sequence, kv head), each on a multiprocessor of its own
-//   warps    0       copies K and V of the tokens before, from the kernel's first moment on: no kernel of this step
-//   wrote
-//                    them (attention.h)
-//            4 .. 7  wait for the projection, make the head group's queries and the new K and V (new_head_sm80.cuh),
-//            put
-//                    these where they belong in the tile that was copied without them and in the cache, and compute 64
-//                    rows, of which H/G are wanted (rows_sm90.cuh)
+//   warp 0   copies K and V of the tokens before, from the kernel's first moment on (attention.h: no kernel beside it
+//            writes them)
+//   4 .. 7   wait for the projection, make the group's queries and the new K and V (new_head_sm80.cuh), write these
+//            into the cache and into the tile that was copied without them, and compute 64 rows, of which H/G are
+//            wanted (rows_sm90.cuh)
 //   shared   D = 128: Q 16 + 6 x 32 = 208 KiB; D = 64: Q 8 + 8 x 16 = 136 KiB
 // Bound      latency: from the end of the projection, two trips to memory, a block's products, and the store.
 #include <cuda_runtime.h>

@@ -12,12 +12,9 @@
 //
 // Budget  e4m3  D = 64: 8 x 8, D = 128: 4 x 16 + 9 = 73 KiB   3 blocks an SM
 //         bf16  D = 64: 4 x 16 + 9 = 73 KiB, 3 blocks; D = 128: 3 x 32 + 9 = 105 KiB, 2 blocks
-// Bound   bytes: 2 D a key and kv head of e4m3. Of 128 keys, 1,600 clocks of an SM at 4.57 TB/s; a warp issues about
-// 700
-//         instructions for them, most of them to widen.
+// Bound   bytes: 2 D a key and kv head of e4m3. Of 128 keys, 1,600 clocks of an SM at 4.57 TB/s; a warp issues some
+//         700 instructions for them, most of them to widen.
 #include <cuda_runtime.h>
-
-#include <algorithm>
 
 #include "kernels/attention/convert_sm90.cuh"
 #include "kernels/attention/paged_tiles_sm90.cuh"

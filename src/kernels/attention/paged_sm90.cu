@@ -14,9 +14,9 @@
 // Budget  rows  D    keys  slots  shared memory              blocks an SM
 //         64    64   128   5      Q 8  + 5 x 16 =  88 KiB    2
 //         64    128  128   3      Q 16 + 3 x 32 = 112 KiB    2
-//         64    256  80    4      Q 32 + 4 x 40 = 192 KiB    1
-//         128   64   128   8      Q 16 + 8 x 16 = 144 KiB    1
-//         128   128  128   5      Q 32 + 5 x 32 = 192 KiB    1
+//         64    256  80    4      Q 2 x 32 + 4 x 40 = 224 KiB  1
+//         128   64   128   8      Q 2 x 16 + 8 x 16 = 160 KiB  1
+//         128   128  128   5      Q 2 x 32 + 5 x 32 = 224 KiB  1
 //         128   256  80    4      Q 64 + 4 x 40 = 224 KiB    1
 //                         e4m3: slots of bf16, of bytes
 //         64    64   128   4, 4   Q 8  + 4 x 16 + 4 x 8  = 104 KiB    2

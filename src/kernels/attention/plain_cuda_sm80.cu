@@ -96,10 +96,9 @@ __global__ void __launch_bounds__(32 * kWarps)
   const int P = static_cast<int>(call.P);
 
   float* const q = qs[warp];
+  constexpr Element kQuery = kElement == Element::kF32 ? Element::kF32 : Element::kBf16;
   for (int i = lane; i < D; i += 32) {
-    q[i] = load < kElement == Element::kF32
-               ? Element::kF32
-               : Element::kBf16 > (call.q, t * call.q_token_stride + h * call.q_head_stride + i);
+    q[i] = load<kQuery>(call.q, t * call.q_token_stride + h * call.q_head_stride + i);
   }
   __syncwarp();
   float sums[kColumnsMax] = {}, max_log2 = -INFINITY, total = 0.0f;

@@ -34,8 +34,6 @@ using namespace sm90;
 
 constexpr int kColumns = 16;  // of a block of the second kernel
 
-// ---- Sums. ----
-
 constexpr int kVStages = 16, kPStages = 4;
 
 struct alignas(16) SumsBarriers {
@@ -55,7 +53,7 @@ struct SumsConfig {
   static constexpr int kMaxima = kBarriers + static_cast<int>(sizeof(SumsBarriers));  // [blocks][16]
 };
 
-// Four warps: the running maxima of `count` blocks, in place of nothing: from the scores' maxima to shared memory.
+// Four warps: the running maxima of `count` blocks, from those of the scores in scratch to shared memory.
 __device__ __forceinline__ void scan_maxima(const float* from, float* maxima, int count) {
   const int thread = static_cast<int>(threadIdx.x) % 128;
   for (int i = thread; i < count * kSplitRows; i += 128) maxima[i] = from[i];

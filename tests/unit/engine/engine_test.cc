@@ -52,6 +52,8 @@ std::vector<Request> mixed_requests(int count, std::uint64_t seed) {
     }
     if (random() % 4 == 0) request.sampling.temperature = 0;
     if (random() % 4 == 0) request.sampling.top_k = 5;
+    if (random() % 6 == 0) request.sampling.presence_penalty = 1.5f;
+    if (random() % 6 == 0) request.sampling.frequency_penalty = 0.5f;
     if (random() % 5 == 0) request.samples_count = 2 + static_cast<int>(random() % 3);
     if (random() % 3 == 0) request.logprobs = static_cast<int>(random() % 4);
     if (random() % 4 == 0) request.prompt_logprobs = static_cast<int>(random() % 3);
@@ -140,7 +142,7 @@ TEST(Engine, SameAnswersWhenPreempted) {
       preemptions += outcome.stats.preemptions;
     }
   }
-  EXPECT_GT(preemptions, 20);
+  EXPECT_GT(preemptions, 10);
 }
 
 // Greedy requests whose next step is queued before their tokens are known: what ends at a stop token, or is cancelled,
@@ -182,6 +184,39 @@ TEST(Engine, GreedyStepsRunAhead) {
   }
 }
 
+// The step that was ahead fails, when it is queued or when its tokens are taken: the step before it has given its
+// token.
+TEST(Engine, AFailedStepAheadLosesNoToken) {
+  const RunnerLimits limits = small_limits(64, 64, 8);
+  for (const bool when_queued : {true, false}) {
+    SCOPED_TRACE(when_queued);
+    FakeRunner runner(limits);
+    runner.fails_when_queued = when_queued;
+    runner.fail_calls(4, 1);
+    auto engine = Engine::create(config_of(), runner, nullptr, kClock).value();
+    auto sink = std::make_shared<Collector>();
+    Request request = request_of(5, 20);
+    request.sampling.temperature = 0;
+    const RequestId id = engine->submit(request, sink).value();
+    ASSERT_TRUE(sink->wait_for(1));
+    const Answer answer = sink->answer(id), whole = expected_answers(request, limits, kEos)[0];
+    EXPECT_EQ(answer.finish, FinishReason::kError);
+    EXPECT_EQ(answer.tokens, std::vector<TokenId>(whole.tokens.begin(), whole.tokens.begin() + 3));
+    const RequestId next = engine->submit(request, sink).value();
+    ASSERT_TRUE(sink->wait_for(2));
+    EXPECT_TRUE(sink->answer(next).same_content(whole));
+    EXPECT_EQ(engine->stats().blocks_free, limits.blocks_count);
+  }
+}
+
+TEST(Engine, PenaltiesBeginWithTheFirstToken) {
+  const RunnerLimits limits = small_limits(64, 64, 8);
+  Request request = request_of(5, 40);
+  request.sampling.temperature = 0;
+  request.sampling.presence_penalty = request.sampling.frequency_penalty = 2.0f;
+  expect_as_alone({request}, run_all({request}, limits), limits);
+}
+
 TEST(Engine, WhatIsUnderWayEndsBeforeAPause) {
   const RunnerLimits limits = small_limits(64, 64, 8);
   FakeRunner runner(limits);
@@ -189,6 +224,7 @@ TEST(Engine, WhatIsUnderWayEndsBeforeAPause) {
   auto sink = std::make_shared<Collector>();
   Request request = request_of(5, 80);
   request.sampling.temperature = 0;
+  runner.on_forward = [](const model::ForwardBatch&) { std::this_thread::sleep_for(50us); };
   const RequestId id = engine->submit(request, sink).value();
   for (int i = 0; i < 20; ++i) {
     std::this_thread::sleep_for(100us);
@@ -199,6 +235,7 @@ TEST(Engine, WhatIsUnderWayEndsBeforeAPause) {
   }
   ASSERT_TRUE(sink->wait_for(1));
   EXPECT_TRUE(sink->answer(id, 0).same_content(expected_answers(request, limits, kEos)[0]));
+  EXPECT_GT(runner.steps_ahead(), 0);
 }
 
 TEST(Engine, SamplesShareThePromptsBlocks) {

@@ -41,6 +41,7 @@ class FakeRunner final : public ModelRunner {
   // The calls numbered first, first + 1, ..., first + count - 1 fail with kAborted and leave rubbish in the cache.
   void fail_calls(std::int64_t first, std::int64_t count) { fail_first_ = first, fail_count_ = count; }
   std::int64_t calls() const { return calls_; }
+  bool fails_when_queued = false;  // else when the step's tokens are taken
   // Steps that were queued with tokens of the step before.
   std::int64_t steps_ahead() const { return steps_ahead_; }
   std::size_t queued_count() const { return queued_.size(); }  // while the engine stands still
@@ -218,6 +219,8 @@ inline Status FakeRunner::queue_largest(const model::ForwardBatch& batch) {
   }
   if (logits.ok()) {
     queued_.emplace_back(found_);
+  } else if (fails_when_queued) {
+    return logits.status();
   } else {
     queued_.emplace_back(logits.status());
   }

@@ -128,4 +128,21 @@ class CudaRows {
   device::Memory memory_;
 };
 
+// i32 or i64 on the device.
+class CudaInts {
+ public:
+  template <class T>
+  CudaInts(const std::vector<T>& values, device::Stream& stream)
+      : dtype_(sizeof(T) == 8 ? DType::kI64 : DType::kI32),
+        memory_(std::move(device::Memory::create(kCuda, values.size() * sizeof(T) + 1)).value()) {
+    EXPECT_TRUE(device::copy(memory_.data(), values.data(), values.size() * sizeof(T), stream).ok());
+    EXPECT_TRUE(stream.synchronize().ok());
+  }
+  TensorView view(const Shape& shape) const { return TensorView(memory_.data(), dtype_, shape, kCuda); }
+
+ private:
+  DType dtype_;
+  device::Memory memory_;
+};
+
 }  // namespace tandem::kernels::testing

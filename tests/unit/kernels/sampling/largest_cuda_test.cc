@@ -16,12 +16,17 @@ std::vector<std::int32_t> largest(const std::vector<float>& logits, std::int64_t
   const CudaRows rows(DType::kF32, N, V, logits, stream);
   const device::Memory ids = device::Memory::create(kCuda, static_cast<std::size_t>(N) * 4).value();
   const device::Memory scratch = device::Memory::create(kCuda, largest_cuda_scratch_bytes(N)).value();
-  EXPECT_TRUE(largest_cuda(rows.view(), TensorView(ids.data(), DType::kI32, Shape{N}, kCuda), TensorView(),
-                           scratch.span(), stream)
+  const device::Memory copies = device::Memory::create_pinned(static_cast<std::size_t>(N + 1) * 4).value();
+  auto* const copied = reinterpret_cast<std::int32_t*>(copies.span().data());
+  copied[N] = 77;
+  EXPECT_TRUE(largest_cuda(rows.view(), TensorView(ids.data(), DType::kI32, Shape{N}, kCuda),
+                           TensorView(copied, DType::kI32, Shape{N}), scratch.span(), stream)
                   .ok());
   std::vector<std::int32_t> out(static_cast<std::size_t>(N));
   EXPECT_TRUE(device::copy(out.data(), ids.data(), ids.bytes(), stream).ok());
   EXPECT_TRUE(stream.synchronize().ok());
+  EXPECT_EQ(std::vector<std::int32_t>(copied, copied + N), out);
+  EXPECT_EQ(copied[N], 77);
   return out;
 }
 
@@ -48,6 +53,30 @@ TEST(LargestCuda, OddValues) {
   EXPECT_EQ(largest({1.0f, nan, kInf, 2.0f}, 2, stream), (std::vector<std::int32_t>{-1, -1}));
   EXPECT_EQ(largest({-nan, 5.0f, -3.0f, -2.0f}, 2, stream), (std::vector<std::int32_t>{-1, 1}));
   EXPECT_EQ(largest({3e38f, -3e38f}, 1, stream), (std::vector<std::int32_t>{0}));
+}
+
+TEST(LargestCuda, FoundTokensAreFilledIn) {
+  TANDEM_CUDA_STREAM(stream);
+  const std::vector<std::int32_t> found_values = {7, 11, 0, 128255};
+  const CudaInts found(found_values, stream);
+  for (const std::int64_t T : {1, 255, 256, 257, 1000}) {
+    std::vector<std::int32_t> tokens, wanted;
+    for (std::int64_t t = 0; t < T; ++t) {
+      const auto n = static_cast<std::int32_t>(t % 7);
+      tokens.push_back(n < 3 ? 100 + n : -1 - (n - 3));  // -1 .. -4
+      wanted.push_back(n < 3 ? 100 + n : found_values[static_cast<std::size_t>(n - 3)]);
+    }
+    tokens.back() = -5;  // of a row that there is not
+    wanted.back() = -1;
+    const CudaInts on_device(tokens, stream);
+    EXPECT_TRUE(fill_in_found_cuda(on_device.view({T}), found.view({4}), stream).ok());
+    std::vector<std::int32_t> got(tokens.size());
+    EXPECT_TRUE(device::copy(got.data(), on_device.view({T}).data(), got.size() * 4, stream).ok());
+    EXPECT_TRUE(stream.synchronize().ok());
+    EXPECT_EQ(got, wanted) << T;
+  }
+  const CudaRows floats(DType::kF32, 1, 4, 0, 0, stream);
+  EXPECT_FALSE(fill_in_found_cuda(floats.vector_view(), found.view({4}), stream).ok());
 }
 
 }  // namespace
