@@ -42,9 +42,11 @@ enum class SoftKernel : std::uint8_t { kLaplace, kMatern32, kEpanechnikov };
 // Names an entry while it is in the tree; used again after it is gone. Below ids_end().
 using EntryId = std::uint32_t;
 
+inline constexpr int kSoftWidthMax = 1 << 20;  // a leaf of that many doubles takes 256 MiB
+
 template <class Real>  // float or double
 struct SoftBTreeOptions {
-  int value_width = 1;  // D
+  int value_width = 1;  // D, at most kSoftWidthMax
   Real tau = 1;
   SoftKernel kernel = SoftKernel::kLaplace;
 };
