@@ -16,13 +16,14 @@ class Stepped {
       : made_(make_case<double>(Keys::kNormal, n, 2, kernel, tau, random)), random_(random) {
     for (std::size_t i = 0; i < n; i += 9) set_weight(i, 0);
   }
+  Stepped(Case<double> made, Random& random) : made_(std::move(made)), random_(random) {}
   std::size_t size() const { return made_.ids.size(); }
   SoftBTree<double>& tree() { return made_.tree; }
   Case<double>& made() { return made_; }
   std::size_t draw() { return random_() % size(); }
 
-  void step() {
-    const double query = random_() % 4 == 0 ? made_.dense.keys[draw()] : draw_key(Keys::kNormal, random_);
+  void step() { step_at(random_() % 4 == 0 ? made_.dense.keys[draw()] : draw_key(Keys::kNormal, random_)); }
+  void step_at(double query) {
     const auto d_read = draw_normals<double>(2, random_);
     ASSERT_TRUE(made_.tree.sgd_values(query, d_read, 0.25).ok());
     const DenseRead row = *made_.oracle().read(query);
@@ -133,6 +134,22 @@ TEST(SoftBTreeSgd, ALongHistoryOfStepsDoesNotDrift) {
     for (int i = 0; i < (kSanitized ? 300 : 3000); ++i) stepped.step();
     stepped.tree().check_invariants();
     stepped.check_reads();
+    stepped.check_values();
+  }
+}
+
+TEST(SoftBTreeSgd, AStepAtTheKeyOfMostEntriesIsOneOfItsEdge) {
+  for (const SoftKernel kernel : {SoftKernel::kLaplace, SoftKernel::kMatern32}) {
+    Random random(24);
+    std::vector<double> keys(2000);
+    for (double& key : keys) key = uniform(random) < 0.9 ? 0.5 : uniform(random);
+    Stepped stepped(make_case<double>(keys, 2, kernel, 0.1, random), random);
+    for (int turn = 0; turn < 20; ++turn) {
+      stepped.step_at(0.5);
+      stepped.step_at(uniform(random));
+      stepped.check_reads();
+    }
+    stepped.tree().check_invariants();
     stepped.check_values();
   }
 }
