@@ -154,6 +154,46 @@ TEST(SoftBTreeSgd, AStepAtTheKeyOfMostEntriesIsOneOfItsEdge) {
   }
 }
 
+// Squares of such weights are not floats.
+TEST(SoftBTreeSgd, FloatWeightsMayBeHugeOrTiny) {
+  for (const SoftKernel kernel : {SoftKernel::kLaplace, SoftKernel::kMatern32}) {
+    for (const float scale : {1e-22f, 1e-20f, 1e-15f, 1.0f, 1e15f, 1e20f, 1e22f}) {
+      SCOPED_TRACE(testing::Message() << "scale " << scale);
+      Random random(25);
+      auto made = make_case<float>(Keys::kUniform, 500, 2, kernel, 0.1, random);
+      for (std::size_t i = 0; i < made.ids.size(); ++i) {
+        const auto weight = static_cast<float>(made.dense.weights[i]) * scale;
+        ASSERT_TRUE(made.tree.set_weight(made.ids[i], weight).ok());
+        made.dense.weights[i] = weight;
+      }
+      for (int step = 0; step < 30; ++step) {
+        const auto query = static_cast<float>(uniform(random));
+        const auto d_read = draw_normals<float>(2, random);
+        ASSERT_TRUE(made.tree.sgd_values(query, d_read, 0.25f).ok());
+        const DenseRead row = *made.oracle().read(query);
+        for (std::size_t i = 0; i < made.ids.size(); ++i) {
+          for (std::size_t d = 0; d < 2; ++d) {
+            made.dense.values[2 * i + d] -= 0.25 * made.dense.weights[i] * row.shares[i] * d_read[d];
+          }
+        }
+      }
+      made.tree.check_invariants();
+      std::vector<float> queries(40), reads(80), log_z(40);
+      for (float& query : queries) query = static_cast<float>(uniform(random));
+      ASSERT_TRUE(made.tree.snapshot().read(queries, reads, log_z).ok());  // while steps wait
+      for (std::size_t j = 0; j < queries.size(); ++j) {
+        const DenseRead row = *made.oracle().read(queries[j]);
+        ASSERT_LT(worst<float>({&reads[2 * j], 2}, row.read, row.scales), 1e-5) << j;
+        ASSERT_NEAR(log_z[j], row.log_z, 1e-4) << j;
+      }
+      for (std::size_t i = 0; i < made.ids.size(); ++i) {
+        const auto entry = made.tree.entry(made.ids[i]).value();
+        for (std::size_t d = 0; d < 2; ++d) ASSERT_NEAR(entry.value[d], made.dense.values[2 * i + d], 2e-5) << i;
+      }
+    }
+  }
+}
+
 TEST(SoftBTreeSgd, ATreeSavedWhileStepsWaitGoesOnWithTheSameBits) {
   for (const SoftKernel kernel : {SoftKernel::kLaplace, SoftKernel::kMatern32}) {
     Random random(23);
