@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -37,6 +38,19 @@ Result<struct stat> file_info(const std::filesystem::path& path, int fd) {
   return info;
 }
 
+Status write_synced(const std::filesystem::path& path, std::string_view bytes) {
+  FileDescriptor file{::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)};
+  if (file.fd < 0) return io_status(path, "create");
+  while (!bytes.empty()) {
+    const ssize_t count = ::write(file.fd, bytes.data(), bytes.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return io_status(path, "write");
+    bytes.remove_prefix(static_cast<std::size_t>(count));
+  }
+  if (::fsync(file.fd) != 0) return io_status(path, "sync");
+  return ok_status();
+}
+
 }  // namespace
 
 Result<std::string> read_file(const std::filesystem::path& path, std::uint64_t bytes_max) {
@@ -65,23 +79,18 @@ Result<std::string> read_file(const std::filesystem::path& path, std::uint64_t b
 }
 
 Status write_file_atomic(const std::filesystem::path& path, std::string_view bytes) {
-  const std::filesystem::path temporary = path.string() + ".tmp";
-  {
-    FileDescriptor file{::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)};
-    if (file.fd < 0) return io_status(temporary, "create");
-    while (!bytes.empty()) {
-      const ssize_t count = ::write(file.fd, bytes.data(), bytes.size());
-      if (count < 0 && errno == EINTR) continue;
-      if (count < 0) {
-        const Status status = io_status(temporary, "write");
-        ::unlink(temporary.c_str());
-        return status;
-      }
-      bytes.remove_prefix(static_cast<std::size_t>(count));
-    }
-    if (::fsync(file.fd) != 0) return io_status(temporary, "sync");
+  // A name of this call's own: others may write the same file, and the last one's is left, whole.
+  static std::atomic<std::uint64_t> calls{0};
+  const std::filesystem::path temporary = fmt::format("{}.tmp.{}.{}", path.string(), ::getpid(), calls++);
+  if (const Status status = write_synced(temporary, bytes); !status.ok()) {
+    ::unlink(temporary.c_str());
+    return status;
   }
-  if (::rename(temporary.c_str(), path.c_str()) != 0) return io_status(path, "replace");
+  if (::rename(temporary.c_str(), path.c_str()) != 0) {
+    const Status status = io_status(path, "replace");
+    ::unlink(temporary.c_str());
+    return status;
+  }
   std::filesystem::path parent = path.parent_path();
   FileDescriptor folder{::open(parent.empty() ? "." : parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
   if (folder.fd >= 0 && ::fsync(folder.fd) != 0 && errno != EINVAL) return io_status(parent, "sync");

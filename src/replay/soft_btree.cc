@@ -37,7 +37,9 @@ Status check_tau(const char* call, Real tau) {
 
 template <class Real>
 Result<SoftBTree<Real>> SoftBTree<Real>::create(const SoftBTreeOptions<Real>& options) {
-  if (options.value_width < 1) return invalid_argument("SoftBTree: value_width is {}", options.value_width);
+  if (options.value_width < 1 || options.value_width > kSoftWidthMax) {
+    return invalid_argument("SoftBTree: value_width is {}; 1 to {} are supported", options.value_width, kSoftWidthMax);
+  }
   TD_TRY(check_tau("SoftBTree", options.tau));
   return SoftBTree(std::make_unique<Impl>(options));
 }

@@ -42,9 +42,11 @@ enum class SoftKernel : std::uint8_t { kLaplace, kMatern32, kEpanechnikov };
 // Names an entry while it is in the tree; used again after it is gone. Below ids_end().
 using EntryId = std::uint32_t;
 
+inline constexpr int kSoftWidthMax = 1 << 20;  // a leaf of that many doubles takes 256 MiB
+
 template <class Real>  // float or double
 struct SoftBTreeOptions {
-  int value_width = 1;  // D
+  int value_width = 1;  // D, at most kSoftWidthMax
   Real tau = 1;
   SoftKernel kernel = SoftKernel::kLaplace;
 };
@@ -135,6 +137,8 @@ class SoftBTree {
   // take up more from then on. A step waits in inner nodes, which see to it that all who read see it; it comes to an
   // entry's own value when someone else changes, moves or asks for entries nearby. (That is possible because a step is
   // a multiple of the kernel's profile; steps of Adam, or on keys, are not.) kEpanechnikov: O(D) each entry in reach.
+  // A step is added up as rate * d_read / Z, and times weights: with floats, weights (and these steps) of 1e-22 to 1e22
+  // lose nothing.
   [[nodiscard]] Status sgd_values(Real query, std::span<const Real> d_read, Real rate);
 
   SoftBTreeSnapshot<Real> snapshot();

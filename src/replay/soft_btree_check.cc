@@ -100,12 +100,13 @@ class Checker {
     }
     std::vector<Real> row(kept, kept + parts * row_width);
     if (above.tags != nullptr && sum[nodes_.width] > 0) {
-      Real changes[2 * tree::kProfilesMost] = {};
+      double changes[2 * tree::kProfilesMost] = {};
       nodes_.add_waiting(n, children.first, children.second, !from_last, static_cast<Real>(anchor), above, changes);
       for (int part = 0; part < parts; ++part) {
         for (int r = 0; r < nodes_.profiles; ++r) {
           for (int k = 0; k < nodes_.width; ++k) {
-            row[part * row_width + k] += changes[part * nodes_.profiles + r] * above.tags[r * row_width + k];
+            Real& out = row[part * row_width + k];
+            out = static_cast<Real>(out + changes[part * nodes_.profiles + r] * above.tags[r * row_width + k]);
           }
         }
       }

@@ -145,8 +145,9 @@ Result<SoftBTree<Real>> SoftBTree<Real>::take(SavedReader& reader) {
   }
   // Each entry, and each free id, takes bytes: what is claimed cannot make this take more than some 64 times the file,
   // a leaf of values that are not there.
-  if (width < 1 || width > reader.left() + 1 || kernel > static_cast<std::uint32_t>(SoftKernel::kEpanechnikov) ||
-      ids_end > reader.left() / sizeof(EntryId) || size > ids_end) {
+  if (width < 1 || width > static_cast<std::uint32_t>(kSoftWidthMax) || width > reader.left() + 1 ||
+      kernel > static_cast<std::uint32_t>(SoftKernel::kEpanechnikov) || ids_end > reader.left() / sizeof(EntryId) ||
+      size > ids_end) {
     return reader.damaged("its header makes no sense");
   }
   auto created = create({static_cast<int>(width), static_cast<Real>(tau), static_cast<SoftKernel>(kernel)});

@@ -8,7 +8,8 @@ namespace tandem::replay::tree {
 
 template <class Real>
 std::size_t Nodes<Real>::bytes(int level) const {
-  const std::size_t numbers = level == 0 ? kLeafMost * value_stride : (window ? 1 : 4) * kInnerMost * stride;
+  const std::size_t slots = level == 0 ? kLeafMost : (window ? 1 : 4) * kInnerMost;
+  const std::size_t numbers = slots * static_cast<std::size_t>(level == 0 ? value_stride : stride);
   const std::size_t all = (level == 0 ? sizeof(LeafT) : sizeof(InnerT)) + sizeof(Real) * numbers;
   return (all + 63) / 64 * 64;
 }

@@ -57,13 +57,14 @@ struct alignas(64) Leaf : Node {
 // What inner nodes hold beside their sums once values are stepped. A step changes the values below a child along the
 // profiles that the child's rows weigh them by, with a = (hi - k) / tau, b = (k - lo) / tau of the child's live keys:
 //   v_i += w_i sum_r F_r(i) tag_r    F = (e^-a, e^-b), or with moments (e^-a, a e^-a, e^-b, b e^-b)
-// so by their inner products over the entries, G_rs = sum_i w_i^2 F_r F_s, the rows are made right at once, and the
-// entries when a writer comes by (push). A reader adds what waits above the rows and entries it meets (carry).
+// so by their inner products over the entries, G_rs = sum_i w_i^2 F_r F_s (in double: squares of floats may not be
+// floats), the rows are made right at once, and the entries when a writer comes by (push). A reader adds what waits
+// above the rows and entries it meets (carry).
 template <class Real>
 struct alignas(64) Inner : Node {
   bool some_dead = true;      // a child may have no live keys
   std::uint16_t pending = 0;  // bit j: a tag waits for child j
-  Real* steps = nullptr;      // products [kInnerMost, R, R], tags [kInnerMost, R, row]; none before the first step
+  double* steps = nullptr;    // products [kInnerMost, R, R], then tags [kInnerMost, R, row] of Real; none at first
   Node* children[kInnerMost];
   Real first_keys[kInnerMost];
   EntryId first_ids[kInnerMost];
@@ -158,10 +159,12 @@ class Nodes {
   bool carry(const InnerT* n, int j, const Waiting<Real>& above, Real* tags) const;
   // Adds what waits to values [size, value_stride], of the entries of the leaf.
   void step_values(const LeafT* n, const Waiting<Real>& waiting, Real* values) const;
+  // out [row] += sum_r c[r] tags [count, row]: values only.
+  void add_tags(const Real* tags, const double* c, int count, Real* out) const;
   // How the row of children [from, to), seen from `anchor`, changes with what waits for `n`: the coefficients of its
   // tags, [1 or, with moments, 2; R].
   void add_waiting(const InnerT* n, int from, int to, bool right, Real anchor, const Waiting<Real>& waiting,
-                   Real* coefficients) const;
+                   double* coefficients) const;
   // F(i) of a key.
   void profile(Real key, const Waiting<Real>& edges, Real* f) const;
   // Nothing waits any more: on the way to an entry, or anywhere.
@@ -219,11 +222,12 @@ class Nodes {
 
  private:
   std::size_t bytes(int level) const;  // whole lines
-  Real* product(InnerT* n, int j) const { return n->steps + j * profiles * profiles; }
-  const Real* product(const InnerT* n, int j) const { return n->steps + j * profiles * profiles; }
-  Real* tag(InnerT* n, int j) const { return n->steps + products_size() + j * profiles * row; }
-  const Real* tag(const InnerT* n, int j) const { return n->steps + products_size() + j * profiles * row; }
-  int products_size() const { return rows::lanes<Real>(kInnerMost * profiles * profiles); }
+  double* product(InnerT* n, int j) const { return n->steps + j * profiles * profiles; }
+  const double* product(const InnerT* n, int j) const { return n->steps + j * profiles * profiles; }
+  Real* tag(InnerT* n, int j) const {
+    return reinterpret_cast<Real*>(n->steps + kInnerMost * profiles * profiles) + j * profiles * row;
+  }
+  const Real* tag(const InnerT* n, int j) const { return tag(const_cast<InnerT*>(n), j); }
   void move_steps(InnerT* to, int to_at, const InnerT* from, int from_at, int count) const;
   void summarise_steps(InnerT* parent, int j) const;
   void summarise_window(InnerT* parent, int j) const;

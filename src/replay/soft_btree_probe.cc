@@ -223,11 +223,11 @@ void Gather<Real>::put_waiting(const Probe<Real>& probe, const Tile<Real>& tile,
   const Waiting<Real> waiting = probe.waiting(nodes_, tile.waiting);
   const int from = tile.only || right ? tile.child : 0, to = tile.only || !right ? tile.child + 1 : tile.node->size;
   const int count = nodes_.profiles;
-  Real changes[2 * kProfilesMost] = {};
+  double changes[2 * kProfilesMost] = {};
   nodes_.add_waiting(tile.node, from, to, right, tile.anchor, waiting, changes);
   const Real e = std::exp(-u);
   if (e == 0) return;
-  Real c0[kProfilesMost], c1[kProfilesMost];
+  double c0[kProfilesMost], c1[kProfilesMost];
   for (int r = 0; r < count; ++r) {
     c0[r] = e * changes[r];
     if (nodes_.moments) c1[r] = e * changes[count + r];
@@ -236,9 +236,9 @@ void Gather<Real>::put_waiting(const Probe<Real>& probe, const Tile<Real>& tile,
     for (int r = 0; r < count; ++r) c0[r] = (1 + shift_ + u) * c0[r] + c1[r];
   } else if (nodes_.moments) {
     for (int r = 0; r < count; ++r) c1[r] += u * c0[r];
-    rows::add_weighted(waiting.tags, c1, count, nodes_.row, into.out1);
+    nodes_.add_tags(waiting.tags, c1, count, into.out1);
   }
-  rows::add_weighted(waiting.tags, c0, count, nodes_.row, into.out0);
+  nodes_.add_tags(waiting.tags, c0, count, into.out0);
 }
 
 template <class Real>
@@ -284,14 +284,14 @@ void Gather<Real>::add_leaves(const Probe<Real>& probe, Side first, Side last, I
       out[nodes_.width] += rows::sum(c, count);
       if (part.waiting < 0) return;
       const Waiting<Real> waiting = probe.waiting(nodes_, part.waiting);
-      Real along[kProfilesMost] = {};
+      double along[kProfilesMost] = {};
       for (int i = 0; i < count; ++i) {
         if (c[i] == 0) continue;
         Real f[kProfilesMost];
         nodes_.profile(leaf->keys[from + i], waiting, f);
-        for (int r = 0; r < nodes_.profiles; ++r) along[r] += c[i] * leaf->weights[from + i] * f[r];
+        for (int r = 0; r < nodes_.profiles; ++r) along[r] += double(c[i]) * leaf->weights[from + i] * f[r];
       }
-      rows::add_weighted(waiting.tags, along, nodes_.profiles, nodes_.row, out);
+      nodes_.add_tags(waiting.tags, along, nodes_.profiles, out);
     };
     if (nodes_.moments) {
       const bool whole = into.out1 == nullptr;

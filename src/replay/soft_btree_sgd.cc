@@ -39,9 +39,9 @@ class ValueStep {
     for (int j = 0; j < n->size; ++j) {
       if (!nodes_.live(n, j)) continue;
       const double hi = n->hi[j], lo = n->lo[j];
-      if (hi < query_) {
+      if (hi <= query_) {  // at the edge itself, too: of many entries with this very key, none is met
         tag(n, j, query_ - hi, 0);
-      } else if (lo > query_) {
+      } else if (lo >= query_) {
         tag(n, j, lo - query_, nodes_.profiles / 2);
       } else {
         nodes_.unshare(n->children[j]);

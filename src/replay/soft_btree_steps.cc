@@ -16,7 +16,8 @@ template <class Real>
 struct Shift {
   Shift(Real d) : e(std::exp(-d)), de(e > 0 ? d * e : 0) {}
   // (x0, x1) of profiles or of rows of products; `moments`: there is an x1.
-  void apply(Real* x0, Real* x1) const {
+  template <class X>
+  void apply(X* x0, X* x1) const {
     if (x1 != nullptr) *x1 = de * *x0 + e * *x1;
     *x0 *= e;
   }
@@ -31,8 +32,8 @@ struct Shift {
 
 template <class Real>
 void Nodes<Real>::start_steps(InnerT* n) const {
-  const std::size_t count = products_size() + static_cast<std::size_t>(kInnerMost * profiles * row);
-  n->steps = static_cast<Real*>(::operator new(count * sizeof(Real), kNodeAlignment));
+  const std::size_t products = kInnerMost * profiles * profiles, tags = kInnerMost * profiles * row;
+  n->steps = static_cast<double*>(::operator new(products * sizeof(double) + tags * sizeof(Real), kNodeAlignment));
   n->pending = 0;
 }
 
@@ -40,9 +41,8 @@ template <class Real>
 void Nodes<Real>::move_steps(InnerT* to, int to_at, const InnerT* from, int from_at, int count) const {
   const unsigned mask = (1u << count) - 1, bits = from->pending >> from_at & mask;
   if (from->steps == nullptr) return;  // of before the first step: all sums are made again
-  const auto move = [&](Real* target, const Real* source, int each) { std::copy_n(source, each * count, target); };
   if (to != from || to_at < from_at) {
-    move(product(to, to_at), product(from, from_at), profiles * profiles);
+    std::copy_n(product(from, from_at), profiles * profiles * count, product(to, to_at));
     for (int i = 0; i < count; ++i) {
       if ((bits >> i & 1) != 0) std::copy_n(tag(from, from_at + i), profiles * row, tag(to, to_at + i));
     }
@@ -73,8 +73,8 @@ template <class Real>
 void Nodes<Real>::summarise_steps(InnerT* parent, int j) const {
   const int R = profiles, half = R / 2;
   parent->pending = static_cast<std::uint16_t>(parent->pending & ~(1u << j));
-  Real* out = product(parent, j);
-  std::fill_n(out, R * R, Real(0));
+  double* out = product(parent, j);
+  std::fill_n(out, R * R, 0.0);
   const Node* child = parent->children[j];
   if (child->leaf()) {
     const LeafT* c = leaf(child);
@@ -89,7 +89,7 @@ void Nodes<Real>::summarise_steps(InnerT* parent, int j) const {
       if (c->weights[i] == 0) continue;
       Real f[kProfilesMost];
       profile(c->keys[i], edges, f);
-      const Real ww = c->weights[i] * c->weights[i];
+      const double ww = double(c->weights[i]) * double(c->weights[i]);
       for (int r = 0; r < R; ++r) {
         for (int s = 0; s < R; ++s) out[r * R + s] += ww * f[r] * f[s];
       }
@@ -101,7 +101,7 @@ void Nodes<Real>::summarise_steps(InnerT* parent, int j) const {
   for (int i = 0; i < c->size; ++i) {
     if (!live(c, i)) continue;
     const Shift<Real> a((hi - c->hi[i]) / tau), b((c->lo[i] - lo) / tau);
-    Real g[kProfilesMost * kProfilesMost];
+    double g[kProfilesMost * kProfilesMost];
     std::copy_n(product(c, i), R * R, g);
     for (int s = 0; s < R; ++s) {  // rows, then columns
       a.apply(&g[s], moments ? &g[R + s] : nullptr);
@@ -116,12 +116,31 @@ void Nodes<Real>::summarise_steps(InnerT* parent, int j) const {
 }
 
 template <class Real>
+void Nodes<Real>::add_tags(const Real* tags, const double* c, int count, Real* out) const {
+  constexpr double kMost = 1e20;  // within it, a factor and what it is in f32 do the same
+  double greatest = 0;
+  for (int r = 0; r < count; ++r) greatest = std::max(greatest, std::abs(c[r]));
+  if (greatest == 0) return;
+  if (greatest < kMost && greatest > 1 / kMost) {
+    Real factors[kProfilesMost];
+    for (int r = 0; r < count; ++r) factors[r] = static_cast<Real>(c[r]);
+    rows::add_weighted(tags, factors, count, row, out);
+    return;
+  }
+  for (int k = 0; k < width; ++k) {
+    double sum = out[k];
+    for (int r = 0; r < count; ++r) sum += c[r] * double(tags[r * row + k]);
+    out[k] = static_cast<Real>(sum);
+  }
+}
+
+template <class Real>
 void Nodes<Real>::step(InnerT* n, int j, const Real* tags) const {
-  const Real* g = product(n, j);
+  const double* g = product(n, j);
   const int half = profiles / 2;
   for (int r = 0; r < profiles; ++r) {
     Real* out = (r < half ? left(n, j) : right(n, j)) + r % half * row;
-    rows::add_weighted(tags, g + r * profiles, profiles, row, out);
+    add_tags(tags, g + r * profiles, profiles, out);
   }
   Real* own = tag(n, j);
   if (!waits(n, j)) {
@@ -195,13 +214,13 @@ void Nodes<Real>::push(InnerT* n, int j) const {
 
 template <class Real>
 void Nodes<Real>::add_waiting(const InnerT* n, int from, int to, bool right_row, Real anchor,
-                              const Waiting<Real>& waiting, Real* coefficients) const {
+                              const Waiting<Real>& waiting, double* coefficients) const {
   const int R = profiles, half = R / 2, first = right_row ? half : 0;
   for (int c = from; c < to; ++c) {
     if (!live(n, c)) continue;
     const Shift<Real> own(std::abs(anchor - (right_row ? n->lo[c] : n->hi[c])) / tau);
     const Shift<Real> a((waiting.hi - n->hi[c]) / tau), b((n->lo[c] - waiting.lo) / tau);
-    Real g[2 * kProfilesMost];
+    double g[2 * kProfilesMost];
     std::copy_n(product(n, c) + first * R, half * R, g);
     for (int s = 0; s < R; ++s) own.apply(&g[s], moments ? &g[R + s] : nullptr);
     for (int r = 0; r < half; ++r) {

@@ -4,7 +4,12 @@
 
 #include <unistd.h>
 
+#include <atomic>
 #include <filesystem>
+#include <iterator>
+#include <string>
+#include <thread>
+#include <vector>
 
 namespace tandem {
 namespace {
@@ -15,6 +20,9 @@ class FileTest : public ::testing::Test {
     std::filesystem::create_directories(folder_);
   }
   ~FileTest() override { std::filesystem::remove_all(folder_); }
+  std::ptrdiff_t files_count() const {
+    return std::distance(std::filesystem::directory_iterator(folder_), std::filesystem::directory_iterator());
+  }
   std::filesystem::path folder_;
 };
 
@@ -24,7 +32,30 @@ TEST_F(FileTest, WritesAtomicallyAndReadsBack) {
   ASSERT_TRUE(write_file_atomic(path, "old").ok());
   ASSERT_TRUE(write_file_atomic(path, bytes).ok());
   EXPECT_EQ(*read_file(path), bytes);
-  EXPECT_FALSE(std::filesystem::exists(path.string() + ".tmp"));
+  EXPECT_EQ(files_count(), 1);
+}
+
+TEST_F(FileTest, ManyMayWriteOneFileAndOneOfThemStays) {
+  const auto path = folder_ / "a.txt";
+  std::vector<std::thread> threads;
+  std::atomic<int> failures{0};
+  for (char c = 'a'; c < 'e'; ++c) {
+    threads.emplace_back([&, c] {
+      for (int i = 0; i < 10; ++i) failures += !write_file_atomic(path, std::string(100'000, c)).ok();
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(failures, 0);
+  const std::string bytes = *read_file(path);
+  ASSERT_EQ(bytes.size(), 100'000u);
+  EXPECT_EQ(bytes.find_first_not_of(bytes[0]), std::string::npos);
+  EXPECT_EQ(files_count(), 1);
+}
+
+TEST_F(FileTest, AFailedWriteLeavesNothingBehind) {
+  std::filesystem::create_directories(folder_ / "taken" / "by");
+  EXPECT_FALSE(write_file_atomic(folder_ / "taken", "x").ok());  // cannot be replaced
+  EXPECT_EQ(files_count(), 1);
 }
 
 TEST_F(FileTest, ErrorsAreToldApart) {

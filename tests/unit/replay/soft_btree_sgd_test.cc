@@ -16,13 +16,14 @@ class Stepped {
       : made_(make_case<double>(Keys::kNormal, n, 2, kernel, tau, random)), random_(random) {
     for (std::size_t i = 0; i < n; i += 9) set_weight(i, 0);
   }
+  Stepped(Case<double> made, Random& random) : made_(std::move(made)), random_(random) {}
   std::size_t size() const { return made_.ids.size(); }
   SoftBTree<double>& tree() { return made_.tree; }
   Case<double>& made() { return made_; }
   std::size_t draw() { return random_() % size(); }
 
-  void step() {
-    const double query = random_() % 4 == 0 ? made_.dense.keys[draw()] : draw_key(Keys::kNormal, random_);
+  void step() { step_at(random_() % 4 == 0 ? made_.dense.keys[draw()] : draw_key(Keys::kNormal, random_)); }
+  void step_at(double query) {
     const auto d_read = draw_normals<double>(2, random_);
     ASSERT_TRUE(made_.tree.sgd_values(query, d_read, 0.25).ok());
     const DenseRead row = *made_.oracle().read(query);
@@ -134,6 +135,62 @@ TEST(SoftBTreeSgd, ALongHistoryOfStepsDoesNotDrift) {
     stepped.tree().check_invariants();
     stepped.check_reads();
     stepped.check_values();
+  }
+}
+
+TEST(SoftBTreeSgd, AStepAtTheKeyOfMostEntriesIsOneOfItsEdge) {
+  for (const SoftKernel kernel : {SoftKernel::kLaplace, SoftKernel::kMatern32}) {
+    Random random(24);
+    std::vector<double> keys(2000);
+    for (double& key : keys) key = uniform(random) < 0.9 ? 0.5 : uniform(random);
+    Stepped stepped(make_case<double>(keys, 2, kernel, 0.1, random), random);
+    for (int turn = 0; turn < 20; ++turn) {
+      stepped.step_at(0.5);
+      stepped.step_at(uniform(random));
+      stepped.check_reads();
+    }
+    stepped.tree().check_invariants();
+    stepped.check_values();
+  }
+}
+
+// Squares of such weights are not floats.
+TEST(SoftBTreeSgd, FloatWeightsMayBeHugeOrTiny) {
+  for (const SoftKernel kernel : {SoftKernel::kLaplace, SoftKernel::kMatern32}) {
+    for (const float scale : {1e-22f, 1e-20f, 1e-15f, 1.0f, 1e15f, 1e20f, 1e22f}) {
+      SCOPED_TRACE(testing::Message() << "scale " << scale);
+      Random random(25);
+      auto made = make_case<float>(Keys::kUniform, 500, 2, kernel, 0.1, random);
+      for (std::size_t i = 0; i < made.ids.size(); ++i) {
+        const auto weight = static_cast<float>(made.dense.weights[i]) * scale;
+        ASSERT_TRUE(made.tree.set_weight(made.ids[i], weight).ok());
+        made.dense.weights[i] = weight;
+      }
+      for (int step = 0; step < 30; ++step) {
+        const auto query = static_cast<float>(uniform(random));
+        const auto d_read = draw_normals<float>(2, random);
+        ASSERT_TRUE(made.tree.sgd_values(query, d_read, 0.25f).ok());
+        const DenseRead row = *made.oracle().read(query);
+        for (std::size_t i = 0; i < made.ids.size(); ++i) {
+          for (std::size_t d = 0; d < 2; ++d) {
+            made.dense.values[2 * i + d] -= 0.25 * made.dense.weights[i] * row.shares[i] * d_read[d];
+          }
+        }
+      }
+      made.tree.check_invariants();
+      std::vector<float> queries(40), reads(80), log_z(40);
+      for (float& query : queries) query = static_cast<float>(uniform(random));
+      ASSERT_TRUE(made.tree.snapshot().read(queries, reads, log_z).ok());  // while steps wait
+      for (std::size_t j = 0; j < queries.size(); ++j) {
+        const DenseRead row = *made.oracle().read(queries[j]);
+        ASSERT_LT(worst<float>({&reads[2 * j], 2}, row.read, row.scales), 1e-5) << j;
+        ASSERT_NEAR(log_z[j], row.log_z, 1e-4) << j;
+      }
+      for (std::size_t i = 0; i < made.ids.size(); ++i) {
+        const auto entry = made.tree.entry(made.ids[i]).value();
+        for (std::size_t d = 0; d < 2; ++d) ASSERT_NEAR(entry.value[d], made.dense.values[2 * i + d], 2e-5) << i;
+      }
+    }
   }
 }
 

@@ -219,6 +219,9 @@ TYPED_TEST(SoftBTreeTyped, RefusedCallsChangeNothing) {
   constexpr TypeParam kNan = std::numeric_limits<TypeParam>::quiet_NaN();
   constexpr TypeParam kInfinity = std::numeric_limits<TypeParam>::infinity();
   EXPECT_FALSE(SoftBTree<TypeParam>::create({.value_width = 0}).ok());
+  for (const int width : {kSoftWidthMax + 1, 1 << 27, std::numeric_limits<int>::max()}) {  // a node's bytes would wrap
+    EXPECT_EQ(SoftBTree<TypeParam>::create({.value_width = width}).code(), StatusCode::kInvalidArgument) << width;
+  }
   EXPECT_FALSE(SoftBTree<TypeParam>::create({.tau = 0}).ok());
   EXPECT_FALSE(SoftBTree<TypeParam>::create({.tau = kNan}).ok());
   auto tree = make<TypeParam>(1, 1);
