@@ -13,7 +13,8 @@
 
 namespace tandem::python {
 
-// Dense arrays of one dtype in host memory, of any shape: the core checks how many elements there are.
+// Dense arrays of one dtype in host memory, of any shape: the core checks how many elements there are. An argument that
+// is an Out must be bound with noconvert(), or another array than the caller's may be filled.
 template <class T>
 using In = nanobind::ndarray<const T, nanobind::c_contig, nanobind::device::cpu>;
 template <class T>
@@ -45,6 +46,23 @@ void run(Work&& work) {
     status = work();
   }
   check(status);
+}
+
+// What `make` returns a Result of, made without the GIL; raises what went wrong.
+template <class Make>
+auto made(Make&& make) {
+  auto result = [&] {
+    const nanobind::gil_scoped_release release;
+    return make();
+  }();
+  return check(std::move(result));
+}
+
+// An empty span would mean that there is no array; this one is there. Raises ValueError.
+template <class T>
+void expect_some(const char* name, const std::optional<In<T>>& array, std::size_t count) {
+  if (!array || array->size() > 0 || count == 0) return;
+  raise(invalid_argument("{} has no elements, expected {}; None leaves it out", name, count));
 }
 
 // One of the core's objects whose users take turns, from whichever thread they come.

@@ -36,7 +36,9 @@ nb::class_<Guarded<Memory>> bind_memory(nb::module_& module, const char* name, c
   nb::class_<Core> bound(module, name, doc);
   bound.def("__len__", [](Core& self) { return self.look([](auto& memory) { return memory.size(); }); })
       .def_static(
-          "load", [](const std::string& path) { return std::make_unique<Core>(check(Memory::load(path))); }, "path"_a)
+          "load",
+          [](const std::string& path) { return std::make_unique<Core>(made([&] { return Memory::load(path); })); },
+          "path"_a)
       .def(
           "save",
           [](Core& self, const std::string& path) { self.change([&](auto& memory) { return memory.save(path); }); },
@@ -64,7 +66,8 @@ void bind_prioritized_replay(nb::module_& module) {
       .def(
           "__init__",
           [](Core* self, std::int64_t capacity, float alpha, const std::string& eviction) {
-            new (self) Core(check(PrioritizedReplay::create({capacity, alpha, eviction_of(eviction)})));
+            const replay::ReplayEviction leaves = eviction_of(eviction);
+            new (self) Core(made([&] { return PrioritizedReplay::create({capacity, alpha, leaves}); }));
           },
           "capacity"_a, "alpha"_a, "eviction"_a)
       .def_prop_ro("capacity", [](Core& self) { return self.look([](auto& m) { return m.options().capacity; }); })
@@ -79,7 +82,7 @@ void bind_prioritized_replay(nb::module_& module) {
               return ok_status();
             });
           },
-          "slots"_a, "out"_a)
+          "slots"_a, "out"_a.noconvert())
       .def(
           "add",
           [](Core& self, const In<float>& priorities, const Out<SlotId>& slots, const Out<bool>& evicted) {
@@ -93,7 +96,7 @@ void bind_prioritized_replay(nb::module_& module) {
               return ok_status();
             });
           },
-          "priorities"_a, "slots"_a, "evicted"_a)
+          "priorities"_a, "slots"_a.noconvert(), "evicted"_a.noconvert())
       .def(
           "update",
           [](Core& self, const In<SlotId>& slots, const In<float>& priorities) {
@@ -105,14 +108,14 @@ void bind_prioritized_replay(nb::module_& module) {
           [](Core& self, const In<double>& uniforms, const Out<SlotId>& slots) {
             self.change([&](auto& memory) { return memory.sample(span_of(uniforms), span_of(slots)); });
           },
-          "uniforms"_a, "slots"_a)
+          "uniforms"_a, "slots"_a.noconvert())
       .def(
           "importance_weights",
           [](Core& self, const In<SlotId>& slots, float beta, const Out<float>& weights) {
             self.change(
                 [&](auto& memory) { return memory.importance_weights(span_of(slots), beta, span_of(weights)); });
           },
-          "slots"_a, "beta"_a, "weights"_a);
+          "slots"_a, "beta"_a, "weights"_a.noconvert());
 }
 
 void bind_episodic_value(nb::module_& module) {
@@ -121,8 +124,11 @@ void bind_episodic_value(nb::module_& module) {
       .def(
           "__init__",
           [](Core* self, const In<float>& projection, std::int64_t capacity, float tau, const std::string& kernel) {
-            new (self) Core(check(EpisodicValue::create(
-                {static_cast<int>(projection.size()), capacity, tau, soft_kernel_of(kernel)}, span_of(projection))));
+            const replay::SoftKernel shape = soft_kernel_of(kernel);
+            new (self) Core(made([&] {
+              return EpisodicValue::create({static_cast<int>(projection.size()), capacity, tau, shape},
+                                           span_of(projection));
+            }));
           },
           "projection"_a, "capacity"_a, "tau"_a, "kernel"_a)
       .def_prop_ro("projection",
@@ -145,19 +151,19 @@ void bind_episodic_value(nb::module_& module) {
               return ok_status();
             });
           },
-          "states"_a, "returns"_a, "ids"_a)
+          "states"_a, "returns"_a, "ids"_a.noconvert())
       .def(
           "values",
           [](Core& self, const In<float>& states, const Out<float>& values) {
             self.change([&](auto& memory) { return memory.values(span_of(states), span_of(values)); });
           },
-          "states"_a, "values"_a)
+          "states"_a, "values"_a.noconvert())
       .def(
           "advantages",
           [](Core& self, const In<EntryId>& ids, const Out<float>& advantages) {
             self.change([&](auto& memory) { return memory.advantages(span_of(ids), span_of(advantages)); });
           },
-          "ids"_a, "advantages"_a)
+          "ids"_a, "advantages"_a.noconvert())
       .def(
           "squared_error",
           [](Core& self, const In<float>& states, const In<float>& returns, const Out<float>& d_projection) {
@@ -173,7 +179,7 @@ void bind_episodic_value(nb::module_& module) {
             });
             return std::tuple(loss, d_tau);
           },
-          "states"_a, "returns"_a, "d_projection"_a)
+          "states"_a, "returns"_a, "d_projection"_a.noconvert())
       .def(
           "set_projection",
           [](Core& self, const In<float>& projection) {
@@ -205,7 +211,7 @@ void bind_curriculum(nb::module_& module) {
               return ok_status();
             });
           },
-          "rates"_a, "weights"_a, "prompts"_a)
+          "rates"_a, "weights"_a, "prompts"_a.noconvert())
       .def(
           "remove",
           [](Core& self, const In<PromptId>& prompts) {
@@ -250,13 +256,13 @@ void bind_curriculum(nb::module_& module) {
               return ok_status();
             });
           },
-          "prompts"_a, "rates"_a)
+          "prompts"_a, "rates"_a.noconvert())
       .def(
           "sample",
           [](Core& self, std::uint64_t seed, std::uint64_t stream, std::uint64_t first, const Out<PromptId>& prompts) {
             self.change([&](auto& memory) { return memory.sample({seed, stream}, first, span_of(prompts)); });
           },
-          "seed"_a, "stream"_a, "first"_a, "prompts"_a);
+          "seed"_a, "stream"_a, "first"_a, "prompts"_a.noconvert());
 }
 
 }  // namespace

@@ -38,13 +38,13 @@ void bind(nb::module_& module, const char* tree_name, const char* snapshot_name)
              const std::optional<Out<Real>>& log_z) {
             run([&] { return self.read(span_of(queries), span_of(reads), span_of(log_z)); });
           },
-          "queries"_a, "reads"_a, "log_z"_a.none() = nb::none())
+          "queries"_a, "reads"_a.noconvert(), "log_z"_a.noconvert().none() = nb::none())
       .def(
           "read_without",
           [](const Snapshot& self, const In<Real>& queries, const In<EntryId>& except, const Out<Real>& reads) {
             run([&] { return self.read_without(span_of(queries), span_of(except), span_of(reads)); });
           },
-          "queries"_a, "except_ids"_a, "reads"_a)
+          "queries"_a, "except_ids"_a, "reads"_a.noconvert())
       .def(
           "backward",
           [](const Snapshot& self, const In<Real>& queries, const In<Real>& d_reads,
@@ -55,35 +55,41 @@ void bind(nb::module_& module, const char* tree_name, const char* snapshot_name)
                                                        .keys = span_of(d_keys),
                                                        .values = span_of(d_values),
                                                        .weights = span_of(d_weights)};
+            expect_some("backward: d_log_z", d_log_z, queries.size());
             if (d_tau && d_tau->size() != 1) raise(invalid_argument("d_tau: expected one element"));
             if (d_tau) gradients.tau = d_tau->data();
             run([&] { return self.backward(span_of(queries), span_of(d_reads), span_of(d_log_z), gradients); });
           },
-          "queries"_a, "d_reads"_a, "d_log_z"_a.none(), "d_queries"_a.none(), "d_keys"_a.none(), "d_values"_a.none(),
-          "d_weights"_a.none(), "d_tau"_a.none(), "Adds to the gradients that are given.")
+          "queries"_a, "d_reads"_a, "d_log_z"_a.none(), "d_queries"_a.noconvert().none(), "d_keys"_a.noconvert().none(),
+          "d_values"_a.noconvert().none(), "d_weights"_a.noconvert().none(), "d_tau"_a.noconvert().none(),
+          "Adds to the gradients that are given.")
       .def(
           "sample",
           [](const Snapshot& self, const In<Real>& queries, const In<double>& uniforms, const Out<EntryId>& ids) {
             run([&] { return self.sample(span_of(queries), span_of(uniforms), span_of(ids)); });
           },
-          "queries"_a, "uniforms"_a, "ids"_a)
+          "queries"_a, "uniforms"_a, "ids"_a.noconvert())
       .def(
           "log_prob",
           [](const Snapshot& self, const In<Real>& queries, const In<EntryId>& ids, const Out<Real>& log_probs) {
             run([&] { return self.log_prob(span_of(queries), span_of(ids), span_of(log_probs)); });
           },
-          "queries"_a, "ids"_a, "log_probs"_a);
+          "queries"_a, "ids"_a, "log_probs"_a.noconvert());
 
   using Tree = CoreSoftBTree<Real>;
   nb::class_<Tree>(module, tree_name, "A B+-tree over scalar keys with an exact soft read.")
       .def(
           "__init__",
           [](Tree* self, int value_width, Real tau, const std::string& kernel) {
-            new (self) Tree(check(SoftBTree<Real>::create({value_width, tau, soft_kernel_of(kernel)})));
+            const replay::SoftKernel shape = soft_kernel_of(kernel);
+            new (self) Tree(made([&] { return SoftBTree<Real>::create({value_width, tau, shape}); }));
           },
           "value_width"_a, "tau"_a, "kernel"_a)
       .def_static(
-          "load", [](const std::string& path) { return std::make_unique<Tree>(check(SoftBTree<Real>::load(path))); },
+          "load",
+          [](const std::string& path) {
+            return std::make_unique<Tree>(made([&] { return SoftBTree<Real>::load(path); }));
+          },
           "path"_a)
       .def(
           "save", [](Tree& self, const std::string& path) { self.change([&](auto& tree) { return tree.save(path); }); },
@@ -100,11 +106,12 @@ void bind(nb::module_& module, const char* tree_name, const char* snapshot_name)
           "insert",
           [](Tree& self, const In<Real>& keys, const In<Real>& values, const std::optional<In<Real>>& weights,
              const Out<EntryId>& ids) {
+            expect_some("insert: weights", weights, keys.size());
             self.change([&](auto& tree) {
               return tree.insert_batch(span_of(keys), span_of(values), span_of(weights), span_of(ids));
             });
           },
-          "keys"_a, "values"_a, "weights"_a.none(), "ids"_a)
+          "keys"_a, "values"_a, "weights"_a.none(), "ids"_a.noconvert())
       .def(
           "erase",
           [](Tree& self, const In<EntryId>& ids) {

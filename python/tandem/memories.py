@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import _core
+from ._arrays import ids_of
 
 
 class _Memory:
@@ -40,6 +41,10 @@ def _like(x, out):
 
 def _flat(x, dtype):
     return np.ascontiguousarray(np.atleast_1d(x), dtype)
+
+
+def _ids(x):
+    return np.atleast_1d(ids_of(x))
 
 
 def _spread(x, like, dtype):
@@ -77,7 +82,7 @@ class PrioritizedReplay(_Memory):
 
     def probability(self, slots):
         """How likely each slot is to be drawn; 0 for one that holds nothing."""
-        ids = _flat(slots, np.uint32)
+        ids = _ids(slots)
         out = np.empty(ids.size)
         self._core.probability(ids, out)
         return _like(slots, out)
@@ -95,7 +100,7 @@ class PrioritizedReplay(_Memory):
 
     def update(self, slots, priorities):
         """New priorities. Slots may repeat: the last one counts."""
-        slots = _flat(slots, np.uint32)
+        slots = _ids(slots)
         self._core.update(slots, _spread(priorities, slots, np.float32))
 
     def sample(self, count, rng=None):
@@ -106,7 +111,7 @@ class PrioritizedReplay(_Memory):
 
     def importance_weights(self, slots, beta):
         """(n P(slot))^-beta, divided by the greatest of them: in (0, 1]."""
-        slots = _flat(slots, np.uint32)
+        slots = _ids(slots)
         weights = np.empty(slots.size, np.float32)
         self._core.importance_weights(slots, beta, weights)
         return weights
@@ -171,7 +176,7 @@ class EpisodicValue(_Memory):
 
     def advantages(self, ids):
         """The returns of entries `ids`, each less what the others say of its state: an unbiased baseline."""
-        entries = _flat(ids, np.uint32)
+        entries = _ids(ids)
         out = np.empty(entries.size, np.float32)
         self._core.advantages(entries, out)
         return _like(ids, out)
@@ -212,25 +217,25 @@ class Curriculum(_Memory):
 
     def remove(self, prompts):
         """Where one of them is refused, those before it are gone."""
-        self._core.remove(_flat(prompts, np.uint32))
+        self._core.remove(_ids(prompts))
 
     def observe(self, prompts, passes, attempts):
         """`attempts` answers to each prompt, `passes` of which passed.
 
         Where one of them is refused, those before it have counted."""
-        prompts = _flat(prompts, np.uint32)
+        prompts = _ids(prompts)
         self._core.observe(prompts, _spread(passes, prompts, np.float64), _spread(attempts, prompts, np.float64))
 
     def set_rate(self, prompts, rates):
         """Another prediction instead; later observations start from it, with the prior's worth.
 
         Where one of them is refused, those before it have been set."""
-        prompts = _flat(prompts, np.uint32)
+        prompts = _ids(prompts)
         self._core.set_rate(prompts, _spread(rates, prompts, np.float64))
 
     def rate(self, prompts):
         """The predicted pass rates."""
-        ids = _flat(prompts, np.uint32)
+        ids = _ids(prompts)
         out = np.empty(ids.size)
         self._core.rate(ids, out)
         return _like(prompts, out)

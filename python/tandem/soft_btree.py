@@ -11,17 +11,21 @@ that entries were written from, and their gradients are exact.
     reads = tree.read(queries, keys=keys, values=values, ids=ids)     # tensors: reads.sum().backward() reaches them all
 """
 
+import operator
 import os
 
 import numpy as np
 
 from . import _core
+from ._arrays import ids_of, is_tensor
 
 _TREES = {"float32": _core.SoftBTreeF32, "float64": _core.SoftBTreeF64}
 
 
-def is_tensor(x):
-    return type(x).__module__.split(".")[0] == "torch"
+def _core_of(dtype):
+    if dtype not in _TREES:
+        raise ValueError(f"dtype {dtype!r}; expected 'float32' or 'float64'")
+    return _TREES[dtype]
 
 
 class SoftBTree:
@@ -35,18 +39,17 @@ class SoftBTree:
     """
 
     def __init__(self, value_width=1, tau=1.0, *, kernel="laplace", dtype="float32"):
-        if dtype not in _TREES:
-            raise ValueError(f"dtype {dtype!r}; expected 'float32' or 'float64'")
+        core = _core_of(dtype)
         self.dtype = np.dtype(dtype)
         self.value_width = value_width
-        self._core = _TREES[dtype](value_width, tau, kernel)
+        self._core = core(value_width, tau, kernel)
 
     @classmethod
     def load(cls, path, *, dtype="float32"):
         """What save() wrote of a tree of this dtype: it reads with the same bits and gives out the same ids."""
         made = cls.__new__(cls)
+        made._core = _core_of(dtype).load(os.fspath(path))
         made.dtype = np.dtype(dtype)
-        made._core = _TREES[dtype].load(os.fspath(path))
         made.value_width = made._core.value_width
         return made
 
@@ -86,16 +89,16 @@ class SoftBTree:
         return ids
 
     def erase(self, ids):
-        self._core.erase(self._ids(ids))
+        self._core.erase(ids_of(ids))
 
     def set_keys(self, ids, keys):
-        self._core.set_keys(self._ids(ids), self._array(keys))
+        self._core.set_keys(ids_of(ids), self._array(keys))
 
     def set_value(self, id, value):
-        self._core.set_value(int(id), self._array(value))
+        self._core.set_value(operator.index(id), self._array(value))
 
     def set_weight(self, id, weight):
-        self._core.set_weight(int(id), float(weight))
+        self._core.set_weight(operator.index(id), float(weight))
 
     def set_tau(self, tau):
         """A new temperature; every sum in the tree is made again."""
@@ -129,7 +132,7 @@ class SoftBTree:
         """r(queries[j]) as if entry except_ids[j] had never been written."""
         queries = self._array(queries)
         reads = np.empty((queries.size, self.value_width), self.dtype)
-        self._core.snapshot().read_without(queries, self._ids(except_ids), reads)
+        self._core.snapshot().read_without(queries, ids_of(except_ids), reads)
         return reads
 
     def sample(self, queries, rng=None):
@@ -144,15 +147,10 @@ class SoftBTree:
         """The logarithm of the weight of entry ids[j] in the read of queries[j]."""
         queries = self._array(queries)
         out = np.empty(queries.size, self.dtype)
-        self._core.snapshot().log_prob(queries, self._ids(ids), out)
+        self._core.snapshot().log_prob(queries, ids_of(ids), out)
         return out
 
     def _array(self, x):
         if is_tensor(x):
             x = x.detach().cpu().numpy()
         return np.ascontiguousarray(x, self.dtype)
-
-    def _ids(self, ids):
-        if is_tensor(ids):
-            ids = ids.detach().cpu().numpy()
-        return np.ascontiguousarray(ids, np.uint32)

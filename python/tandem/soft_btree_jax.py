@@ -7,12 +7,14 @@
 import jax
 import numpy as np
 
+from ._arrays import ids_of
+
 
 def reader(tree, ids):
     """A function of (queries [m], keys [n], values [n,D], weights [n]), the last three those that `ids` were inserted
     from, which reads a snapshot of the tree: new keys, values or weights take a new reader."""
     snapshot = tree.snapshot()
-    ids = np.ascontiguousarray(ids, np.uint32)
+    ids = ids_of(ids)
     width, dtype = tree.value_width, tree.dtype
 
     def read_on_host(queries):

@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 
+from ._arrays import ids_of
+
 
 def read_torch(tree, queries, keys, values, weights, tau, ids):
     if ids is None and any(x is not None for x in (keys, values, weights)):
@@ -20,7 +22,7 @@ class _Read(torch.autograd.Function):
         snapshot.read(host, reads, log_z)
         # The backward is of this snapshot: what is written later does not change it.
         ctx.tree, ctx.snapshot, ctx.host = tree, snapshot, host
-        ctx.ids = None if ids is None else tree._ids(ids)
+        ctx.ids = None if ids is None else ids_of(ids)
         ctx.like = [None if x is None else (x.shape, x.dtype, x.device) for x in (queries, keys, values, weights, tau)]
         shape = (*queries.shape, tree.value_width)
         return (

@@ -190,3 +190,20 @@ def test_threads_take_turns():
         thread.join()
     assert not wrong
     np.testing.assert_allclose(replay.mass, (replay.probability(np.arange(1000)) * replay.mass).sum())
+
+
+def test_slots_and_outputs_are_what_they_say():
+    replay = PrioritizedReplay(8)
+    replay.add([1.0, 2.0])
+    with pytest.raises(TypeError):
+        replay.update([0.5], [1.0])
+    with pytest.raises(ValueError):
+        replay.update([(1 << 32) + 1], [1.0])
+    with pytest.raises(TypeError):
+        replay._core.sample(np.zeros(2), np.zeros(2, np.int64))
+    with pytest.raises(TypeError):
+        replay._core.probability(np.zeros(2, np.uint32), np.zeros(4)[::2])
+    curriculum = Curriculum()
+    curriculum.add([0.2, 0.4])
+    with pytest.raises(ValueError):
+        curriculum.rate([-1])

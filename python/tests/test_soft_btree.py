@@ -126,3 +126,57 @@ def test_readers_beside_a_writer():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_outputs_are_filled_in_place_or_refused():
+    tree, ids, _, _, _, _ = filled(20, width=1, dtype="float32")
+    queries, snapshot = np.zeros(4, np.float32), tree.snapshot()
+    for out in (np.zeros(4), np.zeros(8, np.float32)[::2], [0.0] * 4):
+        with pytest.raises(TypeError):
+            snapshot.read(queries, out)
+        with pytest.raises(TypeError):
+            snapshot.log_prob(queries, ids[:4], out)
+        with pytest.raises(TypeError):
+            snapshot.backward(queries, queries, None, out, None, None, None, None)
+    with pytest.raises(TypeError):
+        snapshot.sample(queries, np.zeros(4), np.zeros(4, np.int64))
+    with pytest.raises(TypeError):
+        tree._core.insert(queries, queries, None, np.zeros(4, np.int64))
+    assert len(tree) == 20
+    reads = np.zeros(4, np.float32)
+    snapshot.read(queries, reads)
+    assert reads.any()
+
+
+def test_an_empty_array_is_not_a_missing_one():
+    tree = SoftBTree(1, 1.0)
+    with pytest.raises(ValueError, match="weights"):
+        tree.insert([1.0, 2.0], [1.0, 2.0], weights=[])
+    assert len(tree) == 0 and tree.insert([], [], weights=[]).size == 0
+    tree.insert([1.0, 2.0], [1.0, 2.0])
+    query = np.ones(1, np.float32)
+    with pytest.raises(ValueError, match="d_log_z"):
+        tree.snapshot().backward(query, query, np.zeros(0, np.float32), None, None, None, None, None)
+
+
+def test_ids_are_not_rounded_or_wrapped():
+    tree, ids, keys, _, _, _ = filled(20, width=1)
+    for bad in ([1.5], [True], ["1"]):
+        with pytest.raises(TypeError):
+            tree.erase(bad)
+    for bad in ([-1], [1 << 32]):
+        with pytest.raises(ValueError):
+            tree.erase(bad)
+    with pytest.raises(TypeError):
+        tree.set_weight(1.5, 1.0)
+    tree.erase([])
+    tree.erase([int(ids[0])])
+    assert len(tree) == 19
+
+
+def test_load_refuses_another_dtype_by_name(tmp_path):
+    tree, *_ = filled(20)
+    tree.save(tmp_path / "a.tree")
+    with pytest.raises(ValueError, match="bad"):
+        SoftBTree.load(tmp_path / "a.tree", dtype="bad")
+    assert len(SoftBTree.load(tmp_path / "a.tree", dtype="float64")) == 20
