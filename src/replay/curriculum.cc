@@ -53,6 +53,10 @@ Status Curriculum::observe(PromptId prompt, double passes, double attempts) {
   }
   const Seen& before = seen_[prompt];
   const Seen after{options_.memory * before.passes + passes, options_.memory * before.attempts + attempts};
+  if (!std::isfinite(after.attempts)) {
+    return invalid_argument("observe: {} answers more than the {} before are too many to count", attempts,
+                            before.attempts);
+  }
   TD_TRY(tree_.set_key(prompt, after.mean()));
   seen_[prompt] = after;
   return ok_status();

@@ -74,6 +74,15 @@ TEST(Curriculum, ObservationsMoveTheRateAndOldOnesFade) {
   EXPECT_DOUBLE_EQ(curriculum.rate(prompt).value(), 1.0);
 }
 
+TEST(Curriculum, AttemptsThatCannotBeCountedAreRefused) {
+  Curriculum curriculum = Curriculum::create({.memory = 1.0}).value();
+  const PromptId prompt = curriculum.add(0.5).value();
+  ASSERT_TRUE(curriculum.observe(prompt, 1e308, 1e308).ok());
+  EXPECT_EQ(curriculum.observe(prompt, 1e308, 1e308).code(), StatusCode::kInvalidArgument);
+  EXPECT_DOUBLE_EQ(curriculum.rate(prompt).value(), 1.0);
+  ASSERT_TRUE(curriculum.observe(prompt, 0, 1).ok());
+}
+
 TEST(Curriculum, RefusalsNameWhatIsWrongAndChangeNothing) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   for (const CurriculumOptions& options :
