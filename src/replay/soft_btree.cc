@@ -91,7 +91,8 @@ auto SoftBTree<Real>::entry(EntryId id) const -> Result<Entry> {
 template <class Real>
 Result<EntryId> SoftBTree<Real>::insert(Real key, std::span<const Real> value, Real weight) {
   EntryId id = 0;
-  TD_TRY(insert_batch({&key, 1}, value, {&weight, 1}, {&id, 1}));
+  const std::vector<Real> kept(value.begin(), value.end());  // it may be an entry's, which move
+  TD_TRY(insert_batch({&key, 1}, kept, {&weight, 1}, {&id, 1}));
   return id;
 }
 
@@ -110,8 +111,9 @@ Status SoftBTree<Real>::set_value(EntryId id, std::span<const Real> value) {
   TD_TRY(check_count("set_value", "value", value.size(), options().value_width));
   TD_TRY(check_finite("set_value", "value", value));
   TD_TRY(impl_->check_there("set_value", id));
+  const std::vector<Real> kept(value.begin(), value.end());  // it may be an entry's
   const auto found = impl_->find(id);
-  impl_->update({impl_->keys[id], id, found.leaf->weights[found.at], value.data()});
+  impl_->update({impl_->keys[id], id, found.leaf->weights[found.at], kept.data()});
   return ok_status();
 }
 

@@ -117,7 +117,7 @@ class SoftBTree {
   // Of the smallest weight, the oldest of equals. The first call takes O(n log n); changes keep it known from then on.
   std::optional<EntryId> lightest() const;
 
-  // Cost: O(D log n) each.
+  // Cost: O(D log n) each. A value may be what entry() gave; those of a batch may not.
   [[nodiscard]] Result<EntryId> insert(Real key, std::span<const Real> value, Real weight = 1);
   [[nodiscard]] Status erase(EntryId id);
   [[nodiscard]] Status set_key(EntryId id, Real key);

@@ -215,6 +215,26 @@ TYPED_TEST(SoftBTreeTyped, OldestAndLightest) {
   tree.check_invariants();
 }
 
+TYPED_TEST(SoftBTreeTyped, AnEntrysValueMayBeWrittenAgain) {
+  constexpr int kWidth = 3;
+  auto tree = SoftBTree<TypeParam>::create({.value_width = kWidth}).value();
+  std::vector<EntryId> ids;
+  for (int i = 0; i < 500; ++i) {  // leaves move their entries and split
+    const auto x = static_cast<TypeParam>(i);
+    ids.push_back(tree.insert(0, std::vector<TypeParam>{x, -x, 2 * x}).value());
+    const auto value = tree.entry(ids[0]).value().value;
+    const EntryId copied = tree.insert(TypeParam(-1), value).value();
+    ASSERT_EQ(tree.entry(copied).value().value[2], 0) << i;
+    const auto last = tree.entry(ids.back()).value().value;
+    ASSERT_TRUE(tree.set_value(copied, last).ok());
+    const EntryId again = tree.insert(TypeParam(-1), tree.entry(copied).value().value).value();
+    for (const EntryId id : {copied, again}) {
+      const auto read = tree.entry(id).value().value;
+      ASSERT_EQ(std::vector<TypeParam>(read.begin(), read.end()), (std::vector<TypeParam>{x, -x, 2 * x})) << i;
+    }
+  }
+}
+
 TYPED_TEST(SoftBTreeTyped, RefusedCallsChangeNothing) {
   constexpr TypeParam kNan = std::numeric_limits<TypeParam>::quiet_NaN();
   constexpr TypeParam kInfinity = std::numeric_limits<TypeParam>::infinity();
