@@ -106,7 +106,8 @@ class SoftBTree {
 
   struct Entry {
     Real key, weight;
-    std::span<const Real> value;  // until the next change
+    std::span<const Real>
+        value;  // until the next change; of a stepped tree, the next entry(), save() or to_bytes() too
   };
   std::int64_t size() const;
   EntryId ids_end() const;
@@ -138,13 +139,15 @@ class SoftBTree {
   // entry's own value when someone else changes, moves or asks for entries nearby. (That is possible because a step is
   // a multiple of the kernel's profile; steps of Adam, or on keys, are not.) kEpanechnikov: O(D) each entry in reach.
   // A step is added up as rate * d_read / Z, and times weights: with floats, weights (and these steps) of 1e-22 to 1e22
-  // lose nothing.
+  // lose nothing. A step that is not finite is refused; values that grow beyond all bounds over many steps are not.
   [[nodiscard]] Status sgd_values(Real query, std::span<const Real> d_read, Real rate);
 
   SoftBTreeSnapshot<Real> snapshot();
 
-  // The whole of it, exactly: what is loaded reads with the same bits, and goes on with the same ids. save() leaves the
-  // old file or the new one behind, whatever happens (base/file.h).
+  // The whole of it, exactly: what is loaded reads with the same bits as the tree does after it was saved, and goes on
+  // with the same ids. Steps that wait come to their entries first: reads change by rounding, and it is a new version.
+  // save() leaves the old file or the new one behind, whatever happens (base/file.h), and writes none that load() would
+  // refuse: kInvalidArgument where steps have made values infinite.
   // Errors: kDataLoss (bytes that are damaged, or none of ours), kInvalidArgument (another Real, a later format); those
   // of base/file.h.
   [[nodiscard]] Status save(const std::filesystem::path& path) const;

@@ -6,6 +6,7 @@
 //   u32          ids that are free, the next one last             u32 ids from the oldest to the newest
 //   u64          XXH3 of all before                               (saved.h)
 // Sums are not stored but made again, in the one order there is.
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -38,6 +39,19 @@ void put_node(const Nodes<Real>& nodes, const Node* node, SavedWriter& writer) {
   writer.put(leaf->ids, size);
   writer.put(leaf->weights, size);
   for (int i = 0; i < leaf->size; ++i) writer.put(nodes.value(leaf, i), static_cast<std::size_t>(nodes.width));
+}
+
+template <class Real>
+bool all_finite(const Nodes<Real>& nodes, const Node* node) {
+  for (int j = 0; j < node->size; ++j) {
+    if (!node->leaf()) {
+      if (!all_finite(nodes, Nodes<Real>::inner(node)->children[j])) return false;
+      continue;
+    }
+    const Real* const value = nodes.value(Nodes<Real>::leaf(node), j);
+    if (!std::all_of(value, value + nodes.width, [](Real x) { return std::isfinite(x); })) return false;
+  }
+  return true;
 }
 
 // Reads nodes and checks that they are a tree; fills the table of keys.
@@ -215,6 +229,11 @@ Result<SoftBTree<Real>> SoftBTree<Real>::load(const std::filesystem::path& path)
 }
 
 #define TD_INSTANTIATE(Real)                                                      \
+  impl_->settle();
+  if (!all_finite(impl_->nodes, impl_->root.node)) {
+    return invalid_argument("{}: not written: steps have made values of the tree infinite; load an earlier one",
+                            path.string());
+  }
   template void SoftBTree<Real>::put(SavedWriter&) const;                         \
   template Result<SoftBTree<Real>> SoftBTree<Real>::take(SavedReader&);           \
   template std::string SoftBTree<Real>::to_bytes() const;                         \

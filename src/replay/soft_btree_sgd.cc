@@ -120,14 +120,17 @@ class WindowStep {
   const double* direction_;
 };
 
+Status not_finite() { return invalid_argument("sgd_values: the step is not finite; lower the rate"); }
+
 }  // namespace
 
 template <class Real>
-void SoftBTree<Real>::Impl::step_values(Real query, std::span<const Real> d_read, Real rate,
-                                        const tree::Probe<Real>& probe, Real z) {
+Status SoftBTree<Real>::Impl::step_values(Real query, std::span<const Real> d_read, Real rate,
+                                          const tree::Probe<Real>& probe, Real z) {
   std::vector<Real> direction(nodes.row);
   for (int k = 0; k < nodes.width; ++k) {
     direction[k] = static_cast<Real>(-double(rate) * double(d_read[k]) / double(z));
+    if (!std::isfinite(direction[k])) return not_finite();
   }
   if (!nodes.stepping) {  // from now on
     nodes.stepping = true;
@@ -137,6 +140,7 @@ void SoftBTree<Real>::Impl::step_values(Real query, std::span<const Real> d_read
   ValueStep<Real>(nodes, query, probe.nearest, direction.data()).below(root.node);
   stepped = true;
   ++version;
+  return ok_status();
 }
 
 template <class Real>
@@ -144,7 +148,10 @@ Status SoftBTree<Real>::Impl::step_window(Real query, std::span<const Real> d_re
   const double z = tree::Window<Real>(nodes).mass(root.node, query);
   if (!(z > 0)) return not_found("sgd_values: no entry is within tau of the query; raise tau");
   std::vector<double> direction(d_read.size());
-  for (std::size_t k = 0; k < direction.size(); ++k) direction[k] = -double(rate) * double(d_read[k]) / z;
+  for (std::size_t k = 0; k < direction.size(); ++k) {
+    direction[k] = -double(rate) * double(d_read[k]) / z;
+    if (!std::isfinite(direction[k])) return not_finite();
+  }
   nodes.unshare(root.node);
   WindowStep<Real>(nodes, query, direction.data()).below(root.node);
   ++version;
@@ -159,6 +166,7 @@ Status SoftBTree<Real>::sgd_values(Real query, std::span<const Real> d_read, Rea
     return invalid_argument("sgd_values: the query or rate is not finite");
   for (const Real g : d_read) {
     if (!std::isfinite(g)) return invalid_argument("sgd_values: d_read has {}, not finite", g);
+    if (!std::isfinite(rate * g)) return not_finite();
   }
   if (impl_->nodes.window) return impl_->step_window(query, d_read, rate);
   tree::Probe<Real> probe;
@@ -168,13 +176,13 @@ Status SoftBTree<Real>::sgd_values(Real query, std::span<const Real> d_read, Rea
   }
   tree::Gather<Real> gather(impl_->nodes);
   gather.add_total(probe);
-  impl_->step_values(query, d_read, rate, probe, gather.total()[width]);
-  return ok_status();
+  return impl_->step_values(query, d_read, rate, probe, gather.total()[width]);
 }
 
-#define TD_INSTANTIATE(Real)                                                                                           \
-  template void SoftBTree<Real>::Impl::step_values(Real, std::span<const Real>, Real, const tree::Probe<Real>&, Real); \
-  template Status SoftBTree<Real>::Impl::step_window(Real, std::span<const Real>, Real);                               \
+#define TD_INSTANTIATE(Real)                                                                                      \
+  template Status SoftBTree<Real>::Impl::step_values(Real, std::span<const Real>, Real, const tree::Probe<Real>&, \
+                                                     Real);                                                       \
+  template Status SoftBTree<Real>::Impl::step_window(Real, std::span<const Real>, Real);                          \
   template Status SoftBTree<Real>::sgd_values(Real, std::span<const Real>, Real);
 TD_INSTANTIATE(float)
 TD_INSTANTIATE(double)

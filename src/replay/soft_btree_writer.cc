@@ -122,6 +122,7 @@ void SoftBTree<Real>::Impl::settle() {
   nodes.settle_all(root.node);
   nodes.refresh_all(root.node);
   stepped = false;
+  ++version;
 }
 
 template <class Real>

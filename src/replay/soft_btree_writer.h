@@ -33,9 +33,10 @@ struct SoftBTree<Real>::Impl {
   void set_tau(Real tau);
   std::optional<EntryId> lightest();
   SoftBTreeSnapshot<Real> snapshot();
-  void step_values(Real query, std::span<const Real> d_read, Real rate, const tree::Probe<Real>& probe, Real z);
+  Status step_values(Real query, std::span<const Real> d_read, Real rate, const tree::Probe<Real>& probe, Real z);
   Status step_window(Real query, std::span<const Real> d_read, Real rate);
-  // Every step has reached its entries, and sums are made of those alone: the state is what is saved.
+  // Every step has reached its entries, and sums are made of those alone: the state is what is saved. A new version if
+  // any waited, as sums are rounded otherwise.
   void settle();
 
   SoftBTreeOptions<Real> options;

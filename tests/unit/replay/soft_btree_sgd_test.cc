@@ -2,6 +2,10 @@
 // that changes a tree, and read in every way that looks at values while they wait.
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <limits>
+#include <string>
+
 #include "unit/replay/soft_btree_cases.h"
 
 namespace tandem::replay {
@@ -152,6 +156,48 @@ TEST(SoftBTreeSgd, AStepAtTheKeyOfMostEntriesIsOneOfItsEdge) {
     stepped.tree().check_invariants();
     stepped.check_values();
   }
+}
+
+TEST(SoftBTreeSgd, AStepThatIsNotFiniteChangesNothing) {
+  for (const SoftKernel kernel : {SoftKernel::kLaplace, SoftKernel::kMatern32, SoftKernel::kEpanechnikov}) {
+    Random random(26);
+    auto made = make_case<float>(Keys::kUniform, 100, 2, kernel, 0.5, random);
+    const std::string bytes = made.tree.to_bytes();
+    const float largest = std::numeric_limits<float>::max();
+    for (const float g : {largest, -largest}) {
+      const Status status = made.tree.sgd_values(0.5f, std::vector<float>{0, g}, 4.0f);
+      EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+      EXPECT_NE(status.message().find("lower the rate"), std::string::npos) << status.message();
+    }
+    EXPECT_EQ(made.tree.to_bytes(), bytes);
+  }
+}
+
+TEST(SoftBTreeSgd, ADivergedTreeDoesNotReplaceTheFileOfAGoodOne) {
+  const auto path = std::filesystem::temp_directory_path() / "tandem_soft_btree_sgd_test.tree";
+  for (const SoftKernel kernel : {SoftKernel::kLaplace, SoftKernel::kMatern32, SoftKernel::kEpanechnikov}) {
+    Random random(27);
+    auto made = make_case<float>(Keys::kUniform, 40, 2, kernel, 0.5, random);
+    ASSERT_TRUE(made.tree.save(path).ok());
+    const std::string bytes = made.tree.to_bytes();
+    for (int i = 0; i < 5000; ++i) ASSERT_TRUE(made.tree.sgd_values(0.5f, std::vector<float>{1, 1}, 3e37f).ok());
+    EXPECT_EQ(made.tree.save(path).code(), StatusCode::kInvalidArgument);
+    EXPECT_EQ(SoftBTree<float>::load(path).value().to_bytes(), bytes);
+  }
+  std::filesystem::remove(path);
+}
+
+TEST(SoftBTreeSgd, SavingWhatWaitsIsANewVersion) {
+  Random random(28);
+  Stepped stepped(SoftKernel::kLaplace, 2000, 300, random);
+  const std::uint64_t version = stepped.tree().version();
+  (void)stepped.tree().to_bytes();
+  EXPECT_EQ(stepped.tree().version(), version);  // nothing waited
+  stepped.step();
+  (void)stepped.tree().to_bytes();
+  EXPECT_EQ(stepped.tree().version(), version + 2);
+  (void)stepped.tree().to_bytes();
+  EXPECT_EQ(stepped.tree().version(), version + 2);
 }
 
 // Squares of such weights are not floats.
