@@ -23,7 +23,7 @@ using tree::Nodes;
 
 constexpr std::string_view kMagic = "TDSBTREE";
 constexpr std::uint32_t kFormat = 2;  // 1: leaves of up to 64 entries
-constexpr int kLevelMost = 24;        // far above what 2^32 ids can fill
+constexpr int kLevelMost = 16;        // far above what 2^32 ids can fill
 
 template <class Real>
 void put_node(const Nodes<Real>& nodes, const Node* node, SavedWriter& writer) {
@@ -58,8 +58,9 @@ bool all_finite(const Nodes<Real>& nodes, const Node* node) {
 template <class Real>
 class NodeReader {
  public:
-  NodeReader(const Nodes<Real>& nodes, tree::KeyTable<Real>& keys, EntryId ids_end, SavedReader& reader)
-      : nodes_(nodes), keys_(keys), ids_end_(ids_end), reader_(reader) {}
+  NodeReader(const Nodes<Real>& nodes, tree::KeyTable<Real>& keys, EntryId ids_end, std::uint64_t entries,
+             SavedReader& reader)
+      : nodes_(nodes), keys_(keys), ids_end_(ids_end), entries_(entries), reader_(reader) {}
 
   // `level` < 0: the root, of any. On an error `node` is a tree all the same, which its owner drops.
   Status take(int level, Node*& node) {
@@ -69,10 +70,16 @@ class NodeReader {
     const bool is_root = level < 0;
     if (own_level > kLevelMost || (!is_root && own_level != level))
       return reader_.damaged("a node is at the wrong level");
+    const bool is_leaf = own_level == 0;
+    const int least = is_root ? (is_leaf ? 0 : 2) : is_leaf ? tree::kLeafLeast : tree::kInnerLeast;
+    if (size < least || size > (is_leaf ? tree::kLeafMost : tree::kInnerMost)) {
+      return reader_.damaged("a node is too full or too empty");
+    }
+    std::uint64_t below = size;  // entries, at least
+    for (int l = 0; l < own_level; ++l) below *= l == 0 ? tree::kLeafLeast : tree::kInnerLeast;
+    if (below > entries_ - static_cast<std::uint64_t>(count_)) return reader_.damaged("a node wants too many entries");
     Node* const made = node = nodes_.make(own_level);
-    const int least = is_root ? (made->leaf() ? 0 : 2) : made->least();
-    if (size < least || size > made->most()) return reader_.damaged("a node is too full or too empty");
-    if (made->leaf()) return take_entries(Nodes<Real>::leaf(made), size);
+    if (is_leaf) return take_entries(Nodes<Real>::leaf(made), size);
     auto* const inner = Nodes<Real>::inner(made);
     for (int j = 0; j < size; ++j) {
       Node* child = nullptr;
@@ -118,6 +125,7 @@ class NodeReader {
   const Nodes<Real>& nodes_;
   tree::KeyTable<Real>& keys_;
   const EntryId ids_end_;
+  const std::uint64_t entries_;  // of the whole tree; no more are taken
   SavedReader& reader_;
   std::int64_t count_ = 0;
   Real last_key_ = 0;
@@ -157,11 +165,12 @@ Result<SoftBTree<Real>> SoftBTree<Real>::take(SavedReader& reader) {
   if (real_bytes != sizeof(Real)) {
     return invalid_argument("soft B-tree: saved with {} bytes a number, opened with {}", real_bytes, sizeof(Real));
   }
-  // Each entry, and each free id, takes bytes: what is claimed cannot make this take more than some 64 times the file,
-  // a leaf of values that are not there.
-  if (width < 1 || width > static_cast<std::uint32_t>(kSoftWidthMax) || width > reader.left() + 1 ||
+  // What is claimed cannot make this take more than a multiple of the file: each id takes bytes and each entry its
+  // value's, and a node is made only if the entries that it must hold are claimed. So where the nodes end early, just
+  // those on the way to one leaf are too many. (A tree without entries takes a leaf of its width, as create() does.)
+  if (width < 1 || width > static_cast<std::uint32_t>(kSoftWidthMax) ||
       kernel > static_cast<std::uint32_t>(SoftKernel::kEpanechnikov) || ids_end > reader.left() / sizeof(EntryId) ||
-      size > ids_end) {
+      size > ids_end || (size > 0 && width > reader.left() / sizeof(Real) / size)) {
     return reader.damaged("its header makes no sense");
   }
   auto created = create({static_cast<int>(width), static_cast<Real>(tau), static_cast<SoftKernel>(kernel)});
@@ -171,7 +180,7 @@ Result<SoftBTree<Real>> SoftBTree<Real>::take(SavedReader& reader) {
   Impl& impl = *tree.impl_;
   for (std::uint64_t id = 0; id < ids_end; ++id) impl.keys.remove(static_cast<EntryId>(id));  // until it turns up
   Node* root = nullptr;
-  NodeReader<Real> nodes(impl.nodes, impl.keys, static_cast<EntryId>(ids_end), reader);
+  NodeReader<Real> nodes(impl.nodes, impl.keys, static_cast<EntryId>(ids_end), size, reader);
   const Status status = nodes.take(-1, root);
   if (root != nullptr) {
     Nodes<Real>::drop(impl.root.node);
@@ -220,6 +229,11 @@ Result<SoftBTree<Real>> SoftBTree<Real>::from_bytes(std::string_view bytes) {
 
 template <class Real>
 Status SoftBTree<Real>::save(const std::filesystem::path& path) const {
+  impl_->settle();
+  if (!all_finite(impl_->nodes, impl_->root.node)) {
+    return invalid_argument("{}: not written: steps have made values of the tree infinite; load an earlier one",
+                            path.string());
+  }
   return write_file_atomic(path, to_bytes());
 }
 
@@ -229,11 +243,6 @@ Result<SoftBTree<Real>> SoftBTree<Real>::load(const std::filesystem::path& path)
 }
 
 #define TD_INSTANTIATE(Real)                                                      \
-  impl_->settle();
-  if (!all_finite(impl_->nodes, impl_->root.node)) {
-    return invalid_argument("{}: not written: steps have made values of the tree infinite; load an earlier one",
-                            path.string());
-  }
   template void SoftBTree<Real>::put(SavedWriter&) const;                         \
   template Result<SoftBTree<Real>> SoftBTree<Real>::take(SavedReader&);           \
   template std::string SoftBTree<Real>::to_bytes() const;                         \

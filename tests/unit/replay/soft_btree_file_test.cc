@@ -3,6 +3,7 @@
 
 #include <cstring>
 #include <filesystem>
+#include <limits>
 
 #include "base/rng.h"
 #include "replay/saved.h"
@@ -103,6 +104,60 @@ TEST(SoftBTreeFile, AnotherFormatIsRefusedByName) {
   const auto loaded = SoftBTree<float>::from_bytes(std::move(writer).finish());
   EXPECT_EQ(loaded.code(), StatusCode::kInvalidArgument);
   EXPECT_NE(loaded.status().message().find("format 1"), std::string::npos) << loaded.status().message();
+}
+
+// A file whose checksum is right: `patch` at `offset` bytes behind the format, which is `format`.
+template <class T>
+std::string signed_again(const std::string& bytes, std::size_t offset, T patch, std::uint32_t format = 2) {
+  std::string body = bytes.substr(12, bytes.size() - 12 - 8);
+  EXPECT_LE(offset + sizeof patch, body.size());
+  std::memcpy(body.data() + offset, &patch, sizeof patch);
+  SavedWriter writer("TDSBTREE", format);
+  writer.put(body.data(), body.size());
+  return std::move(writer).finish();
+}
+
+TEST(SoftBTreeFile, EachFieldIsCheckedForItself) {
+  // Where fields are, behind the format (soft_btree_file.cc).
+  constexpr std::size_t kWidth = 4, kKernel = 8, kTau = 12, kSize = 28, kIdsEnd = 36, kRoot = 44, kEntries = 47;
+  constexpr std::uint16_t kCount = 8;  // one leaf: keys, ids, weights, values [8,3], then the lists of ids
+  auto tree = SoftBTree<float>::create({3, 0.5f}).value();
+  std::vector<EntryId> ids(kCount);
+  std::vector<float> keys = {0, 1, 2, 3, 4, 5, 6, 7}, values(3 * kCount, 1.0f);
+  ASSERT_TRUE(tree.insert_batch(keys, values, {}, ids).ok());
+  const std::string bytes = tree.to_bytes();
+  const std::size_t order = kEntries + kCount * (3 * 4 + 3 * 4);
+  ASSERT_EQ(bytes.size(), 12 + order + kCount * 4 + 8);
+  ASSERT_TRUE(SoftBTree<float>::from_bytes(signed_again(bytes, kWidth, std::uint32_t{3})).ok());
+
+  const auto expect_refused = [](const std::string& damaged, const char* why) {
+    const auto loaded = SoftBTree<float>::from_bytes(damaged);
+    EXPECT_EQ(loaded.code(), StatusCode::kDataLoss) << why;
+    EXPECT_NE(loaded.status().message().find(why), std::string::npos) << loaded.status().message();
+  };
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const std::uint32_t width : {0u, 30u, 1u << 20, 1u << 27, ~0u}) {
+    expect_refused(signed_again(bytes, kWidth, width), "header");
+  }
+  expect_refused(signed_again(bytes, kKernel, std::uint32_t{3}), "header");
+  expect_refused(signed_again(bytes, kTau, -1.0), "temperature");
+  expect_refused(signed_again(bytes, kTau, 0.1), "temperature");  // no float
+  expect_refused(signed_again(bytes, kSize, std::uint64_t{7}), "too many entries");
+  expect_refused(signed_again(bytes, kSize, ~std::uint64_t{0}), "header");
+  expect_refused(signed_again(bytes, kIdsEnd, std::uint64_t{1} << 32), "header");
+  expect_refused(signed_again(bytes, kRoot, std::uint8_t{1}), "too many entries");
+  expect_refused(signed_again(bytes, kRoot, std::uint8_t{17}), "wrong level");
+  expect_refused(signed_again(bytes, kRoot + 1, std::uint16_t{33}), "too full");
+  expect_refused(signed_again(bytes, kEntries, 1.5f), "out of order");
+  expect_refused(signed_again(bytes, kEntries, nan), "not finite");
+  expect_refused(signed_again(bytes, kEntries + 4 * kCount, EntryId{1}), "twice");
+  expect_refused(signed_again(bytes, kEntries + 8 * kCount, -1.0f), "not finite");
+  expect_refused(signed_again(bytes, kEntries + 12 * kCount, nan), "value is not finite");
+  expect_refused(signed_again(bytes, order, EntryId{1}), "order");
+
+  const auto later = SoftBTree<float>::from_bytes(signed_again(bytes, kWidth, std::uint32_t{3}, 3));
+  EXPECT_EQ(later.code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(later.status().message().find("format 3"), std::string::npos) << later.status().message();
 }
 
 TEST(SoftBTreeFile, DamageIsRefused) {
