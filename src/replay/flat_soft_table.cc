@@ -40,13 +40,17 @@ Storage take_storage(device::Arena& arena, const FlatSoftTableOptions& options, 
   return out;
 }
 
+Status expect_tau(float tau) {
+  if (std::isfinite(tau) && tau >= kernels::kSoftTauLeast) return ok_status();
+  return invalid_argument("flat soft table: tau is {}; it must be finite and at least {}", tau, kernels::kSoftTauLeast);
+}
+
 Status expect_options(const FlatSoftTableOptions& o) {
   if (o.value_width < 1 || o.value_width > kernels::kSoftWidthMax) {
     return invalid_argument("flat soft table: value_width is {}; 1 to {} are supported", o.value_width,
                             kernels::kSoftWidthMax);
   }
-  if (!std::isfinite(o.tau) || o.tau <= 0.0f)
-    return invalid_argument("flat soft table: tau is {}; it must be > 0", o.tau);
+  TD_TRY(expect_tau(o.tau));
   const std::int64_t most = kernels::kSoftCountMax / 2;
   if (o.capacity < 1 || o.capacity > most || o.recent_capacity < 0 || o.recent_capacity > most ||
       o.backward_queries_max < 0 || o.backward_queries_max > most) {
@@ -186,7 +190,9 @@ Result<std::int64_t> FlatSoftTable::insert(TensorView keys, TensorView values, T
 
 Status FlatSoftTable::erase(TensorView ids, device::Stream& stream) {
   if (ids.rank() != 1) return invalid_argument("flat soft table: ids are {}; expected [m]", ids.shape().to_string());
-  return impl_->erase(ids, slots(), stream);
+  TD_TRY(impl_->erase(ids, slots(), stream));
+  if (impl_->size == 0) impl_->begin = impl_->end;  // all slots are free again
+  return ok_status();
 }
 
 Status FlatSoftTable::erase_oldest(std::int64_t count, device::Stream& stream) {
@@ -194,13 +200,13 @@ Status FlatSoftTable::erase_oldest(std::int64_t count, device::Stream& stream) {
     return invalid_argument("flat soft table: the {} oldest cannot be erased; {} slots are in use", count, slots());
   }
   TD_TRY(impl_->erase({}, count, stream));
-  impl_->begin += count;
+  impl_->begin = impl_->size == 0 ? impl_->end : impl_->begin + count;
   return ok_status();
 }
 
 Status FlatSoftTable::set_tau(float tau, device::Stream& stream) {
   Impl& impl = *impl_;
-  if (!std::isfinite(tau) || tau <= 0.0f) return invalid_argument("flat soft table: tau is {}; it must be > 0", tau);
+  TD_TRY(expect_tau(tau));
   for (kernels::SoftRun& run : impl.runs) {
     TD_TRY(kernels::soft_set_tau_cuda(impl.storage.entries, tau, run, stream));
   }

@@ -3,15 +3,16 @@
 //
 // Entries lie in a ring of slots; an entry's id is its slot. Most are in one big run sorted by key, those inserted
 // since in a small one, and a read goes over both, exactly; when the small one is full, one run is made of all. What is
-// erased loses its weight at once, and its slot is used again once all before it are gone too.
+// erased loses its weight at once, and its slot is used again once erase_oldest() has passed it, or nothing is left.
 //
 // Memory: all of it is taken in create(); no other call allocates. Threads: the stream's, one at a time.
 // What insert(), rebuild() and erase() are given is looked at on the device, so they wait for it; the rest is queued.
 // Determinism: equal histories and equal calls give equal bits.
-// Errors: kInvalidArgument (a NaN or infinite key, value or weight, a negative weight, tau <= 0, views that do not fit;
-// a build without CUDA), kNotFound (a table without entries, an entry that is gone), kResourceExhausted (the table or a
-// batch is larger than create() was told), kAborted (backward: the table has changed), kDeviceLost. A refused call
-// changes nothing, but a refused rebuild() leaves the table empty.
+// Errors: kInvalidArgument (a NaN or infinite key, value or weight, a negative weight, tau below kSoftTauLeast, views
+// that do not fit; a build without CUDA), kNotFound (a table without entries, an entry that is gone),
+// kResourceExhausted (the table or a batch is larger than create() was told), kAborted (backward: the table has
+// changed), kDeviceLost. A refused call changes nothing, but a rebuild() refused for its views or their contents leaves
+// the table empty.
 #pragma once
 
 #include <cstdint>

@@ -62,8 +62,8 @@ Status expect_run(const char* op, const SoftRun& run, std::int64_t size, std::in
 }
 
 Status expect_tau(const char* op, float tau) {
-  if (std::isfinite(tau) && tau > 0.0f) return ok_status();
-  return invalid_argument("{}: tau is {}; it must be positive and finite", op, tau);
+  if (std::isfinite(tau) && tau >= kSoftTauLeast) return ok_status();
+  return invalid_argument("{}: tau is {}; it must be finite and at least {}", op, tau, kSoftTauLeast);
 }
 
 Status expect_slots(const char* op, std::int64_t first, std::int64_t count, std::int64_t S) {

@@ -10,12 +10,13 @@
 //
 //   keys [S] f32     values [S,D] f32     weights [S] f32: w >= 0, or negative where no entry is     S slots
 // Sums: f32, each in an order given by the run; those over tiles are carried in f64. Equal calls give equal bits.
-// Errors: kInvalidArgument (also: a build without CUDA, D > 256), before any write; kDeviceLost.   Threads: the
-// stream's.
+// Errors: kInvalidArgument (also: a build without CUDA, D > 256, tau < kSoftTauLeast), before any write; kDeviceLost.
+// Threads: the stream's.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 
 #include "base/status.h"
@@ -26,6 +27,7 @@ namespace tandem::kernels {
 
 inline constexpr std::int64_t kSoftWidthMax = 256, kSoftCountMax = std::int64_t{1} << 30;
 inline constexpr std::size_t kSoftRunsMax = 2;
+inline constexpr float kSoftTauLeast = std::numeric_limits<float>::min();  // 1 / tau, times log2(e), is finite
 
 struct SoftEntries {
   tensor::TensorView keys, values, weights;  // [S], [S,D], [S]

@@ -242,6 +242,7 @@ TEST(FlatSoftTableCuda, RefusesWhatIsNotFinite) {
   EXPECT_EQ(table.erase(OnCuda<std::int32_t>({300}, stream).view(), stream).code(), StatusCode::kNotFound);
   EXPECT_EQ(table.set_tau(kNan, stream).code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(table.set_tau(0.0f, stream).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(table.set_tau(1e-39f, stream).code(), StatusCode::kInvalidArgument);  // log2(e) / tau is infinite
   EXPECT_EQ(insert(table, draw_entries(Keys::kUniform, 10, 4, random), stream).code(), StatusCode::kInvalidArgument);
 
   Entries bad = good;
@@ -250,6 +251,23 @@ TEST(FlatSoftTableCuda, RefusesWhatIsNotFinite) {
   EXPECT_EQ(table.size(), 0);
   const OnCuda<float> q({0.5f}, stream), out({0, 0, 0}, {1, 3}, stream);
   EXPECT_EQ(table.read(q.view(), out.view(), {}, stream).code(), StatusCode::kNotFound);
+}
+
+TEST(FlatSoftTableCuda, ATableOfErasedEntriesTakesNewOnes) {
+  TANDEM_CUDA_STREAM(stream);
+  Random random(12);
+  const Entries first = draw_entries(Keys::kUniform, 50, 2, random), then = draw_entries(Keys::kUniform, 50, 2, random);
+  FlatSoftTable table = make_table(2, 0.1f, 50), fresh = make_table(2, 0.1f, 50);
+  ASSERT_TRUE(rebuild(table, first, stream).ok());
+  std::vector<std::int32_t> ids(50);
+  for (std::int32_t i = 0; i < 50; ++i) ids[static_cast<std::size_t>(i)] = i;
+  ASSERT_TRUE(table.erase(OnCuda<std::int32_t>(ids, stream).view(), stream).ok());
+  EXPECT_EQ(table.slots(), 0);
+  ASSERT_TRUE(insert(table, then, stream).ok());
+  ASSERT_TRUE(rebuild(fresh, then, stream).ok());
+  const auto queries = queries_for(then.keys, 0.1f, 20, random);
+  const Reads got = read(table, queries, 2, stream), want = read(fresh, queries, 2, stream);
+  for (std::size_t i = 0; i < want.reads.size(); ++i) EXPECT_NEAR(got.reads[i], want.reads[i], 1e-4) << i;
 }
 
 TEST(FlatSoftTableCuda, QueriesThatAreNotFiniteSpoilOnlyThemselves) {
@@ -282,6 +300,9 @@ TEST(FlatSoftTableCuda, SaysWhatItCannotDo) {
   EXPECT_EQ(FlatSoftTable::create({.value_width = 0, .capacity = 10}, kCuda).code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(FlatSoftTable::create({.value_width = 257, .capacity = 10}, kCuda).code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(FlatSoftTable::create({.tau = 0.0f, .capacity = 10}, kCuda).code(), StatusCode::kInvalidArgument);
+  const auto tiny = FlatSoftTable::create({.tau = 1e-39f, .capacity = 10}, kCuda);
+  EXPECT_EQ(tiny.code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(tiny.status().message().find("at least"), std::string::npos) << tiny.status().message();
   EXPECT_EQ(FlatSoftTable::create({.capacity = 0}, kCuda).code(), StatusCode::kInvalidArgument);
   TANDEM_CUDA_STREAM(stream);
   Random random(11);
