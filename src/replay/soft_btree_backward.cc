@@ -2,15 +2,15 @@
 //
 // With gamma_q = [g_q ; h_q - <g_q, r_q>] / Z_q (g, h the gradients of r and ln Z), an entry wants sums over queries of
 // e^-d gamma_q times polynomials in d, where d = (|q - k_i| - nearest_q) / tau >= 0, kept apart by side:
-//                    d/dv, d/dw: K      d/dk: -K' (its sign by side)      d/dtau: -d K' less a multiple of K that
-//   kLaplace         1                  1                                 d           sums to zero over i (or is ln
-//   Z's) kMatern32        1 + s + d          s + d                             (2s - c) d + d^2       s = nearest_q /
-//   tau
-// (c = s^2/(1+s), and s for kLaplace, is what was taken off.) On the way down a node has such sums over all queries
-// beyond either of its edges, seen from that edge; a step of b changes d by b: polynomials move by Taylor's formula and
-// all is multiplied by e^-b <= 1. Sorted queries make it one pass to each side over a node's children.
-// All in double: the sums are over many queries, and an entry's gradient is a small difference when it has all the
-// mass.
+//   of               d/dv, d/dw: K      d/dk: -K' (sign by side)      d/dtau: -d K' less c K
+//   kLaplace         1                  1                             d
+//   kMatern32        1 + s + d          s + d                         (2s - c) d + d^2
+// with s = nearest_q / tau, and c = s for kLaplace, s^2 / (1 + s) for kMatern32: a multiple of K sums to zero over i
+// (or is ln Z's). On the way down a node has such sums over all queries beyond either of its edges, seen from that
+// edge; a step of b changes d by b: polynomials move by Taylor's formula and all is multiplied by e^-b <= 1. Sorted
+// queries make it one pass to each side over a node's children.
+//
+// All in double: the sums are over many queries, and an entry's gradient is a small difference when it has all mass.
 #include <algorithm>
 #include <cmath>
 #include <numeric>

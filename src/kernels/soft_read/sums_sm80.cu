@@ -2,9 +2,8 @@
 //
 //   tile_sums_kernel  half a warp a tile: its sources' factors, one a lane, then its rows, several at a time
 //   scan_kernel       a block adds up a chunk of kSoftChunk tiles, then of chunks, until one block can scan what is
-//   left;
-//                     then blocks scan their chunks from where those before them came. A thread a column and side, in
-//                     f64, whose decays are f64 too: thousands of them are multiplied.
+//                     left; then blocks scan their chunks from where those before them came. A thread a column and
+//                     side, in f64, whose decays are f64 too: thousands of them are multiplied.
 // Bound: bytes, (4 D + 16) n of entries read once, and 8 rows of D + 4 for each tile written or read.
 #include <algorithm>
 #include <cmath>
