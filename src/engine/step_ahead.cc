@@ -88,7 +88,7 @@ void StepLoop::finish_oldest() {
   }();
   // What ends while the result is taken is to be forgotten by the steps after it, not by this one.
   batch_.swap(queued_[0]);
-  std::ranges::rotate(queued_, queued_.begin() + 1);
+  std::rotate(queued_.begin(), queued_.begin() + 1, queued_.end());
   queued_count_ -= 1;
   take_result(batch_, result);
 }
