@@ -19,7 +19,7 @@ void append_head(const float* from, const TensorView& cache, std::int64_t offset
     return;
   }
   if (cache.dtype() == DType::kF8E4m3) {
-    std::uint8_t* const to = cache.as<std::uint8_t>() + offset;
+    std::uint8_t* const to = static_cast<std::uint8_t*>(cache.data()) + offset;
     for (std::int64_t i = 0; i < width; ++i) to[i] = tensor::f8e4m3_from_f32(from[i] / scale);
     return;
   }
