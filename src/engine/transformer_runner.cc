@@ -125,7 +125,6 @@ Result<std::unique_ptr<TransformerRunner>> TransformerRunner::create(const model
 }
 
 Status TransformerRunner::create_slots() {
-  table_width_ = table_width(limits_);
   const std::size_t bytes = step_arrays_bytes(limits_);
   const std::int64_t N = limits_.logit_rows_max;
   const device::Device device = stream_.device();
@@ -206,14 +205,14 @@ Status TransformerRunner::queue(const model::ForwardBatch& batch, bool largest_o
       stage(batch.slots, layout.slots),
       stage(batch.query_start, layout.query_start),
       stage(batch.context_len, layout.context_len),
-      TensorView(device + layout.end, tensor::DType::kI32, tensor::Shape{B, table_width_}, stream_.device()),
+      TensorView(device + layout.end, tensor::DType::kI32, tensor::Shape{B, table_width(limits_)}, stream_.device()),
       stage(batch.logit_rows, layout.logit_rows),
       context_max};
   const auto width_bytes = static_cast<std::size_t>(batch.block_table.extent(1)) * 4;
   const std::size_t table_bytes = static_cast<std::size_t>(B) * width_bytes;
   std::memcpy(host + layout.end, batch.block_table.data(), table_bytes);
   TD_TRY(device::copy(device, host, layout.end, *copies_));
-  TD_TRY(device::copy_rows(device + layout.end, static_cast<std::size_t>(table_width_) * 4, host + layout.end,
+  TD_TRY(device::copy_rows(device + layout.end, static_cast<std::size_t>(table_width(limits_)) * 4, host + layout.end,
                            width_bytes, width_bytes, static_cast<std::size_t>(B), *copies_));
   TD_TRY(slot.arrived.record(*copies_));
   TD_TRY(stream_.wait_for(slot.arrived));

@@ -108,7 +108,6 @@ class TransformerRunner final : public ModelRunner {
   device::Arena workspace_;
 
   // On CUDA.
-  std::int64_t table_width_ = 0;
   std::uint64_t queued_steps_ = 0, taken_steps_ = 0;  // ever
   std::unique_ptr<device::Stream> copies_;            // on which a step's arrays go over while another step runs
   std::array<Slot, kQueuedStepsMax> slots_;           // of step n: n modulo their count; and so the events

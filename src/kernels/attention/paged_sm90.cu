@@ -331,12 +331,7 @@ __device__ __forceinline__ void consume(const PagedArguments& args, std::byte* s
         const int column = 8 * c + 2 * (lane % 4);
         if (8 * c >= call.D) break;
         const float low = rows.sums[4 * c + 2 * r] * inverse, high = rows.sums[4 * c + 2 * r + 1] * inverse;
-        if (call.out_is_bf16) {
-          *reinterpret_cast<std::uint32_t*>(static_cast<std::uint16_t*>(call.out) + to + column) =
-              pack<__nv_bfloat16>(low, high);
-        } else {
-          *reinterpret_cast<float2*>(static_cast<float*>(call.out) + to + column) = {low, high};
-        }
+        store_pair(call, to + column, low, high);
       }
     }
     __syncwarp();

@@ -149,6 +149,15 @@ class KeyCopies {
   int g_, key_begin_, key_end_, column_begin_;
 };
 
+// Two neighbours of the output, rounded once if it is bf16.
+__device__ __forceinline__ void store_pair(const PagedAttentionCall& call, std::int64_t at, float low, float high) {
+  if (call.out_is_bf16) {
+    *reinterpret_cast<std::uint32_t*>(static_cast<std::uint16_t*>(call.out) + at) = pack<__nv_bfloat16>(low, high);
+  } else {
+    *reinterpret_cast<float2*>(static_cast<float*>(call.out) + at) = {low, high};
+  }
+}
+
 // ---- On the host. ----
 
 inline tensor::TensorView rows_of(const void* data, tensor::DType dtype, std::int64_t R, std::int64_t H, std::int64_t D,

@@ -262,12 +262,7 @@ __device__ __forceinline__ void add_values(const SplitArguments& args, const Ite
       const int column = column_begin + 8 * n + 2 * (lane % 4);
       if (column >= call.D) break;
       const float low = sums[n][2 * r] * inverse, high = sums[n][2 * r + 1] * inverse;
-      if (call.out_is_bf16) {
-        *reinterpret_cast<std::uint32_t*>(static_cast<std::uint16_t*>(call.out) + to + column) =
-            pack<__nv_bfloat16>(low, high);
-      } else {
-        *reinterpret_cast<float2*>(static_cast<float*>(call.out) + to + column) = {low, high};
-      }
+      store_pair(call, to + column, low, high);
     }
   }
 }
