@@ -53,9 +53,4 @@ __device__ __forceinline__ void add_box(const CUtensorMap* map, std::uint32_t fr
       : "memory");
 }
 
-// Programmatic dependent launch; without it, nothing. Waits until all that was queued before this kernel is done and
-// seen; and lets what comes after it begin.
-__device__ __forceinline__ void wait_for_earlier_kernels() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-__device__ __forceinline__ void let_later_kernels_begin() { asm volatile("griddepcontrol.launch_dependents;" :::); }
-
 }  // namespace tandem::kernels::sm90

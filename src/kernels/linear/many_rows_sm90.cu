@@ -59,14 +59,17 @@ __global__ __launch_bounds__(C::kThreads, 1) __cluster_dims__(C::kCluster, 1, 1)
   } else {
     __syncthreads();
   }
-  wait_for_earlier_kernels();
+  start_next();
   if (threadIdx.x < 128) {
     if constexpr (C::kWarpgroups == 2) registers_give_back<64>();
-    if (threadIdx.x == 0) {
+    if (threadIdx.x != 0) {
+      wait_for_previous();
+    } else {
       produce<C, kGrouped>(&x_map, &weight_map, &up_map, &residual_map, args, shared_address(shared), barriers);
     }
   } else {
     if constexpr (C::kWarpgroups == 2) registers_take<216>();
+    wait_for_previous();
     Worker<C, kGrouped> worker(args, shared, barriers);
     for (Tiles<C, kGrouped> tiles(args); !tiles.done(); tiles.advance()) {
       worker.multiply_tile();
@@ -149,7 +152,8 @@ Status launch_as(const LinearCall& call, const ManyRowsOrder& order, device::Str
   return launch("linear, many rows", linear_many_rows_sm90_kernel<C, kGrouped>,
                 {.grid = dim3(static_cast<unsigned>(clusters * C::kCluster)),
                  .threads = C::kThreads,
-                 .shared_bytes = C::kSharedBytes},
+                 .shared_bytes = C::kSharedBytes,
+                 .overlaps_previous = true},
                 stream, x_map, weight_map, up_map, residual_map, y_map, args);
 }
 

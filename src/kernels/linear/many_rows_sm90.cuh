@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/common/cluster_sm90.cuh"
+#include "kernels/common/launch.cuh"
 #include "kernels/common/ring.cuh"
 #include "kernels/common/sm90.cuh"
 #include "kernels/linear/paths.h"
@@ -133,25 +134,40 @@ __device__ __forceinline__ void produce(const CUtensorMap* x_map, const CUtensor
   constexpr std::uint16_t kAll = (1 << C::kCluster) - 1;
   const CUtensorMap* const second_map = args.is_gated ? up_map : weight_map;
   RingPlace<C::kStages> place;
+  const auto load_weights = [&](const Tiles<C, kGrouped>& tiles, int stage, int k) {
+    std::uint64_t* const full = &barriers.full[stage];
+    const std::uint32_t b = shared + stage * C::kStageBytes + C::kABytes;
+    barrier_expect_bytes(full, C::kStageBytes);
+#pragma unroll
+    for (int i = 0; i < C::kBoxes; ++i) {
+      if (C::kCluster > 1 && i % C::kCluster != rank) continue;  // another block's part
+      const int first = first_output<C>(args, tiles.column(), i / 2);
+      const int row = first + (args.is_gated ? 0 : i % 2 * C::kBoxRows);
+      const CUtensorMap* const map = i % 2 == 0 ? weight_map : second_map;
+      if constexpr (C::kCluster == 1) {
+        load_box(b + i * C::kBoxRows * 128, map, full, k * C::kDepth, row, tiles.group());
+      } else {
+        load_box_to(b + i * C::kBoxRows * 128, map, full, k * C::kDepth, row, tiles.group(), kAll);
+      }
+    }
+  };
+  // The first stages' weights, which nobody has to make.
+  int early = 0;
+  if constexpr (!kGrouped) {
+    const Tiles<C, kGrouped> tiles(args);
+    for (; !tiles.done() && early < min(C::kStages, args.k_blocks); ++early) load_weights(tiles, early, early);
+  }
+  wait_for_previous();
   for (Tiles<C, kGrouped> tiles(args); !tiles.done(); tiles.advance()) {
     for (int k = 0; k < args.k_blocks; ++k, place.advance()) {
-      std::uint64_t* const full = &barriers.full[place.index()];
-      barrier_wait(&barriers.empty[place.index()], place.parity() ^ 1);
-      barrier_expect_bytes(full, C::kStageBytes);
-      const std::uint32_t a = shared + place.index() * C::kStageBytes, b = a + C::kABytes;
-      load_box(a, x_map, full, k * C::kDepth, tiles.row(), 0);
-#pragma unroll
-      for (int i = 0; i < C::kBoxes; ++i) {
-        if (C::kCluster > 1 && i % C::kCluster != rank) continue;  // another block's part
-        const int first = first_output<C>(args, tiles.column(), i / 2);
-        const int row = first + (args.is_gated ? 0 : i % 2 * C::kBoxRows);
-        const CUtensorMap* const map = i % 2 == 0 ? weight_map : second_map;
-        if constexpr (C::kCluster == 1) {
-          load_box(b + i * C::kBoxRows * 128, map, full, k * C::kDepth, row, tiles.group());
-        } else {
-          load_box_to(b + i * C::kBoxRows * 128, map, full, k * C::kDepth, row, tiles.group(), kAll);
-        }
+      if (early > 0) {
+        --early;
+      } else {
+        barrier_wait(&barriers.empty[place.index()], place.parity() ^ 1);
+        load_weights(tiles, place.index(), k);
       }
+      load_box(shared + place.index() * C::kStageBytes, x_map, &barriers.full[place.index()], k * C::kDepth,
+               tiles.row(), 0);
     }
     if (!args.has_residual) continue;
     for (int c = 0; c < C::kOwnColumns; c += C::kResidualColumns, place.advance()) {
@@ -170,7 +186,6 @@ __device__ __forceinline__ void produce(const CUtensorMap* x_map, const CUtensor
       }
     }
   }
-  let_later_kernels_begin();
 }
 
 }  // namespace tandem::kernels::many_rows
