@@ -62,6 +62,7 @@ __global__ void __launch_bounds__(kQkNormRopeThreads)
     norm_rope_append_sm80_kernel(const __grid_constant__ NormRopeAppendCall call, int threads) {
   wait_for_previous();
   start_next();
+  if (call.cleared != nullptr && blockIdx.x == 0 && threadIdx.x == 0) *call.cleared = 0;
   const HeadPart part(call.D, call.half, threads);
   const std::int64_t heads = call.H + 2 * call.G, rows = call.T * heads;
   for (std::int64_t base = static_cast<std::int64_t>(blockIdx.x) * part.groups; base < rows;

@@ -266,8 +266,8 @@ Status norm_rope_attention_cuda(TensorView packed, const NormRopeAppend& norm_ro
                                 TensorView q, TensorView query_start, TensorView context_len, TensorView sinks,
                                 const AttentionParams& params, std::int64_t context_max, TensorView out,
                                 std::span<std::byte> scratch, device::Stream& stream) {
-  const NormRopeAppendCall append = TD_TRY(make_append_call(packed, norm_rope, slots, kv, q, stream));
-  const PagedAttentionCall attention =
+  NormRopeAppendCall append = TD_TRY(make_append_call(packed, norm_rope, slots, kv, q, stream));
+  PagedAttentionCall attention =
       TD_TRY(make_attention_call(q, kv, query_start, context_len, sinks, params, context_max, out, scratch, stream));
   if (append.T == 0) return ok_status();
   const int index = stream.device().index;
@@ -275,6 +275,8 @@ Status norm_rope_attention_cuda(TensorView packed, const NormRopeAppend& norm_ro
       attention_decode_sm90_takes(append, attention, TD_TRY(device::cuda_multiprocessors(index)))) {
     return attention_decode_sm90(append, attention, stream);
   }
+  append.cleared = reinterpret_cast<int*>(attention.scratch);
+  attention.counter_is_clear = true;
   TD_TRY(norm_rope_append_sm80(append, stream));
   return attention.B == 0 ? ok_status() : run_attention(attention, stream);
 }

@@ -27,6 +27,7 @@ struct NormRopeAppendCall {
   bool is_aligned = false;  // rows, tables and weights begin on 16 bytes, and chunks of 8 fill what turns and the rest
   std::int64_t T = 0;
   int H = 0, G = 0, D = 0, half = 0, P = 0;  // half: pairs that turn
+  int* cleared = nullptr;                    // set to 0 besides; or none
 };
 
 struct PagedAttentionCall {
@@ -48,6 +49,7 @@ struct PagedAttentionCall {
   std::int64_t T = 0, B = 0, context_max = 0;
   int H = 0, G = 0, D = 0;
   std::byte* scratch = nullptr;
+  bool counter_is_clear = false;  // the first int of it is 0 already
 };
 
 [[nodiscard]] Status norm_rope_append_sm80(const NormRopeAppendCall& call, device::Stream& stream);

@@ -373,7 +373,7 @@ __global__ __launch_bounds__(C::kThreads,
   }
   wait_for_previous();
   start_next();
-  order_sequences<C::kThreads>(args, sequences, reinterpret_cast<int*>(memory + sizeof(Sequences)));
+  order_sequences<C::kThreads>(args, sequences, *reinterpret_cast<SequencesRoom*>(memory + sizeof(Sequences)));
   if (warp == 0) {
     const Item found = find_item(args, sequences, static_cast<int>(blockIdx.x));
     if (threadIdx.x == 0) shared.item = found;

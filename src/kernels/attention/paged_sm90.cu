@@ -3,8 +3,9 @@
 //   rows     the H/G query heads of a kv head and the query tokens of a tile, so that K and V are read once for all of
 //            them: row r is token r / (H/G), head r % (H/G). 64 rows a tile in steps of few tokens a sequence, else
 //            128.
-//   grid     one block a (tile, kv head) that there could be, from T and B; it finds its sequence on the device. Blocks
-//            without a tile end. Tiles of the longest contexts come first.
+//   grid     as many blocks as fit at once. Each takes (tile, kv head) after (tile, kv head) from a counter until there
+//            are none, one's first copies under way while another's products run; which sequence it is, is found on
+//            the device. Tiles of the longest contexts come first.
 //   warps    warpgroup 0: one thread copies Q, and a ring of tiles in which K of block j+1 lies before V of block j. A
 //            tile of keys is several boxes, each a part of a page found through the block table. Of an e4m3 cache it
 //            copies bytes into a ring of their own, and warps 1 to 3 write them as bf16 into the first
@@ -12,7 +13,7 @@
 //            with its bits)
 //
 // Budget  rows  D    keys  slots  shared memory              blocks an SM
-//         64    64   128   5      Q 8  + 5 x 16 =  88 KiB    2
+//         64    64   128   4      Q 8  + 4 x 16 =  72 KiB    2
 //         64    128  128   3      Q 16 + 3 x 32 = 112 KiB    2
 //         64    256  80    4      Q 2 x 32 + 4 x 40 = 224 KiB  1
 //         128   64   128   8      Q 2 x 16 + 8 x 16 = 160 KiB  1
@@ -30,6 +31,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "device/memory.h"
 #include "kernels/attention/convert_sm90.cuh"
@@ -54,15 +56,12 @@ struct PagedConfig {
   static constexpr int kSlots = kF8         ? (kD == 64    ? (kWarpgroups == 1 ? 4 : 6)
                                                : kD == 128 ? (kWarpgroups == 1 ? 2 : 4)
                                                            : 3)
-                                : kD == 64  ? (kWarpgroups == 1 ? 5 : 8)
+                                : kD == 64  ? (kWarpgroups == 1 ? 4 : 8)
                                 : kD == 128 ? (kWarpgroups == 1 ? 3 : 5)
                                             : 4;
   static constexpr int kByteSlots = !kF8 ? 0 : kD == 256 && kWarpgroups > 1 ? 2 : kSlots;
   static constexpr bool kTurns = kD != 128 && kWarpgroups > 1;
-  // Whether a block takes items until there are none, the next one's copies running under this one's products; or is
-  // one of as many blocks as there could be items, which share multiprocessors.
-  static constexpr bool kPersistent = kBlocks == 1;
-  static constexpr int kQBuffers = kPersistent && kRows * kD <= (kF8 ? 64 : 128) * 128 ? 2 : 1;
+  static constexpr int kQBuffers = kBlocks == 1 && kRows * kD <= (kF8 ? 64 : 128) * 128 ? 2 : 1;
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
   // Where the register file is shared out evenly otherwise, and not enough for those that compute.
   static constexpr bool kMovesRegisters = kBlocks * kThreads > 256;
@@ -88,14 +87,13 @@ struct alignas(16) PagedBarriers {
   Item item[kItemNotes];
 };
 
-// Q, the ring, the barriers; the sequences after them, or where they are needed once only, in the ring.
+// Q, the ring, the barriers, the sequences.
 template <class C>
 struct PagedShared {
   static constexpr int kRing = C::kQBuffers * C::kQBytes, kByteRing = kRing + C::kSlots * C::kTileBytes;
   static constexpr int kBarriers = kByteRing + C::kByteSlots * C::kByteTileBytes;
-  static constexpr int kSequences = C::kPersistent ? kBarriers + static_cast<int>(sizeof(PagedBarriers<C>)) : kRing;
-  static constexpr int kBytes = kBarriers + static_cast<int>(sizeof(PagedBarriers<C>)) +
-                                (C::kPersistent ? static_cast<int>(sizeof(Sequences)) : 0);
+  static constexpr int kSequences = kBarriers + static_cast<int>(sizeof(PagedBarriers<C>));
+  static constexpr int kBytes = kSequences + static_cast<int>(sizeof(Sequences));
   static_assert(C::kBlocks * (kBytes + 1024) <= 228 * 1024);
 };
 
@@ -109,8 +107,7 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
   RingPlace<kItemNotes> item_place;
   int index = static_cast<int>(blockIdx.x);
   for (;;) {
-    // Of a block that takes one item only, the sequences are overwritten by now.
-    const Item item = index >= 0 ? find_item(args, sequences, index) : Item{};
+    const Item item = find_item(args, sequences, index);
     barrier_wait(&barriers.item_empty[item_place.index()], item_place.parity() ^ 1);
     if (threadIdx.x == 0) {
       barriers.item[item_place.index()] = item;
@@ -121,17 +118,6 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
     const KeyWalk walk(item, args.call.window, C::kKeys);
     const typename C::Copies copies(args, item, walk);
     int found = copies.find(walk.first);
-    barrier_wait(&barriers.q_empty[q_place.index()], q_place.parity() ^ 1);
-    if (threadIdx.x == 0) {
-      std::uint64_t* const q_full = &barriers.q_full[q_place.index()];
-      barrier_expect_bytes(q_full, static_cast<std::uint32_t>(args.tile_tokens * args.heads_per_group * C::kD * 2));
-#pragma unroll
-      for (int c = 0; c < C::kD / 64; ++c) {
-        load_box(shared + q_place.index() * C::kQBytes + c * C::kRows * 128, q_map, q_full, c * 64,
-                 item.g * args.heads_per_group, item.token);
-      }
-    }
-    q_place.advance();
     const auto load = [&](const CUtensorMap* map, int block, int found_boxes) {
       const int slot = place.index();
       if constexpr (C::kF8) {
@@ -146,6 +132,17 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
       place.advance();
     };
     load(k_map, walk.first, found);
+    barrier_wait(&barriers.q_empty[q_place.index()], q_place.parity() ^ 1);
+    if (threadIdx.x == 0) {
+      std::uint64_t* const q_full = &barriers.q_full[q_place.index()];
+      barrier_expect_bytes(q_full, static_cast<std::uint32_t>(args.tile_tokens * args.heads_per_group * C::kD * 2));
+#pragma unroll
+      for (int c = 0; c < C::kD / 64; ++c) {
+        load_box(shared + q_place.index() * C::kQBytes + c * C::kRows * 128, q_map, q_full, c * 64,
+                 item.g * args.heads_per_group, item.token);
+      }
+    }
+    q_place.advance();
     int found_next = copies.find(walk.first + 1);
     for (int j = walk.first; j < walk.last; ++j) {
       load(k_map, j + 1, found_next);
@@ -156,12 +153,8 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
     load(v_map, walk.last, found);
     // The next item is taken when this one's last copy is under way. Earlier, a block with much to do would hold what
     // others could begin.
-    if constexpr (C::kPersistent) {
-      if (threadIdx.x == 0) index = static_cast<int>(gridDim.x) + atomicAdd(args.taken, 1);
-      index = __shfl_sync(0xffffffffu, index, 0);
-    } else {
-      index = -1;
-    }
+    if (threadIdx.x == 0) index = static_cast<int>(gridDim.x) + atomicAdd(args.taken, 1);
+    index = __shfl_sync(0xffffffffu, index, 0);
   }
 }
 
@@ -373,7 +366,7 @@ __global__ __launch_bounds__(C::kThreads,
   }
   wait_for_previous();
   start_next();
-  order_sequences<C::kThreads>(args, sequences, reinterpret_cast<int*>(shared));
+  order_sequences<C::kThreads>(args, sequences, *reinterpret_cast<SequencesRoom*>(shared));
   if (threadIdx.x < 128) {
     if constexpr (C::kMovesRegisters) registers_give_back<C::kProducerRegisters>();
     if (threadIdx.x < 32) {
@@ -395,12 +388,10 @@ Status launch_paged(const PagedAttentionCall& call, device::Stream& stream) {
   const CUtensorMap q_map = TD_TRY(query_map(args, device)),
                     k_map = TD_TRY(cache_map(args, call.k, columns, device, !C::kF8)),
                     v_map = TD_TRY(cache_map(args, call.v, columns, device, !C::kF8));
-  std::int64_t grid = items_max(args);
-  if constexpr (C::kPersistent) {
-    grid = std::min<std::int64_t>(grid, TD_TRY(device::cuda_multiprocessors(device.index)));
-    TD_TRY(device::fill_zeros(args.taken, sizeof(int), stream));
-  }
-  const LaunchShape shape{dim3(static_cast<unsigned>(grid)), C::kThreads, PagedShared<C>::kBytes};
+  const std::int64_t places = C::kBlocks * std::int64_t{TD_TRY(device::cuda_multiprocessors(device.index))};
+  const auto grid = static_cast<unsigned>(std::min(items_max(args), places));
+  if (!call.counter_is_clear) TD_TRY(device::fill_zeros(args.taken, sizeof(int), stream));
+  const LaunchShape shape{dim3(grid), C::kThreads, PagedShared<C>::kBytes};
   return launch("attention", attention_paged_sm90_kernel<C>, shape, stream, q_map, k_map, v_map, args);
 }
 
@@ -425,7 +416,8 @@ bool attention_paged_sm90_takes(const PagedAttentionCall& call) {
   const bool is_power = std::has_single_bit(static_cast<std::uint64_t>(call.P));
   const bool is_readable =
       call.kv_dtype == tensor::DType::kBf16 || (call.kv_dtype == tensor::DType::kF8E4m3 && call.D % 16 == 0);
-  return is_readable && call.H / call.G <= 64 && is_power && call.P >= 16;
+  constexpr std::int64_t kTokensMax = std::numeric_limits<std::uint16_t>::max() - kSequencesMax;  // Sequences::begin
+  return is_readable && call.H / call.G <= 64 && is_power && call.P >= 16 && call.T <= kTokensMax;
 }
 
 Status attention_paged_sm90(const PagedAttentionCall& call, device::Stream& stream) {

@@ -29,9 +29,14 @@ struct Item {
   int b, g, token, tokens, position;  // first row of q, how many tokens, position of the first
 };
 
-// Of all sequences: how many tiles come before its own, and how many it has. Ordered by contexts, the longest first.
+// The sequences by context, the longest first, and where the tiles of each begin among all.
 struct Sequences {
-  int before[kSequencesMax], tiles[kSequencesMax];
+  std::uint16_t begin[kSequencesMax];
+  std::uint8_t sequence[kSequencesMax];
+};
+// What ordering them takes.
+struct SequencesRoom {
+  int contexts[kSequencesMax], tiles[kSequencesMax];
 };
 
 // The key blocks of a tile: those that some row of it sees something of.
@@ -51,25 +56,26 @@ struct KeyWalk {
   }
 };
 
-// All threads call. `contexts` is room for as many numbers as there are sequences.
+// All threads call.
 template <int kThreads>
-__device__ __forceinline__ void order_sequences(const PagedArguments& args, Sequences& sequences, int* contexts) {
+__device__ __forceinline__ void order_sequences(const PagedArguments& args, Sequences& sequences, SequencesRoom& room) {
   const PagedAttentionCall& call = args.call;
   const int B = static_cast<int>(call.B), thread = static_cast<int>(threadIdx.x);
   for (int b = thread; b < B; b += kThreads) {
     const int queries = call.query_start[b + 1] - call.query_start[b];
-    contexts[b] = call.context_len[b];
-    sequences.tiles[b] = (queries + args.tile_tokens - 1) / args.tile_tokens;
+    room.contexts[b] = call.context_len[b];
+    room.tiles[b] = (queries + args.tile_tokens - 1) / args.tile_tokens;
   }
   __syncthreads();
   for (int b = thread; b < B; b += kThreads) {
-    const int context = contexts[b];
-    int before = 0;
+    const int context = room.contexts[b];
+    int rank = 0, begin = 0;
     for (int other = 0; other < B; ++other) {
-      const int c = contexts[other];
-      if (c > context || (c == context && other < b)) before += sequences.tiles[other];
+      const int c = room.contexts[other];
+      if (c > context || (c == context && other < b)) rank += 1, begin += room.tiles[other];
     }
-    sequences.before[b] = before;
+    sequences.begin[rank] = static_cast<std::uint16_t>(begin);
+    sequences.sequence[rank] = static_cast<std::uint8_t>(b);
   }
   fence_async_shared();  // the copy engine writes where these are, or were
   __syncthreads();
@@ -79,20 +85,20 @@ __device__ __forceinline__ void order_sequences(const PagedArguments& args, Sequ
 __device__ __forceinline__ Item find_item(const PagedArguments& args, const Sequences& sequences, int index) {
   const PagedAttentionCall& call = args.call;
   const int tile = index / call.G, lane = static_cast<int>(threadIdx.x) % 32;
+  int owner = -1;  // the last that begins there or before: those without tiles begin where the next one does
   for (int first = 0; first < call.B; first += 32) {
-    const int b = first + lane;
-    const int of_sequence = b < call.B ? tile - sequences.before[b] : -1;
-    const unsigned owner =
-        __ballot_sync(0xffffffffu, of_sequence >= 0 && of_sequence < sequences.tiles[min(b, kSequencesMax - 1)]);
-    if (owner == 0) continue;
-    const int owning = __ffs(static_cast<int>(owner)) - 1, sequence = first + owning;
-    const int start = call.query_start[sequence], queries = call.query_start[sequence + 1] - start;
-    const int token =
-        (sequences.tiles[sequence] - 1 - __shfl_sync(0xffffffffu, of_sequence, owning)) * args.tile_tokens;
-    return {sequence, index % call.G, start + token, min(args.tile_tokens, queries - token),
-            call.context_len[sequence] - queries + token};
+    const int rank = first + lane;
+    const unsigned begun = __ballot_sync(0xffffffffu, rank < call.B && sequences.begin[rank] <= tile);
+    owner += __popc(begun);
+    if (begun != 0xffffffffu) break;
   }
-  return {};
+  const int sequence = sequences.sequence[owner];
+  const int start = call.query_start[sequence], queries = call.query_start[sequence + 1] - start;
+  const int tiles = (queries + args.tile_tokens - 1) / args.tile_tokens, of_sequence = tile - sequences.begin[owner];
+  if (of_sequence >= tiles) return {};
+  const int token = (tiles - 1 - of_sequence) * args.tile_tokens;
+  return {sequence, index % call.G, start + token, min(args.tile_tokens, queries - token),
+          call.context_len[sequence] - queries + token};
 }
 
 // What a lane of the copying warp copies of a tile of K or V: one box of some keys of one page, in

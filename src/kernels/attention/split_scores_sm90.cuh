@@ -130,7 +130,7 @@ __global__ __launch_bounds__(C::kThreads,
   }
   wait_for_previous();
   start_next();
-  order_sequences<C::kThreads>(args.paged, sequences, reinterpret_cast<int*>(shared));
+  order_sequences<C::kThreads>(args.paged, sequences, *reinterpret_cast<SequencesRoom*>(&sequences + 1));
   if (threadIdx.x < 32) {
     const Item found = find_item(args.paged, sequences, static_cast<int>(blockIdx.x));
     if (threadIdx.x == 0) barriers.item = found;

@@ -294,7 +294,7 @@ __global__ __launch_bounds__(C::kThreads) void attention_sums_sm90_kernel(const 
   const int slices = (call.D + kColumns - 1) / kColumns;
   const int index = static_cast<int>(blockIdx.x) / slices,
             column_begin = static_cast<int>(blockIdx.x) % slices * kColumns;
-  order_sequences<C::kThreads>(args.paged, sequences, reinterpret_cast<int*>(shared + sizeof(Sequences)));
+  order_sequences<C::kThreads>(args.paged, sequences, *reinterpret_cast<SequencesRoom*>(shared + sizeof(Sequences)));
   if (warp == 0) {
     const Item found = find_item(args.paged, sequences, index);
     if (threadIdx.x == 0) barriers.item = found;
