@@ -6,11 +6,13 @@
 #include "kernels/common/sm90.cuh"
 #include "kernels/fused_attention/backward_sm90.cuh"
 #include "kernels/fused_attention/interval.h"
+#include "kernels/fused_attention/tile_sm90.cuh"
 
 namespace tandem::kernels::sm90 {
 
 // The two threads that copy have 24 registers: what they count lies in shared memory, and is volatile to stay there.
-struct CopyState {
+struct alignas(16) CopyState {
+  KeyVisit visit_now;           // warp 0: of which each step reads all, so not from device memory
   int item, visit, head, step;  // where it is; warp 3: items with steps so far, and steps left
   int head_begin, head_end;     // of the item
   int stage, parity, steps_done, items_done;
@@ -50,7 +52,8 @@ __device__ __forceinline__ void copy_queries(const CUtensorMap* q_map, const Bac
     barrier_arrive(&barriers.item_full[slot]);
     state.items_done = state.items_done + 1;
     for (state.visit = tile.visit_begin; state.visit < tile.visit_end; state.visit = state.visit + 1) {
-      const volatile KeyVisit& visit = args.visits[state.visit];
+      copy_visit(args.visits + state.visit, &state.visit_now);
+      const volatile KeyVisit& visit = state.visit_now;
       for (state.step = visit.step_end - 1; state.step >= visit.step_begin; state.step = state.step - 1) {
         // All heads of a step before the next step: so a tile follows those before it at one distance from end to end.
         for (state.head = state.head_begin; state.head < state.head_end; state.head = state.head + 1) {
@@ -192,5 +195,15 @@ __device__ __forceinline__ void add_up(int parity, const BackwardArguments& args
   }
   if (is_elected) bulk_wait<0>();
 }
+
+// Behind the tiles in shared memory.
+template <int kD>
+struct Notes {
+  Barriers<kD> barriers;
+  CopyState copy_state[2];
+};
+template <int kD>
+constexpr int kBackwardSharedBytes = Config<kD>::kNotes + static_cast<int>(sizeof(Notes<kD>));
+static_assert(kBackwardSharedBytes<64> <= 227 * 1024 && kBackwardSharedBytes<128> <= 227 * 1024);
 
 }  // namespace tandem::kernels::sm90

@@ -52,10 +52,11 @@ __global__ __launch_bounds__(Config<kD>::kThreads,
                                                                           const __grid_constant__ CUtensorMap do_map,
                                                                           const BackwardArguments args) {
   using C = Config<kD>;
-  extern __shared__ std::byte raw[];
-  __shared__ Barriers<kD> barriers;
-  __shared__ CopyState copy_state[2];
-  std::byte* const shared = raw + (1024 - shared_address(raw) % 1024) % 1024;
+  extern __shared__ __align__(1024) std::byte shared[];
+  if (shared_address(shared) % 1024 != 0) __trap();  // tiles must lie so; there is no static shared memory before them
+  Notes<kD>& notes = *reinterpret_cast<Notes<kD>*>(shared + C::kNotes);
+  Barriers<kD>& barriers = notes.barriers;
+  CopyState* const copy_state = notes.copy_state;
   if (threadIdx.x < 2) copy_state[threadIdx.x] = {};
   if (threadIdx.x == 0) {
     prefetch_map(&q_map);
@@ -135,7 +136,7 @@ Status launch(const FusedBackwardCall& call) {
   if (plan.backward_items.count > 0) {
     const auto kernel = fused_attention_backward_sm90_kernel<kD, Half>;
     const int multiprocessors = TD_TRY(device::cuda_multiprocessors(call.stream.device().index));
-    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, C::kSharedBytes);
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBackwardSharedBytes<kD>);
     const CUtensorMap k_map = TD_TRY(make_row_map(call.k, C::kKeys)), v_map = TD_TRY(make_row_map(call.v, C::kKeys));
     // Without queries there are no steps, and these are not read.
     const bool has_queries = plan.shape().T > 0;
@@ -167,7 +168,7 @@ Status launch(const FusedBackwardCall& call) {
         .D = static_cast<int>(plan.shape().D),
     };
     const int grid = std::min(multiprocessors, args.items_count);
-    kernel<<<grid, C::kThreads, C::kSharedBytes, stream>>>(q_map, k_map, v_map, do_map, args);
+    kernel<<<grid, C::kThreads, kBackwardSharedBytes<kD>, stream>>>(q_map, k_map, v_map, do_map, args);
   }
   finish_queries(call, dq_sums);
   finish_keys(call, reinterpret_cast<const float4*>(scratch + at.sums));

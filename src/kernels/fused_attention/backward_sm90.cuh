@@ -23,9 +23,8 @@ struct Config {
   static constexpr int kK = 0, kV = kK + kKvBytes, kQ = kV + kKvBytes, kDo = kQ + kStages * kStepBytes;
   static constexpr int kDs = kDo + kStages * kStepBytes, kDq = kDs + 2 * kDsBytes;
   static constexpr int kLse = kDq + kDqBytes, kDelta = kLse + kStages * kRows * 4;
-  static constexpr int kSharedBytes = kDelta + kStages * kRows * 4 + 1024;  // and to align
+  static constexpr int kNotes = kDelta + kStages * kRows * 4;
   static constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;
-  static_assert(kSharedBytes <= 227 * 1024 - 512);  // the barriers
 };
 
 struct BackwardArguments {

@@ -63,6 +63,7 @@ struct alignas(16) StepNote {
 constexpr int kItemNotes = 2, kStepNotes = 4;
 
 struct alignas(16) Barriers {
+  KeyVisit visit;  // that the thread which copies is at
   StepNote step[kStepNotes];
   ItemNote item[kItemNotes];
   std::uint64_t item_full[kItemNotes], item_empty[kItemNotes];
@@ -100,7 +101,8 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
     if (!has_steps) continue;
     bool is_first = true;
     for (int i = tile.visit_begin; i < tile.visit_end; ++i) {
-      const volatile KeyVisit& visit = args.visits[i];  // read again at each use: this thread has few registers
+      copy_visit(args.visits + i, &barriers.visit);
+      const volatile KeyVisit& visit = barriers.visit;
       for (int h = item.head; h < item.head + item.heads; ++h) {
         for (int step = visit.step_end - 1; step >= visit.step_begin; --step) {
           const int position = visit.position + step * kStepRows;

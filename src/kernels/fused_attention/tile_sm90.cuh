@@ -1,9 +1,11 @@
-// Pieces that Hopper's attention kernels share: rows of a tile set to zero; a warpgroup's sums written out as rows.
+// Pieces that Hopper's attention kernels share: rows of a tile set to zero; a warpgroup's sums written out as rows; a
+// visit of a key tile in shared memory.
 // Tiles lie as sm90.cuh says, in slabs of 64 columns.
 #pragma once
 
 #include "kernels/common/ring.cuh"
 #include "kernels/common/sm90.cuh"
+#include "kernels/fused_attention/plan.h"
 
 namespace tandem::kernels::sm90 {
 
@@ -17,6 +19,17 @@ __device__ __forceinline__ void zero_rows(std::byte* tile, int rows) {
     for (int at = rows * 128 + thread * 16; at < kCount * 128; at += kThreads * 16) {
       *reinterpret_cast<uint4*>(tile + c * kCount * 128 + at) = make_uint4(0, 0, 0, 0);
     }
+  }
+}
+
+// For one thread with few registers: it reads the copy again at each use, and device memory once a visit.
+__device__ __forceinline__ void copy_visit(const KeyVisit* from, volatile KeyVisit* to) {
+  static_assert(sizeof(KeyVisit) == 3 * sizeof(int4));
+  volatile int* const words = reinterpret_cast<volatile int*>(to);
+#pragma unroll
+  for (int i = 0; i < 3; ++i) {
+    const int4 four = reinterpret_cast<const int4*>(from)[i];
+    words[4 * i] = four.x, words[4 * i + 1] = four.y, words[4 * i + 2] = four.z, words[4 * i + 3] = four.w;
   }
 }
 
