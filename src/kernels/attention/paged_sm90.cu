@@ -15,15 +15,15 @@
 // Budget  rows  D    keys  slots  shared memory              blocks an SM
 //         64    64   128   4      Q 8  + 4 x 16 =  72 KiB    2
 //         64    128  128   3      Q 16 + 3 x 32 = 112 KiB    2
-//         64    256  80    4      Q 2 x 32 + 4 x 40 = 224 KiB  1
-//         128   64   128   8      Q 2 x 16 + 8 x 16 = 160 KiB  1
-//         128   128  128   5      Q 2 x 32 + 5 x 32 = 224 KiB  1
+//         64    256  80    4      Q 32 + 4 x 40 = 192 KiB    1
+//         128   64   128   8      Q 16 + 8 x 16 = 144 KiB    1
+//         128   128  128   6      Q 32 + 6 x 32 = 224 KiB    1
 //         128   256  80    4      Q 64 + 4 x 40 = 224 KiB    1
 //                         e4m3: slots of bf16, of bytes
 //         64    64   128   4, 4   Q 8  + 4 x 16 + 4 x 8  = 104 KiB    2
 //         64    128  128   2, 2   Q 16 + 2 x 32 + 2 x 16 = 112 KiB    2
 //         64    256  80    3, 3   Q 32 + 3 x 40 + 3 x 20 = 212 KiB    1
-//         128   64   128   6, 6   Q 2 x 16 + 6 x 16 + 6 x 8 = 176 KiB 1
+//         128   64   128   6, 6   Q 16 + 6 x 16 + 6 x 8  = 160 KiB    1
 //         128   128  128   4, 4   Q 32 + 4 x 32 + 4 x 16 = 224 KiB    1
 //         128   256  80    3, 2   Q 64 + 3 x 40 + 2 x 20 = 224 KiB    1
 // Bound   decode: bytes 4 D a key and kv head over the memory's rate; the tensor cores' part of a block of 128 keys is
@@ -57,11 +57,10 @@ struct PagedConfig {
                                                : kD == 128 ? (kWarpgroups == 1 ? 2 : 4)
                                                            : 3)
                                 : kD == 64  ? (kWarpgroups == 1 ? 4 : 8)
-                                : kD == 128 ? (kWarpgroups == 1 ? 3 : 5)
+                                : kD == 128 ? (kWarpgroups == 1 ? 3 : 6)
                                             : 4;
   static constexpr int kByteSlots = !kF8 ? 0 : kD == 256 && kWarpgroups > 1 ? 2 : kSlots;
   static constexpr bool kTurns = kD != 128 && kWarpgroups > 1;
-  static constexpr int kQBuffers = kBlocks == 1 && kRows * kD <= (kF8 ? 64 : 128) * 128 ? 2 : 1;
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
   // Where the register file is shared out evenly otherwise, and not enough for those that compute.
   static constexpr bool kMovesRegisters = kBlocks * kThreads > 256;
@@ -81,7 +80,7 @@ constexpr int kItemNotes = 2;
 
 template <class C>
 struct alignas(16) PagedBarriers {
-  std::uint64_t q_full[C::kQBuffers], q_empty[C::kQBuffers], full[C::kSlots], empty[C::kSlots];
+  std::uint64_t q_full, q_empty, full[C::kSlots], empty[C::kSlots];
   std::uint64_t item_full[kItemNotes], item_empty[kItemNotes];
   std::uint64_t bytes_full[C::kF8 ? C::kByteSlots : 1], bytes_empty[C::kF8 ? C::kByteSlots : 1];
   Item item[kItemNotes];
@@ -90,7 +89,7 @@ struct alignas(16) PagedBarriers {
 // Q, the ring, the barriers, the sequences.
 template <class C>
 struct PagedShared {
-  static constexpr int kRing = C::kQBuffers * C::kQBytes, kByteRing = kRing + C::kSlots * C::kTileBytes;
+  static constexpr int kRing = C::kQBytes, kByteRing = kRing + C::kSlots * C::kTileBytes;
   static constexpr int kBarriers = kByteRing + C::kByteSlots * C::kByteTileBytes;
   static constexpr int kSequences = kBarriers + static_cast<int>(sizeof(PagedBarriers<C>));
   static constexpr int kBytes = kSequences + static_cast<int>(sizeof(Sequences));
@@ -103,7 +102,7 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
                                         const PagedArguments& args, const Sequences& sequences, std::uint32_t shared,
                                         PagedBarriers<C>& barriers) {
   RingPlace<C::kF8 ? C::kByteSlots : C::kSlots> place;  // in the ring that is copied into
-  RingPlace<C::kQBuffers> q_place;
+  RingPlace<1> q_place;
   RingPlace<kItemNotes> item_place;
   int index = static_cast<int>(blockIdx.x);
   for (;;) {
@@ -132,14 +131,15 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
       place.advance();
     };
     load(k_map, walk.first, found);
-    barrier_wait(&barriers.q_empty[q_place.index()], q_place.parity() ^ 1);
+    // Q's place is free again once the last scores of its tile are there, while that tile still has much to do.
+    barrier_wait(&barriers.q_empty, q_place.parity() ^ 1);
     if (threadIdx.x == 0) {
-      std::uint64_t* const q_full = &barriers.q_full[q_place.index()];
-      barrier_expect_bytes(q_full, static_cast<std::uint32_t>(args.tile_tokens * args.heads_per_group * C::kD * 2));
+      barrier_expect_bytes(&barriers.q_full,
+                           static_cast<std::uint32_t>(args.tile_tokens * args.heads_per_group * C::kD * 2));
 #pragma unroll
       for (int c = 0; c < C::kD / 64; ++c) {
-        load_box(shared + q_place.index() * C::kQBytes + c * C::kRows * 128, q_map, q_full, c * 64,
-                 item.g * args.heads_per_group, item.token);
+        load_box(shared + c * C::kRows * 128, q_map, &barriers.q_full, c * 64, item.g * args.heads_per_group,
+                 item.token);
       }
     }
     q_place.advance();
@@ -218,7 +218,7 @@ __device__ __forceinline__ void consume(const PagedArguments& args, std::byte* s
 
   const std::uint64_t k = operand(ring, 16), v = operand(ring, C::kKeys * 128);
   RingPlace<C::kSlots> place;
-  RingPlace<C::kQBuffers> q_place;
+  RingPlace<1> q_place;
   RingPlace<kItemNotes> item_place;
   for (;; item_place.advance()) {
     barrier_wait(&barriers.item_full[item_place.index()], item_place.parity());
@@ -264,14 +264,15 @@ __device__ __forceinline__ void consume(const PagedArguments& args, std::byte* s
       const int begin = walk.key_begin - block * C::kKeys, end = walk.key_end - block * C::kKeys;
       if (begin > 0 || end < C::kKeys) keep_values<C>(ring + slot * C::kTileBytes, begin, end, own);
     };
-    const std::uint64_t q = operand(shared + q_place.index() * C::kQBytes + warpgroup * 64 * 128, 16);
+    const std::uint64_t q = operand(shared + warpgroup * 64 * 128, 16);
     float fade[2] = {1.0f, 1.0f};
-    barrier_wait(&barriers.q_full[q_place.index()], q_place.parity());
+    barrier_wait(&barriers.q_full, q_place.parity());
     barrier_wait(&barriers.full[place.index()], place.parity());
     rows.issue_scores(q, operand_at(k, place.index() * C::kTileBytes));
     product_wait<0>();
     product_touch(rows.scores);
     if (is_elected) barrier_arrive(&barriers.empty[place.index()]);
+    if (is_elected && walk.first == walk.last) barrier_arrive(&barriers.q_empty);
     softmax(walk.first, fade);
     if (has_rows) rows.pack_p();
     int accumulate = 0;
@@ -291,6 +292,7 @@ __device__ __forceinline__ void consume(const PagedArguments& args, std::byte* s
       product_wait<1>();
       product_touch(rows.scores);
       if (is_elected) barrier_arrive(&barriers.empty[k_slot]);
+      if (is_elected && block + 1 == walk.last) barrier_arrive(&barriers.q_empty);
       softmax(block + 1, fade);
       product_wait<0>();
       product_touch(rows.sums);
@@ -300,7 +302,6 @@ __device__ __forceinline__ void consume(const PagedArguments& args, std::byte* s
         rows.pack_p();
       }
     }
-    if (is_elected) barrier_arrive(&barriers.q_empty[q_place.index()]);
     q_place.advance();
     place.advance();
     barrier_wait(&barriers.full[place.index()], place.parity());
@@ -346,10 +347,8 @@ __global__ __launch_bounds__(C::kThreads,
     prefetch_map(&q_map);
     prefetch_map(&k_map);
     prefetch_map(&v_map);
-    for (int i = 0; i < C::kQBuffers; ++i) {
-      barrier_init(&barriers.q_full[i], 1);
-      barrier_init(&barriers.q_empty[i], C::kWarpgroups);
-    }
+    barrier_init(&barriers.q_full, 1);
+    barrier_init(&barriers.q_empty, C::kWarpgroups);
     for (int i = 0; i < kItemNotes; ++i) {
       barrier_init(&barriers.item_full[i], 1);
       barrier_init(&barriers.item_empty[i], C::kItemReaders);

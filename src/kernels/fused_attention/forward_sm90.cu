@@ -27,6 +27,7 @@
 #include "kernels/common/sm90.cuh"
 #include "kernels/common/tensor_map.cuh"
 #include "kernels/fused_attention/blocks.cuh"
+#include "kernels/fused_attention/forward_sm90.cuh"
 #include "kernels/fused_attention/paths.h"
 #include "kernels/fused_attention/rows_sm90.cuh"
 #include "kernels/fused_attention/tile_sm90.cuh"
@@ -35,58 +36,14 @@ namespace tandem::kernels {
 namespace {
 
 using namespace sm90;
+using namespace sm90::forward;
 
 constexpr float kLn2 = 0.6931471805599453f;
-
-template <int kHeadDim, int kComputing>
-struct Config {
-  static constexpr int kD = kHeadDim;
-  static constexpr int kWarpgroups = kComputing;  // that compute
-  static constexpr int kRows = 64 * kWarpgroups;
-  static constexpr int kKeys = kD == 256 ? 80 : 128;
-  static constexpr int kStages = kD == 64 ? 4 : 2;  // of K and V
-  // Whether warpgroups issue their products in turns: measured, and at D = 128 they fall into step by themselves.
-  static constexpr bool kTurns = kD != 128;
-  static constexpr int kQBuffers = kD == 256 ? 1 : 2;
-  static constexpr int kThreads = 128 * (kWarpgroups + 1);
-  static constexpr int kQBytes = kRows * kD * 2, kKvBytes = kKeys * kD * 2;
-  static constexpr int kSharedBytes = kQBuffers * kQBytes + 2 * kStages * kKvBytes + 1024;  // and to align
-  static constexpr int kProducerRegisters = kWarpgroups == 3 ? 32 : 40;
-  static constexpr int kConsumerRegisters = kWarpgroups == 3 ? 160 : 232;
-  static_assert(kSharedBytes <= 227 * 1024);
-};
-
-struct ForwardArguments {
-  const ForwardTile* tiles;
-  const WorkItem* items;
-  int items_count;
-  int* taken;  // items taken so far, beyond the first one of each block
-  int left, right;
-  int heads_per_group;
-  float scale, softcap;
-  const float* sinks;  // or null
-  void* out;
-  std::int64_t out_row_stride, out_head_stride;
-  float* lse;  // or null
-  std::int64_t lse_head_stride;
-  int D;
-};
 
 __device__ __forceinline__ ForwardTile load_tile(const ForwardTile* tile) {
   const int4 a = __ldg(reinterpret_cast<const int4*>(tile)), b = __ldg(reinterpret_cast<const int4*>(tile) + 1);
   return {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
 }
-
-// What the producer tells the rest of an item, and of each key block, so that they keep few registers.
-struct ItemNote {
-  int query_row, rows, position, context, head;
-  int state;  // kBlocks, kNoBlocks (no row sees a key), kEnd
-  static constexpr int kBlocks = 0, kNoBlocks = 1, kEnd = 2;
-};
-struct alignas(16) BlockNote {
-  int position, keys;  // of the block's first key; keys that are the range's
-  int is_whole, is_last;
-};
 
 constexpr int kItemNotes = 2, kBlockNotes = 8;
 
@@ -177,20 +134,6 @@ __device__ __forceinline__ void zero_values(std::byte* tile, int keys, int barri
   named_sync(barrier, 128);
 }
 
-// o = 0 for the warp's 16 rows; lse is the sink's, or -infinity.
-template <class Half>
-__device__ __forceinline__ void write_nothing_seen(const ForwardArguments& args, const ItemNote& item, int first) {
-  const int lane = threadIdx.x % 32;
-  for (int row = first; row < min(first + 16, item.rows); ++row) {
-    const std::int64_t r = item.query_row + row;
-    Half* const to = static_cast<Half*>(args.out) + r * args.out_row_stride + item.head * args.out_head_stride;
-    if (lane * 8 < args.D) *reinterpret_cast<uint4*>(to + lane * 8) = make_uint4(0, 0, 0, 0);
-    if (args.lse != nullptr && lane == 0) {
-      args.lse[item.head * args.lse_head_stride + r] = args.sinks != nullptr ? args.sinks[item.head] : -INFINITY;
-    }
-  }
-}
-
 template <class C, class Half>
 __device__ __forceinline__ void consume(const ForwardArguments& args, std::byte* shared, Barriers<C>& barriers) {
   // From one lane, so that the compiler knows it for uniform: descriptors then need no move before each product.
@@ -221,7 +164,6 @@ __device__ __forceinline__ void consume(const ForwardArguments& args, std::byte*
     }
     Rows<C, Half> rows;
     rows.begin();
-    std::byte* const q_tile = shared + q_place.index() * C::kQBytes + warpgroup * 64 * 128;
     const auto softmax = [&](const BlockNote& b, float(&fade)[2]) {
       if (args.softcap > 0.0f) rows.cap(args.scale / args.softcap, args.softcap);
       if (!b.is_whole) {
@@ -237,6 +179,7 @@ __device__ __forceinline__ void consume(const ForwardArguments& args, std::byte*
       }
       rows.exponentiate(scale_log2, fade);
     };
+    std::byte* const q_tile = shared + q_place.index() * C::kQBytes + warpgroup * 64 * 128;
     const std::uint64_t q = operand(q_tile, 16);
     const std::uint64_t k = operand(ks, 16), v = operand(vs, C::kKeys * 128);
     float fade[2];
@@ -248,6 +191,7 @@ __device__ __forceinline__ void consume(const ForwardArguments& args, std::byte*
     product_wait<0>();
     product_touch(rows.scores);
     if (is_elected) barrier_arrive(&barriers.k_empty[place.index()]);
+    if (!C::kWritesThroughQ && b.is_last && lane == 0) barrier_arrive(&barriers.q_empty[q_place.index()]);
     softmax(b, fade);
     rows.pack_p();
     int accumulate = 0;
@@ -268,6 +212,7 @@ __device__ __forceinline__ void consume(const ForwardArguments& args, std::byte*
       product_wait<1>();
       product_touch(rows.scores);
       if (is_elected) barrier_arrive(&barriers.k_empty[place.index()]);
+      if (!C::kWritesThroughQ && b.is_last && lane == 0) barrier_arrive(&barriers.q_empty[q_place.index()]);
       softmax(b, fade);
       product_wait<0>();
       product_touch(rows.sums);
@@ -296,35 +241,14 @@ __device__ __forceinline__ void consume(const ForwardArguments& args, std::byte*
       }
     }
 
-    // Through the warpgroup's own rows of Q, which nobody reads any more, so that whole lines are written.
-    named_sync(own, 128);
-    const std::uint32_t stage = shared_address(q_tile) + (warp * 16 + lane % 16) * 128;
-#pragma unroll
-    for (int c = 0; c < C::kD / 16; ++c) {
-      const float* const s = rows.sums + 8 * c;
-      const int chunk = (c * 2 + lane / 16) % 8;
-      store_matrices(stage + (c / 4) * C::kRows * 128 + ((chunk ^ (lane % 8)) * 16),
-                     pack<Half>(s[0] * inverse[0], s[1] * inverse[0]), pack<Half>(s[2] * inverse[1], s[3] * inverse[1]),
-                     pack<Half>(s[4] * inverse[0], s[5] * inverse[0]),
-                     pack<Half>(s[6] * inverse[1], s[7] * inverse[1]));
+    if constexpr (C::kWritesThroughQ) {
+      write_through<C, Half>(q_tile, own, args, item, warpgroup, rows.sums, inverse);
+    } else {
+      write_from_registers<C, Half>(args, item, row, rows.sums, inverse);
     }
-    __syncwarp();
-    constexpr int kChunks = C::kD / 8, kRowsAtOnce = 32 / (kChunks < 32 ? kChunks : 32);
-#pragma unroll
-    for (int i = 0; i < 16 / kRowsAtOnce; ++i) {
-      const int r = warp * 16 + i * kRowsAtOnce + lane / kChunks, chunk = lane % kChunks;
-      const uint4 piece = *reinterpret_cast<const uint4*>(q_tile + (chunk / 8) * C::kRows * 128 + r * 128 +
-                                                          ((chunk % 8) ^ (r % 8)) * 16);
-      if (warpgroup * 64 + r < item.rows && chunk * 8 < args.D) {
-        Half* const to = static_cast<Half*>(args.out) + (item.query_row + warpgroup * 64 + r) * args.out_row_stride +
-                         item.head * args.out_head_stride;
-        *reinterpret_cast<uint4*>(to + chunk * 8) = piece;
-      }
-    }
-    fence_async_shared();
     __syncwarp();
     if (lane == 0) {
-      barrier_arrive(&barriers.q_empty[q_place.index()]);
+      if (C::kWritesThroughQ) barrier_arrive(&barriers.q_empty[q_place.index()]);
       barrier_arrive(&barriers.item_empty[item_place.index()]);
     }
     q_place.advance();

@@ -1,0 +1,150 @@
+// How the forward on Hopper (forward_sm90.cu) is cut, what its warps tell each other, and how rows are written.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cmath>
+#include <cstdint>
+
+#include "kernels/common/sm90.cuh"
+#include "kernels/fused_attention/plan.h"
+
+namespace tandem::kernels::sm90::forward {
+
+template <int kHeadDim, int kComputing>
+struct Config {
+  static constexpr int kD = kHeadDim;
+  static constexpr int kWarpgroups = kComputing;  // that compute
+  static constexpr int kRows = 64 * kWarpgroups;
+  static constexpr int kKeys = kD == 256 ? 80 : 128;
+  static constexpr int kStages = kD == 64 ? 4 : 2;  // of K and V
+  // Whether warpgroups issue their products in turns: measured, and at D = 128 they fall into step by themselves.
+  static constexpr bool kTurns = kD != 128;
+  static constexpr int kQBuffers = kD == 256 ? 1 : 2;
+  // A single one is given back once the item's last scores are there; else rows are written through it.
+  static constexpr bool kWritesThroughQ = kQBuffers > 1;
+  static constexpr int kThreads = 128 * (kWarpgroups + 1);
+  static constexpr int kQBytes = kRows * kD * 2, kKvBytes = kKeys * kD * 2;
+  static constexpr int kSharedBytes = kQBuffers * kQBytes + 2 * kStages * kKvBytes + 1024;  // and to align
+  static constexpr int kProducerRegisters = kWarpgroups == 3 ? 32 : 40;
+  static constexpr int kConsumerRegisters = kWarpgroups == 3 ? 160 : 232;
+  static_assert(kSharedBytes <= 227 * 1024);
+};
+
+struct ForwardArguments {
+  const ForwardTile* tiles;
+  const WorkItem* items;
+  int items_count;
+  int* taken;  // items taken so far, beyond the first one of each block
+  int left, right;
+  int heads_per_group;
+  float scale, softcap;
+  const float* sinks;  // or null
+  void* out;
+  std::int64_t out_row_stride, out_head_stride;
+  float* lse;  // or null
+  std::int64_t lse_head_stride;
+  int D;
+};
+
+// What the producer tells the rest of an item, and of each key block, so that they keep few registers.
+struct ItemNote {
+  int query_row, rows, position, context, head;
+  int state;  // kBlocks, kNoBlocks (no row sees a key), kEnd
+  static constexpr int kBlocks = 0, kNoBlocks = 1, kEnd = 2;
+};
+struct alignas(16) BlockNote {
+  int position, keys;  // of the block's first key; keys that are the range's
+  int is_whole, is_last;
+};
+
+// Four values of each of four neighbouring lanes: lane i then has the i-th of lanes 0 .. 3.
+__device__ __forceinline__ void transpose_in_quad(std::uint32_t (&values)[4]) {
+  const bool is_odd = threadIdx.x % 2 != 0, is_upper = threadIdx.x % 4 >= 2;
+#pragma unroll
+  for (int j = 0; j < 4; j += 2) {
+    const std::uint32_t other = __shfl_xor_sync(0xffffffffu, is_odd ? values[j] : values[j + 1], 1);
+    (is_odd ? values[j] : values[j + 1]) = other;
+  }
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+    const std::uint32_t other = __shfl_xor_sync(0xffffffffu, is_upper ? values[j] : values[j + 2], 2);
+    (is_upper ? values[j] : values[j + 2]) = other;
+  }
+}
+
+// o = 0 for the warp's 16 rows; lse is the sink's, or -infinity.
+template <class Half>
+__device__ __forceinline__ void write_nothing_seen(const ForwardArguments& args, const ItemNote& item, int first) {
+  const int lane = threadIdx.x % 32;
+  for (int row = first; row < min(first + 16, item.rows); ++row) {
+    const std::int64_t r = item.query_row + row;
+    Half* const to = static_cast<Half*>(args.out) + r * args.out_row_stride + item.head * args.out_head_stride;
+    if (lane * 8 < args.D) *reinterpret_cast<uint4*>(to + lane * 8) = make_uint4(0, 0, 0, 0);
+    if (args.lse != nullptr && lane == 0) {
+      args.lse[item.head * args.lse_head_stride + r] = args.sinks != nullptr ? args.sinks[item.head] : -INFINITY;
+    }
+  }
+}
+
+// The thread's rows, by itself: in 16 bytes at a time.
+template <class C, class Half>
+__device__ __forceinline__ void write_from_registers(const ForwardArguments& args, const ItemNote& item, int row,
+                                                     const float (&sums)[C::kD / 2], const float (&inverse)[2]) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const bool is_row = row + 8 * r < item.rows;
+    Half* const to = static_cast<Half*>(args.out) + (item.query_row + row + 8 * r) * args.out_row_stride +
+                     item.head * args.out_head_stride;
+#pragma unroll
+    for (int c = 0; c < C::kD / 32; ++c) {
+      // Of 32 columns, lane i of four has the i-th pair of every 8; it writes the i-th 8.
+      std::uint32_t pairs[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const float* const two = sums + 4 * (4 * c + j) + 2 * r;
+        pairs[j] = pack<Half>(two[0] * inverse[r], two[1] * inverse[r]);
+      }
+      transpose_in_quad(pairs);
+      const int column = 32 * c + 8 * (lane % 4);
+      if (is_row && column < args.D) {
+        *reinterpret_cast<uint4*>(to + column) = {pairs[0], pairs[1], pairs[2], pairs[3]};
+      }
+    }
+  }
+}
+
+// Through the warpgroup's own rows of Q, which nobody reads any more, so that whole lines are written.
+template <class C, class Half>
+__device__ __forceinline__ void write_through(std::byte* q_tile, int barrier, const ForwardArguments& args,
+                                              const ItemNote& item, int warpgroup, const float (&sums)[C::kD / 2],
+                                              const float (&inverse)[2]) {
+  const int thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
+  named_sync(barrier, 128);
+  const std::uint32_t stage = shared_address(q_tile) + (warp * 16 + lane % 16) * 128;
+#pragma unroll
+  for (int c = 0; c < C::kD / 16; ++c) {
+    const float* const s = sums + 8 * c;
+    const int chunk = (c * 2 + lane / 16) % 8;
+    store_matrices(stage + (c / 4) * C::kRows * 128 + ((chunk ^ (lane % 8)) * 16),
+                   pack<Half>(s[0] * inverse[0], s[1] * inverse[0]), pack<Half>(s[2] * inverse[1], s[3] * inverse[1]),
+                   pack<Half>(s[4] * inverse[0], s[5] * inverse[0]), pack<Half>(s[6] * inverse[1], s[7] * inverse[1]));
+  }
+  __syncwarp();
+  constexpr int kChunks = C::kD / 8, kRowsAtOnce = 32 / kChunks;
+#pragma unroll
+  for (int i = 0; i < 16 / kRowsAtOnce; ++i) {
+    const int r = warp * 16 + i * kRowsAtOnce + lane / kChunks, chunk = lane % kChunks;
+    const uint4 piece =
+        *reinterpret_cast<const uint4*>(q_tile + (chunk / 8) * C::kRows * 128 + r * 128 + ((chunk % 8) ^ (r % 8)) * 16);
+    if (warpgroup * 64 + r < item.rows && chunk * 8 < args.D) {
+      Half* const to = static_cast<Half*>(args.out) + (item.query_row + warpgroup * 64 + r) * args.out_row_stride +
+                       item.head * args.out_head_stride;
+      *reinterpret_cast<uint4*>(to + chunk * 8) = piece;
+    }
+  }
+  fence_async_shared();
+}
+
+}  // namespace tandem::kernels::sm90::forward
