@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "cli/console.h"
 #include "kernels/linear/linear.h"
@@ -17,9 +18,11 @@ Result<std::unique_ptr<ModelHost>> ModelHost::open(const std::filesystem::path& 
   model::ModelConfig config = TD_TRY(model::load_model_config(directory));
   host->checkpoint_ = TD_TRY(model::Checkpoint::open(directory));
   model::ModelWeights weights = TD_TRY(model::bind_weights(*host->checkpoint_, config));
+  host->times_.files = host->lap();
   if (needs_tokenizer || std::filesystem::exists(directory / "tokenizer.json")) {
     host->tokenizer_ = TD_TRY(model::Tokenizer::load(directory));
   }
+  host->times_.tokenizer = host->lap();
   const std::int64_t context = flags.context > 0 ? flags.context : config.context;
   host->transformer_ = TD_TRY(model::Transformer::create(std::move(config), std::move(weights), context));
   const device::Device device = TD_TRY(device::parse_device(flags.device));
@@ -45,6 +48,7 @@ Result<std::unique_ptr<ModelHost>> ModelHost::open(const std::filesystem::path& 
   options.logit_rows_max = logit_rows_max;
   host->plan_ =
       TD_TRY(engine::TransformerRunner::plan(*host->transformer_, host->checkpoint_->bytes(), options, *host->stream_));
+  host->times_.device = host->lap();
   // On a device what comes next takes a while, and memory is what it may lack.
   if (flags.verbose || on_cuda) {
     fmt::print(stderr, "{}: {}, {}\nmemory plan\n{}", directory.string(), host->config().architecture,
@@ -68,26 +72,36 @@ std::string ModelHost::path_text() const {
                      kernels::linear_path_name(kernels::linear_paths(plan_.compute).front()));
 }
 
+double ModelHost::lap() {
+  const TimePoint now = clock_.now();
+  return static_cast<double>(now.ns - std::exchange(lap_begin_, now).ns) * 1e-9;
+}
+
 Status ModelHost::load_on_device() {
   ThreadPool threads(flags_.threads);
-  const TimePoint begin = clock_.now();
   const std::uint64_t all = model::DeviceWeights::bytes(transformer_->weights(), plan_.compute);
   const bool shows = ::isatty(STDERR_FILENO) != 0;
   TD_TRY(transformer_->load_on_device(plan_.compute, *stream_, threads, [&](std::uint64_t done) {
     if (shows) fmt::print(stderr, "\rloading {:3} %", done * 100 / std::max<std::uint64_t>(1, all));
   }));
   if (shows) fmt::print(stderr, "\r\033[K");
+  times_.weights = lap();
   if (flags_.verbose) {
-    const double seconds = static_cast<double>(clock_.now().ns - begin.ns) * 1e-9;
-    fmt::print(stderr, "weights on {} in {:.2f} s, {:.1f} GB/s\n", device::to_string(stream_->device()), seconds,
-               static_cast<double>(all) * 1e-9 / seconds);
+    fmt::print(stderr, "weights copied to {} at {:.1f} GB/s\n", device::to_string(stream_->device()),
+               static_cast<double>(all) * 1e-9 / times_.weights);
   }
   return ok_status();
 }
 
 Result<engine::TransformerRunner*> ModelHost::start_runner() {
+  lap();
   if (on_cuda()) TD_TRY(load_on_device());
   runner_ = TD_TRY(engine::TransformerRunner::create(*transformer_, plan_, *stream_));
+  times_.memory = lap();
+  if (flags_.verbose) {
+    fmt::print(stderr, "start: files {:.2f} s, tokenizer {:.2f}, device {:.2f}, weights {:.2f}, memory {:.2f}\n",
+               times_.files, times_.tokenizer, times_.device, times_.weights, times_.memory);
+  }
   return runner_.get();
 }
 

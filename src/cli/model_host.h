@@ -15,6 +15,11 @@
 
 namespace tandem::cli {
 
+// Where the time until a model is ready went, in seconds.
+struct StartTimes {
+  double files = 0, tokenizer = 0, device = 0, weights = 0, memory = 0;
+};
+
 // Owns, in the order of their lives: files, weights, runner. Movable only as a whole, behind a unique_ptr.
 class ModelHost {
  public:
@@ -36,7 +41,8 @@ class ModelHost {
   std::string device_text() const;  // "2 threads", "cuda:0 (NVIDIA H200)"
   std::string path_text() const;    // the same, and how products are taken there
 
-  // Loads the weights where the device is not the CPU, and reserves the planned memory. Once.
+  // Loads the weights where the device is not the CPU, and reserves the planned memory; with --verbose, prints where
+  // the time went. Once.
   [[nodiscard]] Result<engine::TransformerRunner*> start_runner();
   engine::TransformerRunner* runner() { return runner_.get(); }  // after start_runner()
   // start_runner(), and an engine on it, with a queue of at least so many requests. Once.
@@ -45,10 +51,13 @@ class ModelHost {
  private:
   ModelHost() = default;
   [[nodiscard]] Status load_on_device();
+  double lap();  // seconds since the last call, or since this was made
 
   std::filesystem::path directory_;
   ModelFlags flags_;
   SteadyClock clock_;
+  TimePoint lap_begin_ = clock_.now();
+  StartTimes times_;
   std::optional<model::Checkpoint> checkpoint_;
   std::optional<model::Tokenizer> tokenizer_;
   std::optional<model::Transformer> transformer_;
