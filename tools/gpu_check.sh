@@ -28,6 +28,23 @@ pack() {
   du -sh "$folder.tar.gz"
 }
 
+# shards COUNT COMMAND...: the tests of a binary, spread over so many processes. The references that they compare with
+# are computed by one CPU thread each, and take most of the time.
+shards() {
+  local count=$1 failed=0 output pids=()
+  shift
+  output=$(mktemp -d)
+  for ((i = 0; i < count; ++i)); do
+    GTEST_TOTAL_SHARDS=$count GTEST_SHARD_INDEX=$i "$@" >"$output/$i" 2>&1 &
+    pids+=($!)
+  done
+  for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
+  cat "$output"/*
+  echo "$(sed -n 's/.*PASSED  \] \([0-9]*\) test.*/\1/p' "$output"/* | awk "{n += \$1} END {print n + 0}") tests passed, in $count processes"
+  rm -r "$output"
+  return "$failed"
+}
+
 unpack() {
   rm -rf "$folder" && tar -C build -xzf "$folder.tar.gz"
 }
@@ -48,8 +65,9 @@ run() {
     printf '%-18s %-7s %4d s  %s\n' "$name" "$verdict" $((SECONDS - start)) "$(grep -v '^$' "$log" | tail -1 | cut -c1-90)"
   }
   step device 30 "$folder/test_device" --gtest_brief=1
-  step golden 120 env TANDEM_SOURCE_DIR="$PWD" "$folder/test_golden" --gtest_brief=1 --gtest_filter='*cuda*'
-  step kernels 240 "$folder/test_kernels" --gtest_brief=1 --gtest_filter='*Sm80*:*Sm90*:*Cuda*:*cuda*'
+  export TANDEM_SOURCE_DIR=$PWD
+  step golden 120 tools/gpu_check.sh shards 4 "$folder/test_golden" --gtest_brief=1 --gtest_filter='*cuda*'
+  step kernels 240 tools/gpu_check.sh shards 8 "$folder/test_kernels" --gtest_brief=1 --gtest_filter='*Sm80*:*Sm90*:*Cuda*:*cuda*'
   step replay 60 "$folder/test_replay" --gtest_brief=1 --gtest_filter='*Cuda*'
   step python 150 python3 -m pytest -q -p no:cacheprovider python/tests/test_cuda.py python/tests/test_cuda_layer.py
   step engine-bench 60 "$folder/tandem" bench --device cuda --model models/tinyworld-5m --batch 1,8 \
@@ -67,5 +85,6 @@ case ${1:-} in
   pack) shift && pack "$@" ;;
   run) shift && run "$@" ;;
   unpack) unpack ;;
+  shards) shift && shards "$@" ;;  # used by run
   *) sed -n '2,10s/^# \{0,1\}//p' "$0" && exit 2 ;;
 esac

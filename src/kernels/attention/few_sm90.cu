@@ -5,17 +5,19 @@
 // With keys and values on the left, a product has 8 columns for the rows, of which few are nobody's; and each warp
 // widens what it multiplies in registers, so that a cache of e4m3 is never written out as bf16.
 //
-//   grid     one block a (tile of at most 8 rows, kv head) that there could be
+//   grid     as many blocks as fit at once; each takes (tile of at most 8 rows, kv head) after (tile, kv head), as
+//            paged_sm90.cu does
 //   warps    0-3  scores of 32 keys each; maxima and probabilities through shared memory; then sums of D/4 columns each
 //            4    the totals, as a quad of lanes shares them in the fused forward
 //            5    copies K and V of a block, one after the other, into a ring
 //
-// Budget  e4m3  D = 64: 8 x 8, D = 128: 4 x 16 + 9 = 73 KiB   3 blocks an SM
-//         bf16  D = 64: 4 x 16 + 9 = 73 KiB, 3 blocks; D = 128: 3 x 32 + 9 = 105 KiB, 2 blocks
+// Budget  e4m3  D = 64: 8 x 8, D = 128: 4 x 16 + 10 = 74 KiB   3 blocks an SM
+//         bf16  D = 64: 4 x 16 + 10 = 74 KiB, 3 blocks; D = 128: 3 x 32 + 10 = 106 KiB, 2 blocks
 // Bound   bytes: 2 D a key and kv head of e4m3. Of 128 keys, 1,600 clocks of an SM at 4.57 TB/s; a warp issues some
 //         700 instructions for them, most of them to widen.
 #include <cuda_runtime.h>
 
+#include "device/memory.h"
 #include "kernels/attention/convert_sm90.cuh"
 #include "kernels/attention/paged_tiles_sm90.cuh"
 #include "kernels/common/launch.cuh"
@@ -50,7 +52,8 @@ struct alignas(16) FewShared {
   float probabilities[2][kFewRows * kRowFloats];
   float maxima[2][kComputingWarps][kFewRows];  // of each warp's keys
   float fade[2][kFewRows], max[2][kFewRows], inverse[kFewRows];
-  Item item;
+  ItemNotes items;
+  Sequences sequences;
 };
 template <class C>
 constexpr int kFewBytes = C::kSlots* C::kTileBytes + static_cast<int>(sizeof(FewShared<C>));
@@ -137,13 +140,12 @@ __device__ __forceinline__ void keep_keys(int step, int begin, int end, std::uin
 }
 
 // sums += values of the block, for the warp's columns. Of a group of 16, sums[0], sums[1] are of the first column that
-// column_of() names, for two rows; sums[2], sums[3] of the second.
-template <class C>
+// column_of() names, for two rows; sums[2], sums[3] of the second. `kIsWhole`: every key of the block is seen.
+template <class C, bool kIsWhole>
 __device__ __forceinline__ void multiply_values(std::uint32_t tile, const float* probabilities, int begin, int end,
                                                 float (&sums)[C::kGroups][4]) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const float* const p = probabilities + lane / 4 * kRowFloats + 2 * (lane % 4);
-  const bool is_whole = begin <= 0 && end >= C::kKeys;
   std::uint32_t next[4];
 #pragma unroll
   for (int i = 0; i < C::kKeys / 16; ++i) {
@@ -167,7 +169,7 @@ __device__ __forceinline__ void multiply_values(std::uint32_t tile, const float*
     }
 #pragma unroll
     for (int group = 0; group < C::kGroups; ++group) {
-      if (!is_whole) keep_keys(i, begin, end, a[group]);
+      if constexpr (!kIsWhole) keep_keys(i, begin, end, a[group]);
       sm80::Bf16::multiply_add(sums[group], a[group], b0, b1);
     }
   }
@@ -194,18 +196,18 @@ struct Scales {
 constexpr int kComputing = 32 * kComputingWarps, kWithTotals = kComputing + 32;
 
 template <class C>
-__device__ __forceinline__ void compute(const PagedArguments& args, const Item& item, const KeyWalk& walk,
+__device__ __forceinline__ void compute(const PagedArguments& args, const Item& item, RingPlace<C::kSlots>& place,
                                         std::uint32_t ring, FewShared<C>& shared) {
   const PagedAttentionCall& call = args.call;
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int row = 2 * (lane % 4);  // and the next
   const Scales scales(call, item.g);
+  const KeyWalk walk(item, call.window, C::kKeys);
   const int position[2] = {item.position + row / args.heads_per_group,
                            item.position + (row + 1) / args.heads_per_group};
   std::uint32_t q[C::kSteps][2];
   load_queries<C>(args, item, q);
   float sums[C::kGroups][4] = {}, max[2] = {-INFINITY, -INFINITY};
-  RingPlace<C::kSlots> place;
   const auto release = [&] {
     __syncwarp();
     if (lane == 0) barrier_arrive(&shared.empty[place.index()]);
@@ -279,8 +281,13 @@ __device__ __forceinline__ void compute(const PagedArguments& args, const Item& 
       for (int i = 0; i < 4; ++i) sums[group][i] = __fmul_rn(sums[group][i], fade[i % 2]);
     }
     barrier_wait(&shared.full[place.index()], place.parity());
-    multiply_values<C>(ring + place.index() * C::kTileBytes, probabilities, walk.key_begin - start,
-                       walk.key_end - start, sums);
+    const std::uint32_t tile = ring + place.index() * C::kTileBytes;
+    const int begin = walk.key_begin - start, end = walk.key_end - start;
+    if (begin <= 0 && end >= C::kKeys) {
+      multiply_values<C, true>(tile, probabilities, begin, end, sums);
+    } else {
+      multiply_values<C, false>(tile, probabilities, begin, end, sums);
+    }
     release();
   }
   named_sync(3, kWithTotals);
@@ -309,8 +316,8 @@ __device__ __forceinline__ void compute(const PagedArguments& args, const Item& 
 }
 
 template <class C>
-__device__ __forceinline__ void add_totals(const PagedArguments& args, const Item& item, const KeyWalk& walk,
-                                           FewShared<C>& shared) {
+__device__ __forceinline__ void add_totals(const PagedArguments& args, const Item& item, FewShared<C>& shared) {
+  const KeyWalk walk(item, args.call.window, C::kKeys);
   const int lane = static_cast<int>(threadIdx.x) % 32, row = lane / 4;
   float total = 0.0f;
   int buffer = 0;
@@ -336,10 +343,10 @@ __device__ __forceinline__ void add_totals(const PagedArguments& args, const Ite
 
 template <class C>
 __device__ __forceinline__ void copy_tiles(const CUtensorMap* k_map, const CUtensorMap* v_map,
-                                           const PagedArguments& args, const Item& item, const KeyWalk& walk,
+                                           const PagedArguments& args, const Item& item, RingPlace<C::kSlots>& place,
                                            std::uint32_t ring, FewShared<C>& shared) {
+  const KeyWalk walk(item, args.call.window, C::kKeys);
   const typename C::Copies copies(args, item, walk);
-  RingPlace<C::kSlots> place;
   int found = copies.find(walk.first);
   for (int block = walk.first; block <= walk.last; ++block) {
     const int found_next = copies.find(block + 1);
@@ -359,7 +366,6 @@ __global__ __launch_bounds__(C::kThreads,
                                                                         const __grid_constant__ PagedArguments args) {
   extern __shared__ __align__(1024) std::byte memory[];
   FewShared<C>& shared = *reinterpret_cast<FewShared<C>*>(memory + C::kSlots * C::kTileBytes);
-  Sequences& sequences = *reinterpret_cast<Sequences*>(memory);
   if (shared_address(memory) % 1024 != 0) __trap();
   const int warp = static_cast<int>(threadIdx.x) / 32;
   if (threadIdx.x == 0) {
@@ -369,37 +375,46 @@ __global__ __launch_bounds__(C::kThreads,
       barrier_init(&shared.full[i], 1);
       barrier_init(&shared.empty[i], kComputingWarps);
     }
+    shared.items.init(kComputingWarps + 1);
     barrier_init_fence();
   }
   wait_for_previous();
   start_next();
-  order_sequences<C::kThreads>(args, sequences, *reinterpret_cast<SequencesRoom*>(memory + sizeof(Sequences)));
-  if (warp == 0) {
-    const Item found = find_item(args, sequences, static_cast<int>(blockIdx.x));
-    if (threadIdx.x == 0) shared.item = found;
+  order_sequences<C::kThreads>(args, shared.sequences, *reinterpret_cast<SequencesRoom*>(memory));
+  RingPlace<C::kSlots> place;
+  if (warp > kComputingWarps) {
+    ItemTaker items(args, shared.sequences, shared.items);
+    for (Item item = items.next(); item.tokens > 0; item = items.next()) {
+      copy_tiles<C>(&k_map, &v_map, args, item, place, shared_address(memory), shared);
+    }
+    return;
   }
-  fence_async_shared();
-  __syncthreads();
-  const Item item = shared.item;
-  if (item.tokens == 0) return;
-  const KeyWalk walk(item, args.call.window, C::kKeys);
+  ItemReader items(shared.items);
+  const auto for_each_item = [&](auto&& work) {
+    for (Item item = items.next(); item.tokens > 0; item = items.next()) {
+      items.done();
+      work(item);
+    }
+  };
   if (warp < kComputingWarps) {
-    compute<C>(args, item, walk, shared_address(memory), shared);
-  } else if (warp == kComputingWarps) {
-    add_totals<C>(args, item, walk, shared);
+    for_each_item([&](const Item& item) { compute<C>(args, item, place, shared_address(memory), shared); });
   } else {
-    copy_tiles<C>(&k_map, &v_map, args, item, walk, shared_address(memory), shared);
+    for_each_item([&](const Item& item) { add_totals<C>(args, item, shared); });
   }
 }
 
 template <class C>
 Status launch_few(const PagedAttentionCall& call, device::Stream& stream) {
+  static_assert(C::kBlocks * (kFewBytes<C> + 1024) <= 228 * 1024);
   const device::Device device = stream.device();
   const PagedArguments args = paged_arguments(call, kFewRows, C::kKeys);
   const int columns = C::kF8 ? C::kD : 64;
   const CUtensorMap k_map = TD_TRY(cache_map(args, call.k, columns, device)),
                     v_map = TD_TRY(cache_map(args, call.v, columns, device));
-  const LaunchShape shape{dim3(static_cast<unsigned>(items_max(args))), C::kThreads, kFewBytes<C>};
+  const std::int64_t places = C::kBlocks * std::int64_t{TD_TRY(device::cuda_multiprocessors(device.index))};
+  const auto grid = static_cast<unsigned>(std::min(items_max(args), places));
+  if (!call.counter_is_clear) TD_TRY(device::fill_zeros(args.taken, sizeof(int), stream));
+  const LaunchShape shape{dim3(grid), C::kThreads, kFewBytes<C>};
   return launch("attention", attention_few_sm90_kernel<C>, shape, stream, k_map, v_map, args);
 }
 

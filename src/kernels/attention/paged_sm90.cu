@@ -76,14 +76,11 @@ struct PagedConfig {
                                         65536 / (kBlocks * kThreads) / 8 * 8 * (kWarpgroups + 1));
 };
 
-constexpr int kItemNotes = 2;
-
 template <class C>
 struct alignas(16) PagedBarriers {
   std::uint64_t q_full, q_empty, full[C::kSlots], empty[C::kSlots];
-  std::uint64_t item_full[kItemNotes], item_empty[kItemNotes];
   std::uint64_t bytes_full[C::kF8 ? C::kByteSlots : 1], bytes_empty[C::kF8 ? C::kByteSlots : 1];
-  Item item[kItemNotes];
+  ItemNotes items;
 };
 
 // Q, the ring, the barriers, the sequences.
@@ -103,17 +100,8 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
                                         PagedBarriers<C>& barriers) {
   RingPlace<C::kF8 ? C::kByteSlots : C::kSlots> place;  // in the ring that is copied into
   RingPlace<1> q_place;
-  RingPlace<kItemNotes> item_place;
-  int index = static_cast<int>(blockIdx.x);
-  for (;;) {
-    const Item item = find_item(args, sequences, index);
-    barrier_wait(&barriers.item_empty[item_place.index()], item_place.parity() ^ 1);
-    if (threadIdx.x == 0) {
-      barriers.item[item_place.index()] = item;
-      barrier_arrive(&barriers.item_full[item_place.index()]);
-    }
-    if (item.tokens == 0) return;
-    item_place.advance();
+  ItemTaker items(args, sequences, barriers.items);
+  for (Item item = items.next(); item.tokens > 0; item = items.next()) {
     const KeyWalk walk(item, args.call.window, C::kKeys);
     const typename C::Copies copies(args, item, walk);
     int found = copies.find(walk.first);
@@ -151,10 +139,6 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
       found_next = copies.find(j + 2);
     }
     load(v_map, walk.last, found);
-    // The next item is taken when this one's last copy is under way. Earlier, a block with much to do would hold what
-    // others could begin.
-    if (threadIdx.x == 0) index = static_cast<int>(gridDim.x) + atomicAdd(args.taken, 1);
-    index = __shfl_sync(0xffffffffu, index, 0);
   }
 }
 
@@ -164,13 +148,11 @@ __device__ __forceinline__ void convert(const PagedArguments& args, std::byte* s
   const int lane = static_cast<int>(threadIdx.x) % 32, member = static_cast<int>(threadIdx.x) / 32 - 1;
   RingPlace<C::kByteSlots> from;
   RingPlace<C::kSlots> to;
-  RingPlace<kItemNotes> item_place;
-  for (;; item_place.advance()) {
-    barrier_wait(&barriers.item_full[item_place.index()], item_place.parity());
-    const Item item = barriers.item[item_place.index()];
-    __syncwarp();
-    if (lane == 0) barrier_arrive(&barriers.item_empty[item_place.index()]);
+  ItemReader items(barriers.items);
+  for (;;) {
+    const Item item = items.next();
     if (item.tokens == 0) return;
+    items.done();
     const KeyWalk walk(item, args.call.window, C::kKeys);
     for (int tile = 2 * (walk.last - walk.first + 1); tile > 0; --tile, from.advance(), to.advance()) {
       barrier_wait(&barriers.bytes_full[from.index()], from.parity());
@@ -219,10 +201,9 @@ __device__ __forceinline__ void consume(const PagedArguments& args, std::byte* s
   const std::uint64_t k = operand(ring, 16), v = operand(ring, C::kKeys * 128);
   RingPlace<C::kSlots> place;
   RingPlace<1> q_place;
-  RingPlace<kItemNotes> item_place;
-  for (;; item_place.advance()) {
-    barrier_wait(&barriers.item_full[item_place.index()], item_place.parity());
-    const Item item = barriers.item[item_place.index()];
+  ItemReader items(barriers.items);
+  for (;;) {
+    const Item item = items.next();
     if (item.tokens == 0) break;
     const KeyWalk walk(item, call.window, C::kKeys);
     [[maybe_unused]] float scale = call.scale, out_scale = 1.0f;
@@ -328,8 +309,7 @@ __device__ __forceinline__ void consume(const PagedArguments& args, std::byte* s
         store_pair(call, to + column, low, high);
       }
     }
-    __syncwarp();
-    if (lane == 0) barrier_arrive(&barriers.item_empty[item_place.index()]);
+    items.done();
   }
 }
 
@@ -349,10 +329,7 @@ __global__ __launch_bounds__(C::kThreads,
     prefetch_map(&v_map);
     barrier_init(&barriers.q_full, 1);
     barrier_init(&barriers.q_empty, C::kWarpgroups);
-    for (int i = 0; i < kItemNotes; ++i) {
-      barrier_init(&barriers.item_full[i], 1);
-      barrier_init(&barriers.item_empty[i], C::kItemReaders);
-    }
+    barriers.items.init(C::kItemReaders);
     for (int i = 0; i < C::kSlots; ++i) {
       barrier_init(&barriers.full[i], C::kFillers);
       barrier_init(&barriers.empty[i], C::kWarpgroups);

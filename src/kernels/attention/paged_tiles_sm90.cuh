@@ -10,6 +10,7 @@
 #include <numeric>
 
 #include "kernels/attention/cuda_paths.h"
+#include "kernels/common/ring.cuh"
 #include "kernels/common/sm90.cuh"
 #include "kernels/common/tensor_map.cuh"
 
@@ -100,6 +101,75 @@ __device__ __forceinline__ Item find_item(const PagedArguments& args, const Sequ
   return {sequence, index % call.G, start + token, min(args.tile_tokens, queries - token),
           call.context_len[sequence] - queries + token};
 }
+
+// The items of a block, one after another: the copying warp takes them from the counter and tells the others, who may
+// be kCount behind.
+struct alignas(16) ItemNotes {
+  static constexpr int kCount = 2;
+  Item item[kCount];
+  std::uint64_t full[kCount], empty[kCount];
+
+  // One thread; `readers`: warps that read each item.
+  __device__ __forceinline__ void init(int readers) {
+    for (int i = 0; i < kCount; ++i) {
+      barrier_init(&full[i], 1);
+      barrier_init(&empty[i], readers);
+    }
+  }
+};
+
+// In the copying warp, by all its lanes.
+class ItemTaker {
+ public:
+  __device__ __forceinline__ ItemTaker(const PagedArguments& args, const Sequences& sequences, ItemNotes& notes)
+      : args_(args), sequences_(sequences), notes_(notes) {}
+
+  // The next item; after the last, one of no tokens. To be called when the last copy of the one before is under way:
+  // earlier, a block with much to do would hold what others could begin.
+  __device__ __forceinline__ Item next() {
+    const bool is_first = index_ < 0, is_elected = threadIdx.x % 32 == 0;
+    if (is_elected) {
+      index_ = is_first ? static_cast<int>(blockIdx.x) : static_cast<int>(gridDim.x) + atomicAdd(args_.taken, 1);
+    }
+    index_ = __shfl_sync(0xffffffffu, index_, 0);
+    const Item item = find_item(args_, sequences_, index_);
+    barrier_wait(&notes_.empty[place_.index()], place_.parity() ^ 1);
+    if (is_elected) {
+      notes_.item[place_.index()] = item;
+      barrier_arrive(&notes_.full[place_.index()]);
+    }
+    place_.advance();
+    return item;
+  }
+
+ private:
+  const PagedArguments& args_;
+  const Sequences& sequences_;
+  ItemNotes& notes_;
+  int index_ = -1;
+  RingPlace<ItemNotes::kCount> place_;
+};
+
+// In each of the other warps.
+class ItemReader {
+ public:
+  __device__ __forceinline__ explicit ItemReader(ItemNotes& notes) : notes_(notes) {}
+
+  __device__ __forceinline__ Item next() {
+    barrier_wait(&notes_.full[place_.index()], place_.parity());
+    return notes_.item[place_.index()];
+  }
+  // The warp will not look at the item's note again; not called for the one of no tokens.
+  __device__ __forceinline__ void done() {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(&notes_.empty[place_.index()]);
+    place_.advance();
+  }
+
+ private:
+  ItemNotes& notes_;
+  RingPlace<ItemNotes::kCount> place_;
+};
 
 // What a lane of the copying warp copies of a tile of K or V: one box of some keys of one page, in
 // one of kSlabs slabs of columns; and, where pages are small, those 32 boxes further on. Boxes without a key that
