@@ -6,11 +6,11 @@
 //   grid     as many blocks as fit at once. Each takes (tile, kv head) after (tile, kv head) from a counter until there
 //            are none, one's first copies under way while another's products run; which sequence it is, is found on
 //            the device. Tiles of the longest contexts come first.
-//   warps    warpgroup 0: one thread copies Q, and a ring of tiles in which K of block j+1 lies before V of block j. A
-//            tile of keys is several boxes, each a part of a page found through the block table. Of an e4m3 cache it
-//            copies bytes into a ring of their own, and warps 1 to 3 write them as bf16 into the first
-//            (convert_sm90.cuh). warpgroup 1 .. 64 rows each, computed as the fused forward does (rows_sm90.cuh, so
-//            with its bits)
+//   warps    warpgroup 0: warp 0 copies Q and K, warp 1 V, into a ring of tiles in which K of block j+1 lies before V
+//            of block j. A tile of keys is several boxes, each a part of a page found through the block table; a warp
+//            has some 70 ns to do for each box. Of an e4m3 cache warp 0 copies all, as bytes, into a ring of their own,
+//            and warps 1 to 3 write them as bf16 into the first (convert_sm90.cuh). warpgroup 1 .. 64 rows each,
+//            computed as the fused forward does (rows_sm90.cuh, so with its bits)
 //
 // Budget  rows  D    keys  slots  shared memory              blocks an SM
 //         64    64   128   4      Q 8  + 4 x 16 =  72 KiB    2
@@ -69,7 +69,7 @@ struct PagedConfig {
   static constexpr int kQBytes = kRows * kD * 2, kTileBytes = kKeys * kD * 2, kByteTileBytes = kKeys * kD;
   // Who tells that a tile's keys are there, and who that an item was read.
   static constexpr int kFillers = kF8 ? kConvertingWarps : 1;
-  static constexpr int kItemReaders = 4 * kWarpgroups + (kF8 ? kConvertingWarps : 0);
+  static constexpr int kItemReaders = 4 * kWarpgroups + (kF8 ? kConvertingWarps : 1);
   using Copies = std::conditional_t<kF8, KeyCopies<kKeys, 1, kD>, KeyCopies<kKeys, kD / 64>>;
   // What the block is given at its launch is all that there is to share out: more would be waited for without end.
   static_assert(!kMovesRegisters || kProducerRegisters + kWarpgroups * kConsumerRegisters <=
@@ -93,20 +93,31 @@ struct PagedShared {
   static_assert(C::kBlocks * (kBytes + 1024) <= 228 * 1024);
 };
 
-// One warp.
-template <class C>
+// What a copying warp copies. All walk through the same ring.
+enum class Part { kAll, kQueriesAndKeys, kValues };
+
+template <class C, Part kPart>
 __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map,
                                         const PagedArguments& args, const Sequences& sequences, std::uint32_t shared,
                                         PagedBarriers<C>& barriers) {
   RingPlace<C::kF8 ? C::kByteSlots : C::kSlots> place;  // in the ring that is copied into
   RingPlace<1> q_place;
-  ItemTaker items(args, sequences, barriers.items);
+  constexpr bool kTakes = kPart != Part::kValues;
+  auto items = [&] {
+    if constexpr (kTakes) {
+      return ItemTaker(args, sequences, barriers.items);
+    } else {
+      return ItemReader(barriers.items);
+    }
+  }();
   for (Item item = items.next(); item.tokens > 0; item = items.next()) {
+    if constexpr (!kTakes) items.done();
     const KeyWalk walk(item, args.call.window, C::kKeys);
     const typename C::Copies copies(args, item, walk);
     int found = copies.find(walk.first);
-    const auto load = [&](const CUtensorMap* map, int block, int found_boxes) {
+    const auto load = [&](Part part, const CUtensorMap* map, int block, int found_boxes) {
       const int slot = place.index();
+      if (kPart != Part::kAll && kPart != part) return place.advance();
       if constexpr (C::kF8) {
         barrier_wait(&barriers.bytes_empty[slot], place.parity() ^ 1);
         copies.copy(shared + PagedShared<C>::kByteRing + slot * C::kByteTileBytes, map, &barriers.bytes_full[slot],
@@ -118,10 +129,10 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
       }
       place.advance();
     };
-    load(k_map, walk.first, found);
+    load(Part::kQueriesAndKeys, k_map, walk.first, found);
     // Q's place is free again once the last scores of its tile are there, while that tile still has much to do.
-    barrier_wait(&barriers.q_empty, q_place.parity() ^ 1);
-    if (threadIdx.x == 0) {
+    if (kTakes) barrier_wait(&barriers.q_empty, q_place.parity() ^ 1);
+    if (kTakes && threadIdx.x == 0) {
       barrier_expect_bytes(&barriers.q_full,
                            static_cast<std::uint32_t>(args.tile_tokens * args.heads_per_group * C::kD * 2));
 #pragma unroll
@@ -133,12 +144,12 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
     q_place.advance();
     int found_next = copies.find(walk.first + 1);
     for (int j = walk.first; j < walk.last; ++j) {
-      load(k_map, j + 1, found_next);
-      load(v_map, j, found);
+      load(Part::kQueriesAndKeys, k_map, j + 1, found_next);
+      load(Part::kValues, v_map, j, found);
       found = found_next;
       found_next = copies.find(j + 2);
     }
-    load(v_map, walk.last, found);
+    load(Part::kValues, v_map, walk.last, found);
   }
 }
 
@@ -345,10 +356,14 @@ __global__ __launch_bounds__(C::kThreads,
   order_sequences<C::kThreads>(args, sequences, *reinterpret_cast<SequencesRoom*>(shared));
   if (threadIdx.x < 128) {
     if constexpr (C::kMovesRegisters) registers_give_back<C::kProducerRegisters>();
-    if (threadIdx.x < 32) {
-      produce<C>(&q_map, &k_map, &v_map, args, sequences, shared_address(shared), barriers);
-    } else if constexpr (C::kF8) {
-      convert<C>(args, shared, barriers);
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    const std::uint32_t at = shared_address(shared);
+    if constexpr (C::kF8) {
+      if (warp == 0) produce<C, Part::kAll>(&q_map, &k_map, &v_map, args, sequences, at, barriers);
+      if (warp != 0) convert<C>(args, shared, barriers);
+    } else {
+      if (warp == 0) produce<C, Part::kQueriesAndKeys>(&q_map, &k_map, &v_map, args, sequences, at, barriers);
+      if (warp == 1) produce<C, Part::kValues>(&q_map, &k_map, &v_map, args, sequences, at, barriers);
     }
   } else {
     if constexpr (C::kMovesRegisters) registers_take<C::kConsumerRegisters>();
