@@ -30,4 +30,21 @@ std::size_t linear_backward_scratch_bytes(std::int64_t T, std::int64_t K, std::i
                                          tensor::TensorView dy, const LinearGradients& gradients, Compute compute,
                                          std::span<std::byte> scratch, device::Stream& stream);
 
+// ---- On CUDA ----
+//   x         [T,K] f32 | bf16 (under Compute::kBf16: what the product would have rounded it to)
+//   weight    bf16 under kBf16, f32 under kF32, as in the forward; any stride and alignment
+//   dy and the gradients f32, as above
+// Under kBf16 the products read dy and x rounded to bf16. Both products are those of linear.h, in its order: one f32
+// accumulator for each element, dx's over n and dweight's over t ascending, in steps of 16 (kBf16) or one fma each
+// (kF32); then alpha, and one addition to what was there. So bits do not depend on the tile; a row's dx depends on
+// neither T nor its neighbours. dbias: blocks of rows, whose sums are added in an order that depends on T alone.
+// Errors: kInvalidArgument (also: a build without CUDA), before any write; kDeviceLost.
+// Memory: none allocated; scratch, on 256 bytes: bf16 copies of dy and x, and of a weight that does not lie on 16
+// bytes row by row.
+std::size_t linear_backward_cuda_scratch_bytes(std::int64_t T, tensor::TensorView weight, Compute compute);
+
+[[nodiscard]] Status linear_backward_cuda(tensor::TensorView x, tensor::TensorView weight, float alpha,
+                                          tensor::TensorView dy, const LinearGradients& gradients, Compute compute,
+                                          std::span<std::byte> scratch, device::Stream& stream);
+
 }  // namespace tandem::kernels

@@ -12,8 +12,12 @@ namespace tandem::kernels::many_rows {
 
 using namespace sm90;
 
-template <int kTileRows, int kTileColumns, int kBlocks, int kRingStages, int kMultiplying>
+// kXIsTurned, kWeightIsTurned: that operand is stored with the sum's axis as its rows (LinearCall); the products of a
+// backward. They are copied in slabs of 64 outputs, of 64 rows of the sum each.
+template <int kTileRows, int kTileColumns, int kBlocks, int kRingStages, int kMultiplying, bool kXIsTurned = false,
+          bool kWeightIsTurned = false>
 struct Config {
+  static constexpr bool kTurnsA = kXIsTurned, kTurnsB = kWeightIsTurned;
   static constexpr int kRows = kTileRows, kColumns = kTileColumns, kDepth = 64, kStages = kRingStages;
   static constexpr int kCluster = kBlocks;  // of blocks one below the other, which share B
   // Warpgroups that multiply, each 64 rows by kOwnColumns: one below the other, or side by side.
@@ -21,9 +25,11 @@ struct Config {
   static constexpr int kOwnColumns = kColumns / kSideBySide, kSums = kOwnColumns / 2;
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
   // B is copied in boxes of half a warpgroup's columns: of a pair of layers, the gate's and the one's that it gates.
-  static constexpr int kBoxes = 2 * kSideBySide, kBoxRows = kOwnColumns / 2;
+  static constexpr int kBoxes = kTurnsB ? kColumns / 64 : 2 * kSideBySide, kBoxRows = kOwnColumns / 2;
   static constexpr int kABytes = kRows * kDepth * 2, kBBytes = kColumns * kDepth * 2;
   static constexpr int kStageBytes = kABytes + kBBytes;
+  static constexpr int kSlabBytes = 64 * kDepth * 2;  // of a turned operand
+  static constexpr int kBoxBytes = kTurnsB ? kSlabBytes : kBoxRows * kDepth * 2;
   // The residual comes through the ring, kResidualColumns of each warpgroup's at a time, in boxes of 64 rows by 32.
   static constexpr int kResidualBoxBytes = 64 * 32 * 4;
   static constexpr int kResidualColumns =
@@ -35,6 +41,8 @@ struct Config {
   static constexpr int kSharedBytes = kStages * kStageBytes + kWarpgroups * 4 * 2 * kStoreBytes + 1024;  // and to align
   static_assert(kResidualBytes <= kStageBytes && kSharedBytes <= 227 * 1024);
   static_assert(kBoxRows % 8 == 0 && kBoxes % kCluster == 0);
+  static_assert(!kTurnsB || (kColumns % 64 == 0 && kSideBySide == 1));
+  static_assert(!kTurnsA || (kRows % 64 == 0 && kTurnsB));
 };
 
 struct Arguments {
@@ -141,13 +149,19 @@ __device__ __forceinline__ void produce(const CUtensorMap* x_map, const CUtensor
 #pragma unroll
     for (int i = 0; i < C::kBoxes; ++i) {
       if (C::kCluster > 1 && i % C::kCluster != rank) continue;  // another block's part
-      const int first = first_output<C>(args, tiles.column(), i / 2);
-      const int row = first + (args.is_gated ? 0 : i % 2 * C::kBoxRows);
-      const CUtensorMap* const map = i % 2 == 0 ? weight_map : second_map;
-      if constexpr (C::kCluster == 1) {
-        load_box(b + i * C::kBoxRows * 128, map, full, k * C::kDepth, row, tiles.group());
+      const CUtensorMap* map = weight_map;
+      int column = k * C::kDepth, row;
+      if constexpr (C::kTurnsB) {
+        column = first_output<C>(args, tiles.column(), 0) + i * 64;
+        row = k * C::kDepth;
       } else {
-        load_box_to(b + i * C::kBoxRows * 128, map, full, k * C::kDepth, row, tiles.group(), kAll);
+        if (i % 2 != 0) map = second_map;
+        row = first_output<C>(args, tiles.column(), i / 2) + (args.is_gated ? 0 : i % 2 * C::kBoxRows);
+      }
+      if constexpr (C::kCluster == 1) {
+        load_box(b + i * C::kBoxBytes, map, full, column, row, tiles.group());
+      } else {
+        load_box_to(b + i * C::kBoxBytes, map, full, column, row, tiles.group(), kAll);
       }
     }
   };
@@ -166,8 +180,16 @@ __device__ __forceinline__ void produce(const CUtensorMap* x_map, const CUtensor
         barrier_wait(&barriers.empty[place.index()], place.parity() ^ 1);
         load_weights(tiles, place.index(), k);
       }
-      load_box(shared + place.index() * C::kStageBytes, x_map, &barriers.full[place.index()], k * C::kDepth,
-               tiles.row(), 0);
+      std::uint64_t* const full = &barriers.full[place.index()];
+      const std::uint32_t a = shared + place.index() * C::kStageBytes;
+      if constexpr (C::kTurnsA) {
+#pragma unroll
+        for (int i = 0; i < C::kRows / 64; ++i) {
+          load_box(a + i * C::kSlabBytes, x_map, full, tiles.row() + i * 64, k * C::kDepth, 0);
+        }
+      } else {
+        load_box(a, x_map, full, k * C::kDepth, tiles.row(), 0);
+      }
     }
     if (!args.has_residual) continue;
     for (int c = 0; c < C::kOwnColumns; c += C::kResidualColumns, place.advance()) {

@@ -59,17 +59,19 @@ class Worker {
 
   // The products of a tile.
   __device__ __forceinline__ void multiply_tile() {
-    const std::uint64_t a = operand(shared_ + (C::kSideBySide == 1 ? warpgroup_ * 64 * 128 : 0), 16);
+    constexpr std::uint32_t kABetween = C::kTurnsA ? C::kSlabBytes : 16, kBBetween = C::kTurnsB ? C::kSlabBytes : 16;
+    constexpr int kAStep = C::kTurnsA ? 16 * 128 : 32, kBStep = C::kTurnsB ? 16 * 128 : 32;
+    const std::uint64_t a = operand(shared_ + (C::kSideBySide == 1 ? warpgroup_ * 64 * 128 : 0), kABetween);
     const std::uint64_t b =
-        operand(shared_ + C::kABytes + (C::kSideBySide == 2 ? warpgroup_ * C::kOwnColumns * 128 : 0), 16);
+        operand(shared_ + C::kABytes + (C::kSideBySide == 2 ? warpgroup_ * C::kOwnColumns * 128 : 0), kBBetween);
     for (int k = 0; k < args_.k_blocks; ++k) {
       barrier_wait(&barriers_.full[place_.index()], place_.parity());
       product_fence();
 #pragma unroll
       for (int i = 0; i < C::kDepth / 16; ++i) {
-        multiply<__nv_bfloat16, C::kOwnColumns, false, false>(
-            sums_, operand_at(a, place_.index() * C::kStageBytes + i * 32),
-            operand_at(b, place_.index() * C::kStageBytes + i * 32), i > 0 || k > 0);
+        multiply<__nv_bfloat16, C::kOwnColumns, C::kTurnsA, C::kTurnsB>(
+            sums_, operand_at(a, place_.index() * C::kStageBytes + i * kAStep),
+            operand_at(b, place_.index() * C::kStageBytes + i * kBStep), i > 0 || k > 0);
       }
       product_commit();
       product_wait<1>();
@@ -240,7 +242,10 @@ class Worker {
         const int c = i / 2 * 8 + lane_ % 4 * 2 + i % 2;
         const float value = sums_[i / 2 * 4 + half * 2 + i % 2];
         if (c >= outputs) continue;
-        if (args_.y_is_bf16) {
+        if constexpr (C::kTurnsB) {  // a gradient, which is added to
+          float* const to = static_cast<float*>(args_.y) + first + c;
+          *to = __fadd_rn(value, *to);
+        } else if (args_.y_is_bf16) {
           static_cast<__nv_bfloat16*>(args_.y)[first + c] = __float2bfloat16_rn(value);
         } else {
           static_cast<float*>(args_.y)[first + c] = value;

@@ -1,10 +1,13 @@
 // What CUDA implements of linear.h: arguments already checked (cuda.cc).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "base/status.h"
 #include "device/device.h"
+#include "kernels/common/half_rows.h"
 #include "kernels/linear/linear.h"
 
 namespace tandem::kernels {
@@ -20,6 +23,9 @@ struct LinearCall {
   const void* weight = nullptr;  // bf16 or f32, by path; the gate of a pair
   const void* up = nullptr;      // of a pair
   std::int64_t weight_stride = 0, up_stride = 0;
+  // Stored the other way: x [K,T], the weight [K,N], with strides between rows of the sum. Only the paths that say so
+  // take them: the products of a backward.
+  bool x_is_turned = false, weight_is_turned = false;
   const float* bias = nullptr;  // or none; and none of a pair
   float alpha = 1.0f;
   const float* residual = nullptr;  // or none; and none of a pair
@@ -41,7 +47,7 @@ struct LinearCall {
 // Any K, N, T, strides and alignment; `x` has no norm left to do. Slow: for odd shapes, and what the others are tested
 // against.
 [[nodiscard]] Status linear_plain_bf16(const LinearCall& call, device::Stream& stream);
-[[nodiscard]] Status linear_plain_f32(const LinearCall& call, device::Stream& stream);
+[[nodiscard]] Status linear_plain_f32(const LinearCall& call, device::Stream& stream);  // turned operands too
 
 // Up to kFewRows rows: streams the weights at the speed of memory. Does the norm itself.
 inline constexpr std::int64_t kFewRows = 64;
@@ -51,5 +57,32 @@ bool few_rows_sm90_takes(const LinearCall& call);
 // Any number of rows on warpgroup products; x is bf16, its norm done. Grouped layers have no residual.
 bool many_rows_sm90_takes(const LinearCall& call);
 [[nodiscard]] Status linear_many_rows_sm90(const LinearCall& call, device::Stream& stream);
+
+// The same for a turned weight, and an x turned or not: y, of any stride and alignment, is added to (the residual is
+// y). In the same order: one accumulator, K ascending in steps of 16.
+bool many_rows_turned_sm90_takes(const LinearCall& call);
+[[nodiscard]] Status linear_many_rows_turned_sm90(const LinearCall& call, device::Stream& stream);
+
+// What a backward does besides. Rows of f32 or bf16 as bf16, `to_stride` apart; the sums of dy's columns times alpha,
+// added to total [width], by way of column_sums_blocks(rows).sums_bytes(width) of scratch, on 16 bytes.
+struct PackRowsCall {
+  std::int64_t rows = 0, width = 0;
+  const void* from = nullptr;
+  bool from_is_bf16 = false;
+  std::int64_t from_stride = 0;
+  void* to = nullptr;
+  std::int64_t to_stride = 0;
+};
+[[nodiscard]] Status linear_pack_rows_sm80(const PackRowsCall& call, device::Stream& stream);
+inline RowPartition column_sums_blocks(std::int64_t rows) { return RowPartition(rows, 16); }
+struct ColumnSumsCall {
+  std::int64_t rows = 0, width = 0;
+  const float* from = nullptr;
+  std::int64_t stride = 0;
+  float alpha = 1.0f;
+  float* total = nullptr;
+};
+[[nodiscard]] Status linear_column_sums_sm80(const ColumnSumsCall& call, std::span<std::byte> scratch,
+                                             device::Stream& stream);
 
 }  // namespace tandem::kernels

@@ -1,6 +1,7 @@
 // Linear layers for any shape and alignment, in the canonical order and without haste.
 //   bf16   one warp makes 16 rows of 8 outputs: mma.sync m16n8k16, k ascending, operands straight from memory
-//   f32    a block of 256 threads makes 64 x 64 outputs; each is one chain of fma over k, ascending
+//   f32    a block of 256 threads makes 64 x 64 outputs; each is one chain of fma over k, ascending; a turned x comes
+//          with a turned weight
 #include <algorithm>
 
 #include "kernels/common/launch.cuh"
@@ -102,11 +103,20 @@ __global__ void __launch_bounds__(kThreads) plain_f32(const __grid_constant__ Li
       const int row = e / kDepth, depth = e % kDepth;
       const bool in_k = k + depth < call.K;
       const bool in_x = in_k && first_row + row < group.end_row, in_weight = in_k && first_column + row < call.N;
-      x_tile[depth][row] = in_x ? x[(first_row + row) * call.x_stride + k + depth] : 0.0f;
-      weight_tile[depth][row] = in_weight ? weight[(first_column + row) * call.weight_stride + k + depth] : 0.0f;
+      if (!call.x_is_turned) x_tile[depth][row] = in_x ? x[(first_row + row) * call.x_stride + k + depth] : 0.0f;
+      if (!call.weight_is_turned) {
+        weight_tile[depth][row] = in_weight ? weight[(first_column + row) * call.weight_stride + k + depth] : 0.0f;
+      }
       if (up != nullptr) {
         up_tile[depth][row] = in_weight ? up[(first_column + row) * call.up_stride + k + depth] : 0.0f;
       }
+    }
+    for (int e = thread; call.weight_is_turned && e < kTile * kDepth; e += kThreads) {
+      const int row = e % kTile, depth = e / kTile;
+      const bool in_k = k + depth < call.K;
+      const bool in_x = in_k && first_row + row < group.end_row, in_weight = in_k && first_column + row < call.N;
+      if (call.x_is_turned) x_tile[depth][row] = in_x ? x[(k + depth) * call.x_stride + first_row + row] : 0.0f;
+      weight_tile[depth][row] = in_weight ? weight[(k + depth) * call.weight_stride + first_column + row] : 0.0f;
     }
     __syncthreads();
     const int depth_end = static_cast<int>(min(static_cast<long long>(kDepth), static_cast<long long>(call.K - k)));
@@ -152,7 +162,8 @@ Status run_tiles(void (*kernel)(const LinearCall), const LinearCall& call, int r
   for (std::int64_t first = 0; first < call.T; first += kRowsMax) {
     part.T = std::min(kRowsMax, call.T - first);
     const std::size_t x_bytes = call.x_is_bf16 ? 2 : 4, y_bytes = call.y_is_bf16 ? 2 : 4;
-    part.x = static_cast<const std::byte*>(call.x) + static_cast<std::size_t>(first * call.x_stride) * x_bytes;
+    const std::int64_t x_begin = call.x_is_turned ? first : first * call.x_stride;
+    part.x = static_cast<const std::byte*>(call.x) + static_cast<std::size_t>(x_begin) * x_bytes;
     part.y = static_cast<std::byte*>(call.y) + static_cast<std::size_t>(first * call.y_stride) * y_bytes;
     if (call.residual != nullptr) part.residual = call.residual + first * call.residual_stride;
     const dim3 grid(static_cast<unsigned>((call.N + columns - 1) / columns),
