@@ -13,11 +13,12 @@ folder=build/gpu_check
 pack() {
   local python=${1:-python3}
   cmake --preset release -DTANDEM_CUDA=on --log-level=WARNING >/dev/null
-  cmake --build build/release -j "$(nproc)" --target test_device test_kernels test_replay test_golden \
-    tandem bench_linear_few_rows bench_linear_cuda_many bench_attention_decode bench_soft_read_cuda
+  cmake --build build/release -j "$(nproc)" --target test_device test_kernels test_ops test_replay test_golden \
+    tandem bench_linear_few_rows bench_linear_cuda_many bench_attention_decode bench_attention_layer_train \
+    bench_soft_read_cuda
   rm -rf "$folder" && mkdir -p "$folder/lib"
-  install -s build/release/src/cli/tandem build/release/tests/test_{device,kernels,replay,golden} \
-    build/release/bench/bench_{linear_few_rows,linear_cuda_many,attention_decode,soft_read_cuda} "$folder/"
+  install -s build/release/src/cli/tandem build/release/tests/test_{device,kernels,ops,replay,golden} \
+    build/release/bench/bench_{linear_few_rows,linear_cuda_many,attention_decode,attention_layer_train,soft_read_cuda} "$folder/"
   for binary in "$folder"/*; do
     [ -f "$binary" ] || continue
     ldd "$binary" | sed -n 's/.*=> \(.*\/lib\(hwy\|gtest\|gmock\|fmt\)[^ ]*\) .*/\1/p' | xargs -r cp -u -t "$folder/lib"
@@ -68,6 +69,7 @@ run() {
   export TANDEM_SOURCE_DIR=$PWD
   step golden 120 tools/gpu_check.sh shards 4 "$folder/test_golden" --gtest_brief=1 --gtest_filter='*cuda*'
   step kernels 240 tools/gpu_check.sh shards 8 "$folder/test_kernels" --gtest_brief=1 --gtest_filter='*Sm80*:*Sm90*:*Cuda*:*cuda*'
+  step ops 90 tools/gpu_check.sh shards 4 "$folder/test_ops" --gtest_brief=1 --gtest_filter='*Cuda*'
   step replay 60 "$folder/test_replay" --gtest_brief=1 --gtest_filter='*Cuda*'
   step python 150 python3 -m pytest -q -p no:cacheprovider python/tests/test_cuda.py python/tests/test_cuda_layer.py
   step engine-bench 60 "$folder/tandem" bench --device cuda --model models/tinyworld-5m --batch 1,8 \
@@ -75,6 +77,7 @@ run() {
   step few-rows-bench 60 "$folder/bench_linear_few_rows" --smoke
   step many-rows-bench 60 "$folder/bench_linear_cuda_many" --smoke
   step decode-bench 60 "$folder/bench_attention_decode" 4,1,1024,32,8,128,32 1,512,2048,32,8,128,32
+  step layer-bench 60 "$folder/bench_attention_layer_train" --smoke
   step soft-read-bench 60 "$folder/bench_soft_read_cuda" --smoke
   step attention-bench 90 python3 bench/micro/attention.py --quick --json "$logs/attention.jsonl"
   step attention-error 60 python3 bench/micro/attention.py --check

@@ -13,18 +13,19 @@ Status watch(Tape& tape, const AttentionLayerWeights& weights) {
 }
 
 Result<TensorView> attention_layer(Context& context, TensorView x, const AttentionLayerWeights& weights,
-                                   const AttentionLayerConfig& config, const RopeTable& table,
-                                   const kernels::FusedAttentionPlan& plan, Tape* tape) {
+                                   const AttentionLayerConfig& config, const RopeTable& table, const PlacedPlan& placed,
+                                   Tape* tape) {
   const std::int64_t T = x.extent(0);
-  if (plan.shape().T != T || plan.shape().S != T) {
+  const kernels::AttentionShape& shape = placed.plan->shape();
+  if (shape.T != T || shape.S != T) {
     return invalid_argument("attention_layer: the plan is of {} queries and {} keys, x has {} rows; they must agree",
-                            plan.shape().T, plan.shape().S, T);
+                            shape.T, shape.S, T);
   }
   const Projected projected = TD_TRY(norm_qkv_projection(context, x, weights.input_norm, config.norm, weights.qkv,
                                                          config.H, config.G, config.D, tape));
   const Projected turned =
       TD_TRY(norm_rope_heads(context, projected, {weights.q_norm, weights.k_norm, config.norm}, table, tape));
-  const TensorView heads = TD_TRY(fused_attention(context, turned, weights.sinks, plan, config.attention, tape));
+  const TensorView heads = TD_TRY(fused_attention(context, turned, weights.sinks, placed, config.attention, tape));
   if (!weights.output_norm) {
     return linear(context, heads, weights.o, {.bias = weights.o_bias, .alpha = config.residual_scale, .residual = x},
                   tape);

@@ -15,6 +15,7 @@
 //   with a tape      (H+2G)D for v, and q and k before the norm; (H+G)D for q and k after it (none without a norm: the
 //                    turning is undone); HD for o, H for its log-sum-exp; C for y (2C more with output_norm). h, roots
 //                    of mean squares and scores are made again.
+//   on CUDA          o is bf16 (product_dtype()), and q, k and v rounded to it are scratch of attention
 //   backward         scratch: two of x's size, the linear layers' strips, attention's; and in the tape's arena one
 //                    gradient for each of the buffers above, used again by the next layer
 // Errors: as ops.h; kInvalidArgument if the plan's T, S are not the rows of x.   Threads: the stream's.
@@ -47,10 +48,10 @@ struct AttentionLayerConfig {
 // Watches every weight.
 [[nodiscard]] Status watch(Tape& tape, const AttentionLayerWeights& weights);
 
-// x [T,C] f32, dense; the table's rows are the positions of x's rows; `plan` has T = S = the rows of x and outlives the
-// tape's backward(). Without a tape x is overwritten and returned.
+// x [T,C] f32, dense; the table's rows are the positions of x's rows; the plan has T = S = the rows of x. Without a
+// tape x is overwritten and returned.
 [[nodiscard]] Result<TensorView> attention_layer(Context& context, TensorView x, const AttentionLayerWeights& weights,
                                                  const AttentionLayerConfig& config, const RopeTable& table,
-                                                 const kernels::FusedAttentionPlan& plan, Tape* tape);
+                                                 const PlacedPlan& placed, Tape* tape);
 
 }  // namespace tandem::ops

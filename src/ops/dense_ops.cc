@@ -12,18 +12,6 @@ namespace {
 using tensor::DType;
 using tensor::Shape;
 
-Status run_rms_norm_backward(Context& context, Tape& tape, TensorView x, TensorView weight, const NormParams& params,
-                             TensorView dy) {
-  const TensorView dx = TD_TRY(tape.grad_if_wanted(x));
-  const TensorView dweight = TD_TRY(tape.grad_if_wanted(weight));
-  const std::int64_t width = x.extent(x.rank() - 1);
-  const device::Arena::Scope scope(context.arena);
-  const auto scratch = take_scratch(
-      context, kernels::rms_norm_backward_scratch_bytes(x.count() / std::max<std::int64_t>(1, width), width));
-  if (context.arena.is_planning()) return ok_status();
-  return kernels::rms_norm_backward_cpu(x, weight, params.eps, params.offset, dy, dx, dweight, scratch, context.stream);
-}
-
 // What a linear layer adds to the gradients, given its output y.
 Status backward_of_linear(Context& context, Tape& tape, TensorView x, TensorView weight,
                           const kernels::LinearEpilogue& epilogue, TensorView y) {
@@ -66,6 +54,25 @@ Status project_on_cuda(Context& context, TensorView x, const kernels::InputNorm&
   return ok_status();
 }
 
+Status project_on_cpu(Context& context, TensorView x, const kernels::InputNorm& norm, std::span<const Slice> slices,
+                      TensorView packed) {
+  const device::Arena::Scope scope(context.arena);
+  const TensorView h = TD_TRY(normalised(context, x, norm));
+  for (const Slice& slice : slices) {
+    TD_TRY(run_linear(context, h, slice.weight, {.bias = slice.bias}, packed.columns(slice.begin, slice.end)));
+  }
+  return ok_status();
+}
+
+// Scratch with the input of a layer's products as they read it, once for all of them; or x itself, if it is that.
+Result<TensorView> normalised_for_product(Context& context, TensorView x, const kernels::InputNorm& norm) {
+  const TensorView h = TD_TRY(normalised(context, x, norm));
+  if (h.dtype() == product_dtype(context) || product_dtype(context) == DType::kF32) return h;
+  const TensorView rounded = take(context, product_dtype(context), h.shape());
+  if (!context.arena.is_planning()) TD_TRY(kernels::scale_cuda(h, 1.0f, rounded, context.stream));
+  return rounded;
+}
+
 Status expect_projection(const Context& context, const Tape* tape, const char* op, TensorView x,
                          const ProjectionWeights& weights) {
   return expect_on_tape(context, tape, op,
@@ -88,7 +95,8 @@ Result<TensorView> rms_norm(Context& context, TensorView x, TensorView weight, f
   if (tape != nullptr) {
     TD_TRY(tape->record("rms_norm", {y}, [context, tape, x, weight, params, y]() mutable -> Status {
       const TensorView dy = TD_TRY(tape->grad(y));
-      return run_rms_norm_backward(context, *tape, x, weight, params, dy);
+      const TensorView dx = TD_TRY(tape->grad_if_wanted(x));
+      return run_rms_norm_backward(context, *tape, x, weight, params, dy, dx);
     }));
   }
   return y;
@@ -129,34 +137,27 @@ Result<Projected> norm_qkv_projection(Context& context, TensorView x, TensorView
   const TensorView packed = take(context, DType::kF32, Shape{T, (H + 2 * G) * D});
   const auto slices = slices_of(weights, H, G, D);
   const kernels::InputNorm input_norm{norm_weight, norm.eps, norm.offset};
-  if (on_cuda(context)) {
-    TD_TRY(project_on_cuda(context, x, input_norm, weights, slices, packed));
-    return split_heads(packed, H, G, D);
-  }
-  const device::Arena::Scope scope(context.arena);
-  // Of the normalised x nothing is kept: backward makes it again.
-  const TensorView h = TD_TRY(normalised(context, x, input_norm));
-  for (const Slice& slice : slices) {
-    TD_TRY(run_linear(context, h, slice.weight, {.bias = slice.bias}, packed.columns(slice.begin, slice.end)));
-  }
+  TD_TRY(on_cuda(context) ? project_on_cuda(context, x, input_norm, weights, slices, packed)
+                          : project_on_cpu(context, x, input_norm, slices, packed));
   const Projected projected = split_heads(packed, H, G, D);
   if (tape == nullptr) return projected;
   TD_TRY(tape->record("qkv_projection", {packed}, [=]() mutable -> Status {
     const TensorView dpacked = TD_TRY(tape->grad(packed));
     const bool through_norm = static_cast<bool>(norm_weight);
     TensorView dh = through_norm ? TensorView() : TD_TRY(tape->grad_if_wanted(x));
-    const device::Arena::Scope backward_scope(context.arena);
-    const TensorView h_again = TD_TRY(normalised(context, x, input_norm));
+    const device::Arena::Scope scope(context.arena);
+    const TensorView h = TD_TRY(normalised_for_product(context, x, input_norm));
     if (through_norm && (tape->wants(x) || tape->wants(norm_weight))) {
       dh = take(context, DType::kF32, x.shape());
-      if (!context.arena.is_planning()) fill_zeros(context.stream, dh.as<float>(), dh.count());
+      if (!context.arena.is_planning()) TD_TRY(fill_zeros(context.stream, dh));
     }
     for (const Slice& slice : slices) {
-      TD_TRY(run_linear_backward(context, *tape, h_again, slice.weight, slice.bias, 1.0f,
+      TD_TRY(run_linear_backward(context, *tape, h, slice.weight, slice.bias, 1.0f,
                                  dpacked.columns(slice.begin, slice.end), dh));
     }
     if (!through_norm || !dh) return ok_status();
-    return run_rms_norm_backward(context, *tape, x, norm_weight, norm, dh);
+    const TensorView dx = TD_TRY(tape->grad_if_wanted(x));
+    return run_rms_norm_backward(context, *tape, x, norm_weight, norm, dh, dx);
   }));
   return projected;
 }

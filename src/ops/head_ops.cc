@@ -1,4 +1,4 @@
-// The ops between the projections of an attention layer that have a backward: norm and rotation of heads, attention.
+// Norm and rotation of heads, between the projections of an attention layer and attention.
 #include "kernels/rope/qk_norm_rope.h"
 #include "kernels/rope/rope.h"
 #include "ops/support.h"
@@ -9,83 +9,69 @@ namespace {
 using tensor::DType;
 using tensor::Shape;
 
+// Whether whole rows are normalised: what CUDA does apart from the turning.
+bool normalises_rows(TensorView x, const kernels::QkNormRope& params) {
+  return params.weight && params.weight.extent(0) != x.extent(2);
+}
+NormParams norm_of(const kernels::QkNormRope& params) { return {params.eps, params.offset}; }
+
+Status norm_rope_on_cuda(Context& context, TensorView x, kernels::QkNormRope params, TensorView y) {
+  if (normalises_rows(x, params)) {
+    TD_TRY(run_rms_norm(context, as_rows(x), params.weight, norm_of(params), as_rows(y)));
+    params.weight = TensorView();
+    x = y;
+  }
+  const kernels::QkNormRopeCall call{x, params, y};
+  return kernels::qk_norm_rope_cuda(std::span(&call, 1), context.stream);
+}
+
 Status run_norm_rope(Context& context, TensorView x, const kernels::QkNormRope& params, TensorView y) {
   if (context.arena.is_planning()) return ok_status();
-  if (on_cuda(context)) return invalid_argument("norm_rope: no f32 heads on CUDA; attention() turns them itself");
+  if (on_cuda(context)) return norm_rope_on_cuda(context, x, params, y);
   if (!params.weight && y.data() == x.data()) return kernels::rope_cpu(x, params.cos, params.sin, context.stream);
   return kernels::qk_norm_rope_cpu(x, params, y, context.stream);
 }
 
-// `dy` is turned back where it lies; nothing else needs it. `dx` may be absent.
+// Turns dy back, and undoes the norm of heads if there is one: into dx, which is dy or is added to.
+Status norm_rope_heads_backward_on_cuda(Context& context, TensorView x, const kernels::QkNormRope& params,
+                                        TensorView dy, TensorView dx, TensorView dweight) {
+  const device::Arena::Scope scope(context.arena);
+  const std::int64_t half = params.cos.extent(1);
+  const auto scratch = take_scratch(
+      context,
+      dweight ? kernels::qk_norm_rope_backward_cuda_scratch_bytes(x.extent(0), x.extent(1), x.extent(2), half) : 0);
+  if (context.arena.is_planning()) return ok_status();
+  const bool in_place = dx && dx.data() == dy.data();
+  const kernels::QkNormRopeBackwardCall call{x, params, dy, dx, dweight};
+  return kernels::qk_norm_rope_backward_cuda(std::span(&call, 1),
+                                             in_place ? kernels::GradientMode::kWrite : kernels::GradientMode::kAdd,
+                                             scratch, context.stream);
+}
+
+Status norm_rope_backward_on_cuda(Context& context, Tape& tape, TensorView x, const kernels::QkNormRope& params,
+                                  TensorView dy, TensorView dx) {
+  kernels::QkNormRope turning = params;
+  turning.weight = TensorView();
+  if (normalises_rows(x, params)) {
+    TD_TRY(norm_rope_heads_backward_on_cuda(context, x, turning, dy, dy, TensorView()));
+    return run_rms_norm_backward(context, tape, as_rows(x), params.weight, norm_of(params), as_rows(dy),
+                                 dx ? as_rows(dx) : dx);
+  }
+  if (!params.weight) return norm_rope_heads_backward_on_cuda(context, x, turning, dy, dx ? dx : dy, TensorView());
+  const TensorView dweight = TD_TRY(tape.grad_if_wanted(params.weight));
+  return norm_rope_heads_backward_on_cuda(context, x, params, dy, dx, dweight);
+}
+
+// `dy` may be turned back where it lies; nothing else needs it. `dx` may be absent; then that, if there is no norm.
 Status run_norm_rope_backward(Context& context, Tape& tape, TensorView x, const kernels::QkNormRope& params,
                               TensorView dy, TensorView dx) {
+  if (on_cuda(context)) return norm_rope_backward_on_cuda(context, tape, x, params, dy, dx);
   const TensorView dweight = TD_TRY(tape.grad_if_wanted(params.weight));
   const device::Arena::Scope scope(context.arena);
   const auto scratch =
       take_scratch(context, kernels::qk_norm_rope_backward_scratch_bytes(x.extent(0), x.extent(1), x.extent(2)));
   if (context.arena.is_planning()) return ok_status();
   return kernels::qk_norm_rope_backward_cpu(x, params, dy, dx, dweight, scratch, context.stream);
-}
-
-// Whether some row of q belongs to no segment: attention then leaves its output as it was.
-bool has_padding(const kernels::FusedAttentionPlan& plan) {
-  std::int64_t queries = 0;
-  for (const kernels::AttentionSegment& segment : plan.segments()) queries += segment.query_count;
-  return queries < plan.shape().T;
-}
-
-// Gradients of attention's inputs. Its kernel writes rather than adds, so it writes into the tape's gradients if they
-// are new, hence zero, and lie apart, and into scratch that is then added otherwise.
-class AttentionGradients {
- public:
-  static Result<AttentionGradients> create(Context& context, Tape& tape, const Projected& inputs, TensorView sinks) {
-    AttentionGradients all;
-    const auto& [q, k, v] = inputs;
-    const bool is_apart = q.data() != k.data() && k.data() != v.data() && v.data() != q.data();
-    const bool is_new = is_apart && !tape.has_grad(q) && !tape.has_grad(k) && !tape.has_grad(v);
-    all.q_ = TD_TRY(make(context, tape, q, is_new));
-    all.k_ = TD_TRY(make(context, tape, k, is_new));
-    all.v_ = TD_TRY(make(context, tape, v, is_new));
-    if (sinks) all.sinks_ = TD_TRY(make(context, tape, sinks, !tape.has_grad(sinks)));
-    return all;
-  }
-  kernels::FusedAttentionGradients written() const { return {q_.written, k_.written, v_.written, sinks_.written}; }
-  Status add_scratch(Context& context) const {
-    for (const One& one : {q_, k_, v_, sinks_}) {
-      if (!one.total) continue;
-      const bool is_row = one.total.rank() == 1;
-      const auto shaped = [&](TensorView view) { return is_row ? view.reshape({1, view.count()}) : view; };
-      TD_TRY(add_to(context, shaped(one.total), shaped(one.written), 1.0f));
-    }
-    return ok_status();
-  }
-
- private:
-  struct One {
-    TensorView written, total;  // total: to which what was written is added; absent if it is the same, or not wanted
-  };
-  static Result<One> make(Context& context, Tape& tape, TensorView input, bool directly) {
-    if (directly && tape.wants(input)) return One{TD_TRY(tape.grad(input)), TensorView()};
-    const TensorView total = TD_TRY(tape.grad_if_wanted(input));
-    const TensorView written = take(context, DType::kF32, input.shape());
-    if (!context.arena.is_planning()) fill_zeros(context.stream, written.as<float>(), written.count());
-    return One{written, total};
-  }
-  One q_, k_, v_, sinks_;
-};
-
-Status backward_of_attention(Context& context, Tape& tape, const Projected& inputs, TensorView sinks,
-                             const kernels::FusedAttentionPlan& plan, const kernels::FusedAttentionParams& params,
-                             TensorView out, TensorView lse_ln) {
-  const TensorView dout = TD_TRY(tape.grad(out));
-  const device::Arena::Scope scope(context.arena);
-  const AttentionGradients gradients = TD_TRY(AttentionGradients::create(context, tape, inputs, sinks));
-  const auto scratch = take_scratch(
-      context, kernels::fused_attention_backward_scratch_bytes(plan, context.stream.pool().threads_count()));
-  if (context.arena.is_planning()) return ok_status();
-  TD_TRY(kernels::fused_attention_backward({inputs.q, inputs.k, inputs.v, sinks}, plan, TensorView(), params, out,
-                                           lse_ln, dout, TensorView(), gradients.written(), scratch, context.stream));
-  return gradients.add_scratch(context);
 }
 
 }  // namespace
@@ -134,33 +120,6 @@ Result<Projected> norm_rope_heads(Context& context, const Projected& x, const He
     }));
   }
   return x;
-}
-
-Result<TensorView> fused_attention(Context& context, const Projected& inputs, TensorView sinks,
-                                   const kernels::FusedAttentionPlan& plan, const kernels::FusedAttentionParams& params,
-                                   Tape* tape) {
-  TD_TRY(expect_on_tape(context, tape, "fused_attention",
-                        {{"q", inputs.q}, {"k", inputs.k}, {"v", inputs.v}, {"sinks", sinks}}));
-  if (on_cuda(context)) return invalid_argument("fused_attention: the op has no f32 heads on CUDA yet");
-  const std::int64_t T = inputs.q.extent(0), H = inputs.q.extent(1), D = inputs.q.extent(2);
-  const TensorView out = take(context, DType::kF32, Shape{T, H, D});
-  const TensorView lse_ln = tape == nullptr ? TensorView() : take(context, DType::kF32, Shape{H, T});
-  {
-    const device::Arena::Scope scope(context.arena);
-    const auto scratch = take_scratch(
-        context, kernels::fused_attention_forward_scratch_bytes(plan, context.stream.pool().threads_count()));
-    if (!context.arena.is_planning()) {
-      if (has_padding(plan)) fill_zeros(context.stream, out.as<float>(), out.count());
-      TD_TRY(kernels::fused_attention_forward({inputs.q, inputs.k, inputs.v, sinks}, plan, TensorView(), params, out,
-                                              lse_ln, scratch, context.stream));
-    }
-  }
-  if (tape != nullptr) {
-    TD_TRY(tape->record("fused_attention", {out}, [context, tape, inputs, sinks, &plan, params, out, lse_ln]() mutable {
-      return backward_of_attention(context, *tape, inputs, sinks, plan, params, out, lse_ln);
-    }));
-  }
-  return out.reshape(Shape{T, H * D});
 }
 
 }  // namespace tandem::ops

@@ -7,10 +7,12 @@
 // before Tape::backward(). With a planning arena (device/arena.h) no kernel runs: the ops only count memory, and so do
 // their backwards. With a tape (tape.h) an op never changes its inputs unless it says so; it keeps views of its inputs
 // and outputs, and no memory beyond its outputs that is not named here. What is cheap to make again is made again in
-// backward. Those with a backward: rms_norm, linear, norm_linear_into, norm_qkv_projection, norm_rope,
-// norm_rope_heads, fused_attention, add_scaled. Errors: what the kernels say; kInvalidArgument if `tape` is set and the
-// op has no backward yet, if an input is not on the tape, or if the tape's gradients lie in the context's arena.
-// Threads: the stream's.
+// backward. On CUDA biases and norms' weights are f32, layers' weights what Compute says (linear.h), and products
+// read the gradients that come to them, and their input, rounded to product_dtype(); gradients are f32, of bf16 tensors
+// too, and so are additions to them. Those with a backward: rms_norm, linear, norm_linear_into, norm_qkv_projection,
+// norm_rope, norm_rope_heads, fused_attention, add_scaled. Errors: what the kernels say; kInvalidArgument if `tape` is
+// set and the op has no backward yet, if an input is not on the tape, or if the tape's gradients lie in the context's
+// arena. Threads: the stream's.
 #pragma once
 
 #include <span>
@@ -106,12 +108,24 @@ struct HeadNorm {
 [[nodiscard]] Result<Projected> norm_rope_heads(Context& context, const Projected& x, const HeadNorm& norm,
                                                 const RopeTable& table, Tape* tape);
 
-// Attention without a cache, over the segments of a plan, which outlives the tape's backward(): q [T,H,D],
-// k, v [S,G,D], heads dense, -> [T,H*D]; sinks [H] f32 or absent. Rows of q in no segment give zeros. A tape keeps the
-// log-sum-exp [H,T].
+// A plan, and where kernels read it: on CUDA its words must lie on the device. Made once, used by all layers; both
+// outlive the tape's backward(). On the CPU a plan is enough.
+struct PlacedPlan {
+  PlacedPlan(const kernels::FusedAttentionPlan& made, TensorView words_there = TensorView())  // NOLINT: on purpose
+      : plan(&made), words(words_there) {}
+  const kernels::FusedAttentionPlan* plan;
+  TensorView words;
+};
+// Copies the words into the context's arena.
+[[nodiscard]] Result<PlacedPlan> place(Context& context, const kernels::FusedAttentionPlan& plan);
+
+// Attention without a cache, over the segments of a plan: q [T,H,D], k, v [S,G,D], heads dense, -> [T,H*D] of
+// product_dtype(); sinks [H] f32 or absent. Rows of q in no segment give zeros. A tape keeps the log-sum-exp [H,T].
+// On CUDA, under Compute::kBf16 only: q, k and v are rounded to bf16 in scratch, in backward again, and so is the
+// gradient that comes; those of q, k and v are rounded before they are added, in f32.
 [[nodiscard]] Result<TensorView> fused_attention(Context& context, const Projected& inputs, TensorView sinks,
-                                                 const kernels::FusedAttentionPlan& plan,
-                                                 const kernels::FusedAttentionParams& params, Tape* tape);
+                                                 const PlacedPlan& placed, const kernels::FusedAttentionParams& params,
+                                                 Tape* tape);
 
 // norm_rope_heads(), then k and v are appended to the cache at `slots`, then q attends: [T,H,D] -> [T,H*D] of
 // product_dtype(). `projected` is one packed buffer and is overwritten. Shapes as in kernels/attention/attention.h.

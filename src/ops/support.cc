@@ -1,7 +1,9 @@
 #include "ops/support.h"
 
 #include <algorithm>
+#include <cstring>
 
+#include "device/memory.h"
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/linear/linear_backward.h"
 #include "kernels/norm/norm.h"
@@ -23,7 +25,6 @@ tensor::DType product_dtype(const Context& context) {
 Status expect_on_tape(const Context& context, const Tape* tape, const char* op,
                       std::initializer_list<NamedInput> inputs) {
   if (tape == nullptr) return ok_status();
-  if (on_cuda(context)) return invalid_argument("{} has no backward on CUDA yet; run it without a tape", op);
   if (&tape->arena() == &context.arena || tape->arena().is_planning() != context.arena.is_planning()) {
     return invalid_argument("{}: give the tape an arena of its own, planning if and only if the context's is", op);
   }
@@ -52,7 +53,7 @@ Status run_linear(Context& context, TensorView x, TensorView weight, const kerne
 
 Result<TensorView> normalised(Context& context, TensorView x, const kernels::InputNorm& norm) {
   if (!norm.weight) return x;
-  const TensorView h = take(context, DType::kF32, x.shape());
+  const TensorView h = take(context, product_dtype(context), x.shape());
   TD_TRY(run_rms_norm(context, x, norm.weight, {norm.eps, norm.offset}, h));
   return h;
 }
@@ -72,11 +73,30 @@ Status run_linear_backward(Context& context, Tape& tape, TensorView x, TensorVie
                            TensorView dy, TensorView x_grad) {
   const kernels::LinearGradients gradients{x_grad, TD_TRY(tape.grad_if_wanted(weight)),
                                            TD_TRY(tape.grad_if_wanted(bias))};
+  const std::int64_t T = dy.extent(0), N = weight.extent(0), K = weight.extent(1);
   const device::Arena::Scope scope(context.arena);
   const auto scratch =
-      take_scratch(context, kernels::linear_backward_scratch_bytes(dy.extent(0), weight.extent(1), weight.extent(0)));
+      take_scratch(context, on_cuda(context) ? kernels::linear_backward_cuda_scratch_bytes(T, weight, context.compute)
+                                             : kernels::linear_backward_scratch_bytes(T, K, N));
   if (context.arena.is_planning()) return ok_status();
-  return kernels::linear_backward_cpu(x, weight, alpha, dy, gradients, context.compute, scratch, context.stream);
+  const auto run = on_cuda(context) ? kernels::linear_backward_cuda : kernels::linear_backward_cpu;
+  return run(x, weight, alpha, dy, gradients, context.compute, scratch, context.stream);
+}
+
+Status run_rms_norm_backward(Context& context, Tape& tape, TensorView x, TensorView weight, const NormParams& params,
+                             TensorView dy, TensorView dx) {
+  const TensorView dweight = TD_TRY(tape.grad_if_wanted(weight));
+  const std::int64_t width = x.extent(x.rank() - 1), rows = x.count() / std::max<std::int64_t>(1, width);
+  const device::Arena::Scope scope(context.arena);
+  const auto bytes =
+      on_cuda(context) ? kernels::rms_norm_backward_cuda_scratch_bytes : kernels::rms_norm_backward_scratch_bytes;
+  const auto scratch = take_scratch(context, bytes(rows, width));
+  if (context.arena.is_planning()) return ok_status();
+  if (on_cuda(context)) {
+    return kernels::rms_norm_backward_cuda(x, weight, params.eps, params.offset, dy, dx, dweight,
+                                           kernels::GradientMode::kAdd, scratch, context.stream);
+  }
+  return kernels::rms_norm_backward_cpu(x, weight, params.eps, params.offset, dy, dx, dweight, scratch, context.stream);
 }
 
 Status add_to(Context& context, TensorView target, TensorView source, float alpha) {
@@ -88,15 +108,20 @@ Status add_to(Context& context, TensorView target, TensorView source, float alph
     target = as_rows(target);
     source = as_rows(source);
   }
-  return kernels::add_scaled_cpu(target, source, alpha, target, context.stream);
+  const auto run = on_cuda(context) ? kernels::add_scaled_cuda : kernels::add_scaled_cpu;
+  return run(target, source, alpha, target, context.stream);
 }
 
-void fill_zeros(device::Stream& stream, float* data, std::int64_t count) {
-  constexpr std::int64_t kPiece = 1 << 18;
-  stream.pool().parallel_for((count + kPiece - 1) / kPiece, [&](std::int64_t piece) {
-    const std::int64_t begin = piece * kPiece;
-    std::fill_n(data + begin, std::min(kPiece, count - begin), 0.0f);
+Status fill_zeros(device::Stream& stream, TensorView dense) {
+  const auto bytes = static_cast<std::size_t>(dense.bytes());
+  if (on_cuda(stream)) return device::fill_zeros(dense.data(), bytes, stream);
+  constexpr std::size_t kPiece = 1 << 20;
+  auto* const data = static_cast<std::byte*>(dense.data());
+  stream.pool().parallel_for(static_cast<std::int64_t>((bytes + kPiece - 1) / kPiece), [&](std::int64_t piece) {
+    const std::size_t begin = static_cast<std::size_t>(piece) * kPiece;
+    std::memset(data + begin, 0, std::min(kPiece, bytes - begin));
   });
+  return ok_status();
 }
 
 TensorView as_rows(TensorView heads) {

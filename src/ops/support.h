@@ -15,7 +15,10 @@ inline Status require_no_tape(const Tape* tape, const char* op) {
   return invalid_argument("{} has no backward pass yet; run it without a tape", op);
 }
 
-inline bool on_cuda(const Context& context) { return context.stream.device().kind == device::DeviceKind::kCuda; }
+inline bool on_cuda(const device::Stream& stream) { return stream.device().kind == device::DeviceKind::kCuda; }
+inline bool on_cuda(const Context& context) { return on_cuda(context.stream); }
+// For scratch that is per thread: 1 on CUDA.
+inline int threads_of(const Context& context) { return on_cuda(context) ? 1 : context.stream.pool().threads_count(); }
 
 // What every op with a backward asks before it runs: that the arenas plan together and are two, and that its inputs are
 // on the tape.
@@ -33,7 +36,7 @@ std::span<std::byte> take_scratch(Context& context, std::size_t bytes);
                                 const kernels::LinearEpilogue& epilogue, TensorView y,
                                 const kernels::InputNorm& norm = {});
 
-// Scratch of the caller's arena scope with rms_norm(x); or x itself, if there is no norm.
+// Scratch of the caller's arena scope with rms_norm(x) in product_dtype(); or x itself, if there is no norm.
 [[nodiscard]] Result<TensorView> normalised(Context& context, TensorView x, const kernels::InputNorm& norm);
 
 // Whether `next` lies right behind `view`: the two are one dense tensor of more rows.
@@ -47,10 +50,16 @@ bool lies_behind(const TensorView& next, const TensorView& view);
 [[nodiscard]] Status run_linear_backward(Context& context, Tape& tape, TensorView x, TensorView weight, TensorView bias,
                                          float alpha, TensorView dy, TensorView x_grad);
 
-// target += alpha * source, f32 of one shape. Errors: kInvalidArgument (heads that do not lie together).
+// Adds to the gradients of x and weight that are given; dx may be absent.
+[[nodiscard]] Status run_rms_norm_backward(Context& context, Tape& tape, TensorView x, TensorView weight,
+                                           const NormParams& params, TensorView dy, TensorView dx);
+
+// target += alpha * source, of one shape; target f32, source f32 or, on CUDA, bf16. Errors: kInvalidArgument (heads
+// that do not lie together).
 [[nodiscard]] Status add_to(Context& context, TensorView target, TensorView source, float alpha);
 
-void fill_zeros(device::Stream& stream, float* data, std::int64_t count);
+// Of dense memory; not for planning arenas.
+[[nodiscard]] Status fill_zeros(device::Stream& stream, TensorView dense);
 
 // [T,H,D] with dense heads as [T,H*D].
 TensorView as_rows(TensorView heads);

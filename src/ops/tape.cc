@@ -101,12 +101,12 @@ Result<TensorView> Tape::grad(TensorView view) {
     return invalid_argument("tape: {} is frozen, so it has no gradient; watch() it instead", view.shape().to_string());
   }
   Buffer& buffer = buffers_.find(found->first)->second;
-  if (buffer.grad == nullptr) buffer.grad = take_grad(buffer.count);
+  if (buffer.grad == nullptr) buffer.grad = TD_TRY(take_grad(buffer.count));
   return like_view(buffer.grad +
                    (address_of(view) - found->first) / static_cast<std::uintptr_t>(tensor::dtype_bytes(view.dtype())));
 }
 
-float* Tape::take_grad(std::int64_t count) {
+Result<float*> Tape::take_grad(std::int64_t count) {
   float* grad = nullptr;
   if (const auto block = given_back_.find(count); block != given_back_.end()) {
     grad = block->second;
@@ -114,7 +114,8 @@ float* Tape::take_grad(std::int64_t count) {
   } else {
     grad = static_cast<float*>(gradients_.take(static_cast<std::size_t>(count) * sizeof(float)));
   }
-  if (!gradients_.is_planning()) fill_zeros(stream_, grad, count);
+  if (!gradients_.is_planning())
+    TD_TRY(fill_zeros(stream_, TensorView(grad, DType::kF32, tensor::Shape{count}, stream_.device())));
   return grad;
 }
 

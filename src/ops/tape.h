@@ -103,7 +103,7 @@ class Tape {
 
   Status add(std::string_view who, tensor::TensorView tensor, Kind kind);
   Buffers::const_iterator find(tensor::TensorView view) const;  // of the buffer that contains it; end() if none does
-  float* take_grad(std::int64_t count);
+  Result<float*> take_grad(std::int64_t count);
   void forget(const Entry& entry);
 
   device::Stream& stream_;

@@ -1,5 +1,5 @@
-// Rows of bf16 or f16 on a CUDA device, [T,C] or [T,H,C], as kernels read them that give each thread 8 elements at a
-// time; how such rows fall into blocks; and sums over rows in an order that the blocks fix.
+// Rows of bf16, f16 or f32 on a CUDA device, [T,C] or [T,H,C], as kernels read them that give each thread 8 elements at
+// a time; how such rows fall into blocks; and sums over rows in an order that the blocks fix.
 #pragma once
 
 #include <algorithm>
@@ -17,7 +17,7 @@ namespace tandem::kernels {
 inline constexpr int kChunk = 8;  // elements that one access of 16 bytes moves
 
 struct HalfRows {
-  std::uint16_t* data = nullptr;
+  std::uint16_t* data = nullptr;             // or where f32 begin
   std::int64_t stride = 0, head_stride = 0;  // in elements
 
   HalfRows() = default;
@@ -28,7 +28,10 @@ struct HalfRows {
   TD_HOST_DEVICE std::uint16_t* row(std::uint32_t token, std::uint32_t head) const {
     return data + token * stride + head * head_stride;
   }
-  // Whether each row begins on 16 bytes.
+  TD_HOST_DEVICE float* row_of_f32(std::uint32_t token, std::uint32_t head) const {
+    return reinterpret_cast<float*>(data) + token * stride + head * head_stride;
+  }
+  // Whether each row begins on 16 bytes, whatever its elements.
   bool is_aligned() const {
     return reinterpret_cast<std::uintptr_t>(data) % 16 == 0 && stride % kChunk == 0 && head_stride % kChunk == 0;
   }

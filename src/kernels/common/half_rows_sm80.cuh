@@ -1,7 +1,8 @@
-// What kernels over rows of 16-bit elements share: chunks of 8 of them, and sums over the threads of a row.
+// What kernels over rows of 16-bit elements (or of f32) share: chunks of 8 of them, and sums over the threads of a row.
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/common/half_rows.h"
 #include "kernels/common/sm80.cuh"
@@ -77,14 +78,62 @@ __device__ __forceinline__ void load_floats(const float* from, int count, float 
   }
 }
 
+// An element type of rows, beside Bf16 and F16.
+struct F32 {};
+
+// 8 elements of a row of HalfRows from `begin` on, as load_chunk() and store_chunk() take them. The launch may write
+// what is loaded.
+template <class E, bool kAligned>
+__device__ __forceinline__ void load_values(const HalfRows& rows, std::uint32_t token, std::uint32_t head, int begin,
+                                            int count, float (&values)[kChunk]) {
+  if constexpr (!std::is_same_v<E, F32>) {
+    widen<E>(load_chunk<kAligned>(rows.row(token, head) + begin, count), values);
+  } else {
+    const float* const from = rows.row_of_f32(token, head) + begin;
+    if constexpr (kAligned) {
+      float4 low{}, high{};
+      if (count > 0) {
+        low = *reinterpret_cast<const float4*>(from);
+        high = *(reinterpret_cast<const float4*>(from) + 1);
+      }
+      values[0] = low.x, values[1] = low.y, values[2] = low.z, values[3] = low.w;
+      values[4] = high.x, values[5] = high.y, values[6] = high.z, values[7] = high.w;
+    } else {
+#pragma unroll
+      for (int i = 0; i < kChunk; ++i) values[i] = i < count ? from[i] : 0.0f;
+    }
+  }
+}
+template <class E, bool kAligned>
+__device__ __forceinline__ void store_values(const HalfRows& rows, std::uint32_t token, std::uint32_t head, int begin,
+                                             int count, const float (&values)[kChunk]) {
+  if constexpr (!std::is_same_v<E, F32>) {
+    store_chunk<kAligned>(rows.row(token, head) + begin, count, narrow<E>(values));
+  } else {
+    float* const to = rows.row_of_f32(token, head) + begin;
+    if constexpr (kAligned) {
+      if (count <= 0) return;
+      reinterpret_cast<float4*>(to)[0] = {values[0], values[1], values[2], values[3]};
+      reinterpret_cast<float4*>(to)[1] = {values[4], values[5], values[6], values[7]};
+    } else {
+#pragma unroll
+      for (int i = 0; i < kChunk; ++i) {
+        if (i < count) to[i] = values[i];
+      }
+    }
+  }
+}
+
 // offset + weight[begin...], the weight f32 or of the rows' dtype.
 template <class E, bool kAligned>
 __device__ __forceinline__ void load_gains(const void* weight, bool is_f32, float offset, int begin, int count,
                                            float (&gains)[kChunk]) {
-  if (is_f32) {
+  if (is_f32 || std::is_same_v<E, F32>) {
     load_floats<kAligned>(static_cast<const float*>(weight) + begin, count, gains);
   } else {
-    widen<E>(load_chunk<kAligned>(static_cast<const std::uint16_t*>(weight) + begin, count), gains);
+    if constexpr (!std::is_same_v<E, F32>) {
+      widen<E>(load_chunk<kAligned>(static_cast<const std::uint16_t*>(weight) + begin, count), gains);
+    }
   }
 #pragma unroll
   for (int i = 0; i < kChunk; ++i) gains[i] += offset;

@@ -21,9 +21,11 @@ namespace tandem::kernels {
 [[nodiscard]] Status gate_cpu(tensor::TensorView gate, tensor::TensorView up, Activation activation,
                               tensor::TensorView y, device::Stream& stream);
 
-// The same on CUDA; y of gate may be bf16 too. Errors: also kInvalidArgument in a build without CUDA; kDeviceLost.
+// The same on CUDA. bf16 too: b of add_scaled, a and y of scale (the way from one to the other), y of gate; sums and
+// products are f32, rounded once. Errors: also kInvalidArgument in a build without CUDA; kDeviceLost.
 [[nodiscard]] Status add_scaled_cuda(tensor::TensorView a, tensor::TensorView b, float alpha, tensor::TensorView y,
                                      device::Stream& stream);
+[[nodiscard]] Status scale_cuda(tensor::TensorView a, float alpha, tensor::TensorView y, device::Stream& stream);
 [[nodiscard]] Status gate_cuda(tensor::TensorView gate, tensor::TensorView up, Activation activation,
                                tensor::TensorView y, device::Stream& stream);
 // y = cap * tanh(a / cap); cap > 0. (On the CPU: softmax/softmax.h.)

@@ -9,20 +9,21 @@
 
 namespace tandem::kernels {
 
-enum class Elementwise : std::uint8_t { kAddScaled, kGate, kSoftcap };
+enum class Elementwise : std::uint8_t { kAddScaled, kScale, kGate, kSoftcap };
 
-// y[t,c] from a[t,c] and, for two of them, b[t,c]; strides in elements.
+// f32 or bf16; the stride in elements.
+struct ElementwiseRows {
+  void* data = nullptr;
+  bool is_bf16 = false;
+  std::int64_t stride = 0;
+};
+// y[t,c] from a[t,c] and, for two of them, b[t,c].
 struct ElementwiseCall {
   Elementwise kind = Elementwise::kAddScaled;
   Activation activation = Activation::kSilu;
   float factor = 1.0f;  // alpha, or the cap
   std::int64_t rows = 0, width = 0;
-  const float* a = nullptr;
-  const float* b = nullptr;
-  std::int64_t a_stride = 0, b_stride = 0;
-  void* y = nullptr;
-  bool y_is_bf16 = false;
-  std::int64_t y_stride = 0;
+  ElementwiseRows a, b, y;
 };
 [[nodiscard]] Status elementwise_sm80(const ElementwiseCall& call, device::Stream& stream);
 

@@ -3,6 +3,7 @@
 
 #include "kernels/common/half_rows.h"
 #include "kernels/common/validate.h"
+#include "kernels/elementwise/elementwise.h"
 #include "kernels/linear/linear_backward.h"
 #include "kernels/linear/paths.h"
 
@@ -43,14 +44,13 @@ class Parts {
   std::size_t used_ = 0;
 };
 
-// `view` as an operand of bf16, packed into `part` unless it is one already.
-Result<Operand> packed(const TensorView& view, std::byte* part, device::Stream& stream) {
+// `view` as an operand of bf16, rounded into `part` unless it is one already.
+Result<Operand> rounded(const TensorView& view, std::byte* part, device::Stream& stream) {
   if (is_operand(view)) return Operand{view.data(), view.stride(0)};
-  const std::int64_t stride = RowPartition::padded(view.extent(1));
-  TD_TRY(linear_pack_rows_sm80(
-      {view.extent(0), view.extent(1), view.data(), view.dtype() == DType::kBf16, view.stride(0), part, stride},
-      stream));
-  return Operand{part, stride};
+  const std::int64_t strides[] = {RowPartition::padded(view.extent(1)), 1};
+  const TensorView rows(part, DType::kBf16, view.shape(), strides, view.device());
+  TD_TRY(scale_cuda(view, 1.0f, rows, stream));
+  return Operand{part, strides[0]};
 }
 
 Status multiply(LinearCall call, const TensorView& to, Compute compute, device::Stream& stream) {
@@ -117,7 +117,7 @@ Status linear_backward_cuda(TensorView x, TensorView weight, float alpha, Tensor
   if (K == 0 || (is_absent(dx) && is_absent(dweight))) return ok_status();
   const auto operand = [&](const TensorView& view) -> Result<Operand> {
     if (!is_bf16) return Operand{view.data(), view.stride(0)};
-    return packed(view, parts.take_rows(view.extent(0), view.extent(1)), stream);
+    return rounded(view, parts.take_rows(view.extent(0), view.extent(1)), stream);
   };
   const Operand dy_rows = TD_TRY(operand(dy));
   if (!is_absent(dweight)) {
@@ -150,7 +150,6 @@ Status linear_backward_cuda(TensorView x, TensorView weight, float alpha, Tensor
 
 bool many_rows_turned_sm90_takes(const LinearCall&) { return false; }
 Status linear_many_rows_turned_sm90(const LinearCall&, device::Stream&) { return no_cuda_code(kOp); }
-Status linear_pack_rows_sm80(const PackRowsCall&, device::Stream&) { return no_cuda_code(kOp); }
 Status linear_column_sums_sm80(const ColumnSumsCall&, std::span<std::byte>, device::Stream&) {
   return no_cuda_code(kOp);
 }

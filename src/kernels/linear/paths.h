@@ -63,17 +63,8 @@ bool many_rows_sm90_takes(const LinearCall& call);
 bool many_rows_turned_sm90_takes(const LinearCall& call);
 [[nodiscard]] Status linear_many_rows_turned_sm90(const LinearCall& call, device::Stream& stream);
 
-// What a backward does besides. Rows of f32 or bf16 as bf16, `to_stride` apart; the sums of dy's columns times alpha,
-// added to total [width], by way of column_sums_blocks(rows).sums_bytes(width) of scratch, on 16 bytes.
-struct PackRowsCall {
-  std::int64_t rows = 0, width = 0;
-  const void* from = nullptr;
-  bool from_is_bf16 = false;
-  std::int64_t from_stride = 0;
-  void* to = nullptr;
-  std::int64_t to_stride = 0;
-};
-[[nodiscard]] Status linear_pack_rows_sm80(const PackRowsCall& call, device::Stream& stream);
+// alpha times the sums of columns of f32 rows, added to total [width], by way of column_sums_blocks(rows).
+// sums_bytes(width) of scratch, on 16 bytes.
 inline RowPartition column_sums_blocks(std::int64_t rows) { return RowPartition(rows, 16); }
 struct ColumnSumsCall {
   std::int64_t rows = 0, width = 0;

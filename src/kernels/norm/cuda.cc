@@ -1,4 +1,6 @@
 // Root-mean-square normalisation on CUDA: arguments are checked here, in builds without CUDA too.
+#include <algorithm>
+
 #include "kernels/common/validate.h"
 #include "kernels/norm/norm.h"
 #include "kernels/norm/paths.h"
@@ -71,6 +73,56 @@ Status rms_norm_f32(const TensorView& x, const TensorView& weight, float eps, fl
   return rms_norm_forward_f32_sm80(call, stream);
 }
 
+Status rms_norm_backward_f32(const TensorView& x, const TensorView& weight, float eps, float offset,
+                             const TensorView& dy, const TensorView& dx, const TensorView& dweight, GradientMode mode,
+                             std::span<std::byte> scratch, device::Stream& stream) {
+  constexpr const char* kOp = "rms_norm backward";
+  TD_TRY(expect_cuda_stream(kOp, stream));
+  if (x.rank() != 2 && x.rank() != 3) {
+    return invalid_argument("{}: x is {}; expected [T,C] or [T,H,C]", kOp, x.shape().to_string());
+  }
+  const bool has_heads = x.rank() == 3;
+  const std::int64_t width = x.extent(x.rank() - 1), heads = has_heads ? x.extent(1) : 1, rows = x.extent(0) * heads;
+  TD_TRY(expect_rows(kOp, "x", x, x, DType::kF32, stream.device()));
+  TD_TRY(expect_rows(kOp, "dy", dy, x, DType::kF32, stream.device()));
+  TD_TRY(expect_view(kOp, "weight", weight, DType::kF32, {width}, Layout::kDense, stream.device()));
+  if (!is_absent(dx)) TD_TRY(expect_rows(kOp, "dx", dx, x, DType::kF32, stream.device()));
+  if (!is_absent(dweight)) {
+    TD_TRY(expect_view(kOp, "dweight", dweight, DType::kF32, {width}, Layout::kDense, stream.device()));
+    TD_TRY(expect_sums_scratch(kOp, scratch, rms_norm_backward_cuda_scratch_bytes(rows, width)));
+  } else if (is_absent(dx)) {
+    return ok_status();
+  }
+  if (width > kRmsNormWidthMax) {
+    return invalid_argument("{}: x is {}; rows of at most {} elements are supported", kOp, x.shape().to_string(),
+                            kRmsNormWidthMax);
+  }
+  if (width == 0) return ok_status();
+  RmsNormBackwardF32 call;
+  call.row.rows = rows;
+  call.row.heads = heads;
+  call.row.width = width;
+  call.row.x = x.as<const float>();
+  call.row.x_stride = x.stride(0);
+  call.row.weight = weight.as<const float>();
+  call.row.eps = eps;
+  call.row.offset = offset;
+  call.dy = dy.as<const float>();
+  call.dy_stride = dy.stride(0);
+  call.adds = mode == GradientMode::kAdd;
+  if (!is_absent(dx)) {
+    call.dx = dx.as<float>();
+    call.dx_stride = dx.stride(0);
+  }
+  if (has_heads) {
+    call.row.x_head_stride = x.stride(1);
+    call.dy_head_stride = dy.stride(1);
+    if (!is_absent(dx)) call.dx_head_stride = dx.stride(1);
+  }
+  if (!is_absent(dweight)) call.sums = reinterpret_cast<float*>(scratch.data());
+  return rms_norm_backward_f32_sm80(call, is_absent(dweight) ? nullptr : dweight.as<float>(), stream);
+}
+
 }  // namespace
 
 Status rms_norm_cuda(TensorView x, TensorView weight, float eps, float offset, TensorView y, device::Stream& stream) {
@@ -85,13 +137,17 @@ Status rms_norm_cuda(TensorView x, TensorView weight, float eps, float offset, T
 }
 
 std::size_t rms_norm_backward_cuda_scratch_bytes(std::int64_t rows, std::int64_t width) {
-  return RowPartition(rows, rms_norm_rows_at_once(width)).sums_bytes(width);
+  return std::max(RowPartition(rows, rms_norm_rows_at_once(width)).sums_bytes(width),
+                  RowPartition(rows, 1).sums_bytes(width));
 }
 
 Status rms_norm_backward_cuda(TensorView x, TensorView weight, float eps, float offset, TensorView dy, TensorView dx,
                               TensorView dweight, GradientMode mode, std::span<std::byte> scratch,
                               device::Stream& stream) {
   constexpr const char* kOp = "rms_norm backward";
+  if (x.dtype() == DType::kF32) {
+    return rms_norm_backward_f32(x, weight, eps, offset, dy, dx, dweight, mode, scratch, stream);
+  }
   RmsNormShape shape = TD_TRY(shape_of(kOp, x, weight, stream));
   TD_TRY(expect_rows(kOp, "dy", dy, x));
   if (!is_absent(dx)) TD_TRY(expect_rows(kOp, "dx", dx, x));
@@ -112,6 +168,9 @@ Status rms_norm_backward_cuda(TensorView x, TensorView weight, float eps, float 
 #ifndef TANDEM_WITH_CUDA
 
 Status rms_norm_forward_f32_sm80(const RmsNormF32&, device::Stream&) { return no_cuda_code("rms_norm"); }
+Status rms_norm_backward_f32_sm80(const RmsNormBackwardF32&, float*, device::Stream&) {
+  return no_cuda_code("rms_norm backward");
+}
 Status rms_norm_forward_sm80(const RmsNormShape&, const HalfRows&, const RmsNormWeight&, const HalfRows&,
                              device::Stream&) {
   return no_cuda_code("rms_norm");

@@ -37,8 +37,8 @@ std::size_t rms_norm_backward_scratch_bytes(std::int64_t rows, std::int64_t widt
 // The sums and what leads to them are f32, in the order of norm/row_sm80.cuh: it depends on C only, dweight's on T*H
 // too. Rows on 16 bytes with C a multiple of 8 are read 8 elements at a time; others give the same bits, more slowly.
 // Errors: kInvalidArgument (also: a build without CUDA), before any write; kDeviceLost.
-// The forward also takes x [T,C] or [T,H,C] in f32, any C, weight in f32, with y in f32 (which may be x) or bf16: the
-// rows of serving. Their order is norm/row_f32.cuh's.
+// Both also take x [T,C] or [T,H,C], dy and dx in f32, weight in f32; the forward any C, with y in f32 (which may be x)
+// or bf16. Their order is norm/row_f32.cuh's, dweight's as above.
 [[nodiscard]] Status rms_norm_cuda(tensor::TensorView x, tensor::TensorView weight, float eps, float offset,
                                    tensor::TensorView y, device::Stream& stream);
 

@@ -53,6 +53,19 @@ struct RmsNormF32 {
 };
 [[nodiscard]] Status rms_norm_forward_f32_sm80(const RmsNormF32& call, device::Stream& stream);
 
+// Of f32 rows. `sums` [blocks, padded(width)] for dweight, or null; block_rows is the launch's.
+struct RmsNormBackwardF32 {
+  RmsNormF32 row;  // its y is not used
+  const float* dy = nullptr;
+  std::int64_t dy_stride = 0, dy_head_stride = 0;
+  float* dx = nullptr;  // or not wanted
+  std::int64_t dx_stride = 0, dx_head_stride = 0;
+  bool adds = false;
+  float* sums = nullptr;
+  std::int64_t block_rows = 0;
+};
+[[nodiscard]] Status rms_norm_backward_f32_sm80(const RmsNormBackwardF32& call, float* dweight, device::Stream& stream);
+
 struct RmsNormGradients {
   HalfRows dy, dx;           // dx.data null: not wanted
   float* dweight = nullptr;  // or not wanted

@@ -39,14 +39,14 @@ __global__ void __launch_bounds__(kQkNormRopeThreads)
     float dy[2][kChunk];
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
-      widen<E>(load_chunk<kAligned>(call.dy.row(token, head) + part.begins[k], is_row ? part.counts[k] : 0), dy[k]);
+      load_values<E, kAligned>(call.dy, token, head, part.begins[k], is_row ? part.counts[k] : 0, dy[k]);
     }
     if (is_row && part.turns) turn<true, kAligned>(call, part, token, dy);
     if (call.weight != nullptr) {
       float x[2][kChunk];
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
-        widen<E>(load_chunk<kAligned>(call.x.row(token, head) + part.begins[k], is_row ? part.counts[k] : 0), x[k]);
+        load_values<E, kAligned>(call.x, token, head, part.begins[k], is_row ? part.counts[k] : 0, x[k]);
       }
       float sums[2] = {0.0f, 0.0f};  // <x, x> and <dy * gain, x>
 #pragma unroll
@@ -70,14 +70,13 @@ __global__ void __launch_bounds__(kQkNormRopeThreads)
     if (!is_row || call.dx.data == nullptr) continue;
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
-      std::uint16_t* const to = call.dx.row(token, head) + part.begins[k];
       if (arguments.adds) {
         float before[kChunk];
-        widen<E>(load_chunk<kAligned>(to, part.counts[k]), before);
+        load_values<E, kAligned>(call.dx, token, head, part.begins[k], part.counts[k], before);
 #pragma unroll
         for (int i = 0; i < kChunk; ++i) dy[k][i] += before[i];
       }
-      store_chunk<kAligned>(to, part.counts[k], narrow<E>(dy[k]));
+      store_values<E, kAligned>(call.dx, token, head, part.begins[k], part.counts[k], dy[k]);
     }
   }
   if (call.sums == nullptr) return;
@@ -117,7 +116,11 @@ Status qk_norm_rope_backward_sm80(std::span<const QkNormRopeBackwardCall> calls,
     return shape.is_aligned ? queue(sm80::qk_norm_rope_backward_sm80_kernel<E, true>)
                             : queue(sm80::qk_norm_rope_backward_sm80_kernel<E, false>);
   };
-  TD_TRY(shape.dtype == tensor::DType::kBf16 ? queue_for(sm80::Bf16()) : queue_for(sm80::F16()));
+  switch (shape.dtype) {
+    case tensor::DType::kBf16: TD_TRY(queue_for(sm80::Bf16())); break;
+    case tensor::DType::kF16: TD_TRY(queue_for(sm80::F16())); break;
+    default: TD_TRY(queue_for(sm80::F32()));
+  }
   return sum_blocks_sm80(kOp, std::span(all).first(all_count), adds, stream);
 }
 

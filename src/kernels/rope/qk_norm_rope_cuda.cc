@@ -20,7 +20,11 @@ bool is_aligned_table(const TensorView& table) {
 Status check_call(const char* op, const TensorView& x, const QkNormRope& params, bool is_first, HeadShape& shape,
                   const device::Stream& stream) {
   const device::Device device = stream.device();
-  TD_TRY(expect_half_view(op, "x", x, {kAnyExtent, kAnyExtent, kAnyExtent}, Layout::kLastAxisDense, device));
+  if (x.dtype() == DType::kF32) {
+    TD_TRY(expect_view(op, "x", x, DType::kF32, {kAnyExtent, kAnyExtent, kAnyExtent}, Layout::kLastAxisDense, device));
+  } else {
+    TD_TRY(expect_half_view(op, "x", x, {kAnyExtent, kAnyExtent, kAnyExtent}, Layout::kLastAxisDense, device));
+  }
   const std::int64_t T = x.extent(0), D = x.extent(2);
   if (!is_absent(params.weight)) {
     const DType weight_dtype = params.weight.dtype() == DType::kF32 ? DType::kF32 : x.dtype();

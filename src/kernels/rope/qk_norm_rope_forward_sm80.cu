@@ -3,8 +3,8 @@
 //   grid   (at most 2048 blocks of 256 threads, calls); D = 128: 8 threads to a head, 32 heads to a block at once
 //   regs   a head is read once and stays in registers; the gains offset + weight are kept for all heads
 //
-// Bound: bytes 2 * 2 * T*(H+G)*D, and the tables' 2 * 4 * T*R/2, which heads after the first find in the cache; memory
-// bound.
+// Bound: bytes 2 * 2 * T*(H+G)*D (twice that of f32), and the tables' 2 * 4 * T*R/2, which heads after the first find
+// in the cache; memory bound.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -32,11 +32,10 @@ __global__ void __launch_bounds__(kQkNormRopeThreads)
     const std::uint32_t row = base + static_cast<std::uint32_t>(part.group);
     const bool is_row = row < call.rows;  // the others still meet their warp at its shuffles
     const std::uint32_t token = row / call.heads, head = row - token * call.heads;
-    const std::uint16_t* const from = call.x.row(token, head);
     float values[2][kChunk];
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
-      widen<E>(load_chunk<kAligned>(from + part.begins[k], is_row ? part.counts[k] : 0), values[k]);
+      load_values<E, kAligned>(call.x, token, head, part.begins[k], is_row ? part.counts[k] : 0, values[k]);
     }
     if (call.weight != nullptr) {
       float sum[1] = {add_squares(values[1], add_squares(values[0], 0.0f))};
@@ -50,9 +49,10 @@ __global__ void __launch_bounds__(kQkNormRopeThreads)
     }
     if (!is_row) continue;
     if (part.turns) turn<false, kAligned>(call, part, token, values);
-    std::uint16_t* const to = call.y.row(token, head);
 #pragma unroll
-    for (int k = 0; k < 2; ++k) store_chunk<kAligned>(to + part.begins[k], part.counts[k], narrow<E>(values[k]));
+    for (int k = 0; k < 2; ++k) {
+      store_values<E, kAligned>(call.y, token, head, part.begins[k], part.counts[k], values[k]);
+    }
   }
 }
 
@@ -78,7 +78,11 @@ Status qk_norm_rope_forward_sm80(std::span<const QkNormRopeCall> calls, const He
     return shape.is_aligned ? queue(sm80::qk_norm_rope_forward_sm80_kernel<E, true>)
                             : queue(sm80::qk_norm_rope_forward_sm80_kernel<E, false>);
   };
-  return shape.dtype == tensor::DType::kBf16 ? queue_for(sm80::Bf16()) : queue_for(sm80::F16());
+  switch (shape.dtype) {
+    case tensor::DType::kBf16: return queue_for(sm80::Bf16());
+    case tensor::DType::kF16: return queue_for(sm80::F16());
+    default: return queue_for(sm80::F32());
+  }
 }
 
 }  // namespace tandem::kernels

@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
+#include <list>
 #include <map>
 #include <memory>
 #include <string>
@@ -12,6 +12,7 @@
 
 #include "ops/attention_layer.h"
 #include "unit/ops/attention_layer_reference.h"
+#include "unit/ops/on_device.h"
 
 namespace tandem::ops::testing {
 
@@ -57,10 +58,23 @@ inline std::vector<LayerShape> shapes() {
   return all;
 }
 
-// The inputs of a layer, and runs of it.
+// Large enough for several of CUDA's tiles.
+inline LayerShape large_shape(HeadNorms norms, std::size_t D) {
+  LayerShape shape = rich_shape(norms);
+  shape.T = 300;
+  shape.C = 264;
+  shape.D = D;
+  shape.half = D / 2;
+  shape.scale = 0.02f;
+  shape.segments = {
+      {0, 130, 0, 0, 0, 130}, {131, 70, 0, 0, 131, 70}, {201, 40, 131, 70, 201, 40}, {241, 59, 131, 70, 241, 59}};
+  return shape;
+}
+
+// The inputs of a layer, and runs of it. `rounds_weights`: those of products are bf16's values.
 class Layer {
  public:
-  explicit Layer(const LayerShape& shape) : s_(shape) {
+  explicit Layer(const LayerShape& shape, bool rounds_weights = false) : s_(shape) {
     const std::size_t q = s_.H * s_.D, k = s_.G * s_.D;
     const bool whole = s_.head_norms == HeadNorms::kWholeRow;
     const std::size_t norms = s_.head_norms == HeadNorms::kNone ? 0 : 1;
@@ -83,11 +97,26 @@ class Layer {
       cos_.push_back(std::cos(angle));
       sin_.push_back(std::sin(angle));
     }
+    if (!rounds_weights) return;
+    for (const char* name : {"wq", "wk", "wv", "wo"}) {
+      for (float& value : in_[name]) value = kernels::testing::rounded_to_bf16(value);
+    }
+  }
+
+  // Its values, of as many rows as this has.
+  void take_first_rows_of(const Layer& other) {
+    const auto rows = [](std::vector<float>& own, const std::vector<float>& more) {
+      own.assign(more.begin(), more.begin() + static_cast<std::ptrdiff_t>(own.size()));
+    };
+    for (auto& [name, values] : in_) rows(values, other.in_.at(name));
+    rows(dy_, other.dy_);
+    rows(cos_, other.cos_);
+    rows(sin_, other.sin_);
   }
 
   template <class Real>
-  LayerReference<Real> reference(const Named<Real>& values) const {
-    return LayerReference<Real>(s_, values, as_real<Real>(cos_), as_real<Real>(sin_));
+  LayerReference<Real> reference(const Named<Real>& values, bool rounds = false) const {
+    return LayerReference<Real>(s_, values, as_real<Real>(cos_), as_real<Real>(sin_), rounds);
   }
   template <class Real>
   Named<Real> values() const {
@@ -117,9 +146,10 @@ class Layer {
     const Shape shape{count(s_.T), count(s_.half)};
     return {view_of(cos_, shape), view_of(sin_, shape)};
   }
-  kernels::FusedAttentionPlan plan() const {
+  kernels::FusedAttentionPlan plan(device::Device device = kCpuDevice) const {
     const kernels::AttentionShape shape{count(s_.T), count(s_.T), count(s_.H), count(s_.G), count(s_.D)};
-    return kernels::FusedAttentionPlan::create(s_.segments, s_.window, shape, kernels::AttentionPath::kCpu).value();
+    return kernels::FusedAttentionPlan::create(s_.segments, s_.window, shape, kernels::attention_path(device).value())
+        .value();
   }
   TensorView named(const std::string& name) const { return row(name); }
   const std::map<std::string, std::vector<float>>& inputs() const { return in_; }
@@ -140,25 +170,55 @@ class Layer {
   std::vector<float> dy_, cos_, sin_;
 };
 
-// Memory that holds NaN: whoever reads what was not written is found out.
-inline device::Arena poisoned_arena() {
-  constexpr std::size_t kBytes = 16 << 20;
-  device::Arena arena = device::Arena::create({}, kBytes).value();
-  {
-    const device::Arena::Scope scope(arena);
-    std::memset(arena.take(kBytes), 0xff, kBytes);
-  }
-  return arena;
-}
-
 // What a forward and a backward need around them.
 struct Bench {
-  explicit Bench(int threads)
-      : stream(device::Stream::create_cpu(threads)), context{*stream, arena, kernels::Compute::kF32} {}
-  std::unique_ptr<device::Stream> stream;
-  device::Arena arena = poisoned_arena(), gradients = poisoned_arena();
+  explicit Bench(int threads, device::Device device = kCpuDevice)
+      : place(device, threads),
+        context{place.stream(), arena, place.is_cuda() ? kernels::Compute::kBf16 : kernels::Compute::kF32} {}
+  OnDevice place;
+  device::Arena arena = place.poisoned_arena(), gradients = place.poisoned_arena();
   Context context;
-  Tape tape{*stream, gradients};
+  Tape tape{place.stream(), gradients};
+};
+
+// A layer's inputs on a bench's device; weights of products bf16 on CUDA.
+struct PlacedLayer {
+  PlacedLayer(const Layer& layer, Bench& bench) {
+    const auto put = [&](const std::string& name, const Shape& shape, bool is_factor) {
+      if (layer.inputs().at(name).empty()) return;
+      named[name] = bench.place.put(layer.inputs().at(name), shape,
+                                    is_factor && bench.place.is_cuda() ? DType::kBf16 : DType::kF32);
+    };
+    const AttentionLayerWeights host = layer.weights();
+    put("x", layer.x().shape(), false);
+    for (const auto& [name, view] :
+         {std::pair{"wq", host.qkv.q}, {"wk", host.qkv.k}, {"wv", host.qkv.v}, {"wo", host.o}}) {
+      put(name, view.shape(), true);
+    }
+    for (const char* name : {"input_norm", "bq", "bk", "bv", "q_norm", "k_norm", "sinks", "bo", "output_norm"}) {
+      put(name, {static_cast<std::int64_t>(layer.inputs().at(name).size())}, false);
+    }
+    x = named["x"];
+    weights = {named["input_norm"], {named["wq"], named["wk"], named["wv"], named["bq"], named["bk"], named["bv"]},
+               named["q_norm"],     named["k_norm"],
+               named["sinks"],      named["wo"],
+               named["bo"],         named["output_norm"]};
+    const RopeTable angles = layer.table();
+    table = {bench.place.put(values(angles.cos), angles.cos.shape()),
+             bench.place.put(values(angles.sin), angles.sin.shape())};
+  }
+  std::map<std::string, TensorView> named;
+  TensorView x;
+  AttentionLayerWeights weights;
+  RopeTable table;
+
+ private:
+  // Kept, as put() may give the values themselves.
+  const std::vector<float>& values(const TensorView& view) {
+    kept_.emplace_back(view.as<float>(), view.as<float>() + view.count());
+    return kept_.back();
+  }
+  std::list<std::vector<float>> kept_;
 };
 
 inline std::vector<float> values_of(const TensorView& view) {
@@ -171,26 +231,27 @@ struct LayerRun {
   Named<float> gradients;
 };
 
-inline LayerRun run(const Layer& layer, int threads, int times = 1) {
-  Bench bench(threads);
-  const auto plan = layer.plan();
+inline LayerRun run(const Layer& layer, int threads, int times = 1, device::Device device = kCpuDevice) {
+  Bench bench(threads, device);
+  const PlacedLayer placed(layer, bench);
+  const auto plan = layer.plan(device);
+  const PlacedPlan placed_plan = place(bench.context, plan).value();
   LayerRun result;
-  EXPECT_TRUE(bench.tape.watch(layer.x()).ok());
-  EXPECT_TRUE(watch(bench.tape, layer.weights()).ok());
+  EXPECT_TRUE(bench.tape.watch(placed.x).ok());
+  EXPECT_TRUE(watch(bench.tape, placed.weights).ok());
   for (int i = 0; i < times; ++i) {
     const device::Arena::Scope scope(bench.arena);
-    const auto y =
-        attention_layer(bench.context, layer.x(), layer.weights(), layer.config(), layer.table(), plan, &bench.tape);
+    const auto y = attention_layer(bench.context, placed.x, placed.weights, layer.config(), placed.table, placed_plan,
+                                   &bench.tape);
     EXPECT_TRUE(y.ok()) << y.status().to_string();
-    result.y = values_of(*y);
-    const auto dy = bench.tape.grad(*y);
-    std::copy(layer.dy().begin(), layer.dy().end(), dy->as<float>());
+    if (!y.ok()) return result;
+    result.y = bench.place.get(*y);
+    bench.place.set(*bench.tape.grad(*y), layer.dy());
     const Status status = bench.tape.backward();
     EXPECT_TRUE(status.ok()) << status.to_string();
   }
-  for (const auto& [name, values] : layer.inputs()) {
-    if (values.empty()) continue;
-    result.gradients[name] = values_of(*bench.tape.grad(layer.named(name)));
+  for (const auto& [name, view] : placed.named) {
+    if (view) result.gradients[name] = bench.place.get(*bench.tape.grad(view));
   }
   return result;
 }

@@ -1,4 +1,5 @@
-// An attention layer by its formulas, one number at a time, forward and backward, in float or double.
+// An attention layer by its formulas, one number at a time, forward and backward, in float or double; `rounds`: with
+// everything that a product reads rounded to bf16, as CUDA has it (weights are given so), and what attention gives.
 #pragma once
 
 #include <map>
@@ -29,8 +30,9 @@ using Named = std::map<std::string, std::vector<Real>>;
 template <class Real>
 class LayerReference {
  public:
-  LayerReference(const LayerShape& shape, Named<Real> values, std::vector<Real> cos, std::vector<Real> sin)
-      : s_(shape), in_(std::move(values)), cos_(std::move(cos)), sin_(std::move(sin)) {
+  LayerReference(const LayerShape& shape, Named<Real> values, std::vector<Real> cos, std::vector<Real> sin,
+                 bool rounds = false)
+      : s_(shape), in_(std::move(values)), cos_(std::move(cos)), sin_(std::move(sin)), rounds_(rounds) {
     run();
   }
   const std::vector<Real>& y() const { return y_; }
@@ -73,14 +75,24 @@ class LayerReference {
   Real offset() const { return s_.offset; }
   Real alpha() const { return s_.alpha; }
 
+  Real rounded(Real value) const {
+    return rounds_ ? static_cast<Real>(kernels::testing::rounded_to_bf16(static_cast<float>(value))) : value;
+  }
+  std::vector<Real> rounded(std::vector<Real> values) const {
+    for (Real& value : values) value = rounded(value);
+    return values;
+  }
+
   void run() {
     h_ = s_.input_norm ? kernels::testing::norm_rows<Real>(in_["x"], in_["input_norm"], eps(), offset()) : in_["x"];
     q_raw_ = project(h_, "wq", "bq");
     k_raw_ = project(h_, "wk", "bk");
     v_ = project(h_, "wv", "bv");
-    q_ = heads(q_raw_, "q_norm", s_.H);
-    k_ = heads(k_raw_, "k_norm", s_.G);
+    q_ = rounded(heads(q_raw_, "q_norm", s_.H));
+    k_ = rounded(heads(k_raw_, "k_norm", s_.G));
+    v_ = rounded(v_);
     attend();
+    o_ = rounded(o_);
     projected_ = project(o_, "wo", "bo");
     const std::vector<Real> added =
         s_.output_norm ? kernels::testing::norm_rows<Real>(projected_, in_["output_norm"], eps(), offset())
@@ -89,7 +101,8 @@ class LayerReference {
     for (std::size_t i = 0; i < y_.size(); ++i) y_[i] += alpha() * added[i];
   }
 
-  std::vector<Real> project(const std::vector<Real>& x, const std::string& weight, const std::string& bias) const {
+  std::vector<Real> project(const std::vector<Real>& given, const std::string& weight, const std::string& bias) const {
+    const std::vector<Real> x = rounded(given);
     const std::vector<Real>&w = in_.at(weight), &b = in_.at(bias);
     const std::size_t K = x.size() / s_.T, N = w.size() / K;
     std::vector<Real> y(s_.T * N, 0);
@@ -103,8 +116,9 @@ class LayerReference {
     return y;
   }
 
-  void project_back(const std::vector<Real>& x, const std::string& weight, const std::string& bias,
-                    const std::vector<Real>& dy, std::vector<Real>& dx, Named<Real>& d) const {
+  void project_back(const std::vector<Real>& given, const std::string& weight, const std::string& bias,
+                    const std::vector<Real>& given_dy, std::vector<Real>& dx, Named<Real>& d) const {
+    const std::vector<Real> x = rounded(given), dy = rounded(given_dy);
     const std::vector<Real>& w = in_.at(weight);
     const std::size_t K = x.size() / s_.T, N = w.size() / K;
     for (std::size_t t = 0; t < s_.T; ++t) {
@@ -113,7 +127,7 @@ class LayerReference {
           dx[t * K + k] += dy[t * N + n] * w[n * K + k];
           d[weight][n * K + k] += dy[t * N + n] * x[t * K + k];
         }
-        if (!d[bias].empty()) d[bias][n] += dy[t * N + n];
+        if (!d[bias].empty()) d[bias][n] += given_dy[t * N + n];
       }
     }
   }
@@ -180,15 +194,16 @@ class LayerReference {
         for (const std::size_t j : seen) {
           const Real p = std::exp(score(t, j, h, &slope) - lse_[t * s_.H + h]);
           for (std::size_t i = 0; i < s_.D; ++i) {
-            o_[(t * s_.H + h) * s_.D + i] += p * v_[(j * s_.G + h / (s_.H / s_.G)) * s_.D + i];
+            o_[(t * s_.H + h) * s_.D + i] += rounded(p) * v_[(j * s_.G + h / (s_.H / s_.G)) * s_.D + i];
           }
         }
       }
     });
   }
 
-  void attend_back(const std::vector<Real>& doutput, std::vector<Real>& dq, std::vector<Real>& dk,
-                   std::vector<Real>& dv, std::vector<Real>& dsinks) const {
+  void attend_back(const std::vector<Real>& given, std::vector<Real>& dq, std::vector<Real>& dk, std::vector<Real>& dv,
+                   std::vector<Real>& dsinks) const {
+    const std::vector<Real> doutput = rounded(given);
     for_queries([&](std::size_t t, const std::vector<std::size_t>& seen) {
       for (std::size_t h = 0; h < s_.H; ++h) {
         const std::size_t row = (t * s_.H + h) * s_.D;
@@ -200,20 +215,23 @@ class LayerReference {
           Real slope, dp = 0;
           const Real p = std::exp(score(t, j, h, &slope) - lse_[t * s_.H + h]);
           for (std::size_t i = 0; i < s_.D; ++i) dp += doutput[row + i] * v_[key + i];
-          const Real ds = p * (dp - delta) * slope * static_cast<Real>(s_.scale);
+          const Real ds = rounded(p * (dp - delta) * slope) * static_cast<Real>(s_.scale);
           for (std::size_t i = 0; i < s_.D; ++i) {
-            dv[key + i] += p * doutput[row + i];
+            dv[key + i] += rounded(p) * doutput[row + i];
             dq[row + i] += ds * k_[key + i];
             dk[key + i] += ds * q_[row + i];
           }
         }
       }
     });
+    for (std::vector<Real>* gradient : {&dq, &dk, &dv}) *gradient = rounded(*gradient);
   }
 
   LayerShape s_;
   Named<Real> in_;
-  std::vector<Real> cos_, sin_, h_, q_raw_, k_raw_, q_, k_, v_, o_, lse_, projected_, y_;
+  std::vector<Real> cos_, sin_;
+  bool rounds_;
+  std::vector<Real> h_, q_raw_, k_raw_, q_, k_, v_, o_, lse_, projected_, y_;
 };
 
 }  // namespace tandem::ops::testing

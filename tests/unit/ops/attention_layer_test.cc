@@ -246,10 +246,10 @@ TEST(AttentionLayer, RefusesAPlanOfOtherRowsAndArenasThatDoNotFit) {
         .code();
   };
   EXPECT_EQ(code(other_plan, nullptr), StatusCode::kInvalidArgument);
-  Tape same_arena(*bench.stream, bench.arena);
+  Tape same_arena(bench.place.stream(), bench.arena);
   EXPECT_EQ(code(plan, &same_arena), StatusCode::kInvalidArgument);
   device::Arena planning = device::Arena::create_planning();
-  Tape only_one_plans(*bench.stream, planning);
+  Tape only_one_plans(bench.place.stream(), planning);
   EXPECT_EQ(code(plan, &only_one_plans), StatusCode::kInvalidArgument);
 }
 

@@ -119,6 +119,28 @@ TEST(ServingRowsCuda, ElementwiseAsOnTheCpu) {
   }
 }
 
+TEST(ServingRowsCuda, SumsAndRoundingsOfBf16) {
+  TANDEM_CUDA_STREAM(stream);
+  for (const auto& [T, C, gap, shift] : {std::tuple<int, int, int, int>{7, 333, 3, 1}, {5, 336, 8, 0}, {6, 64, 0, 0}}) {
+    const std::vector<float> a_values = random_values(1, T * C, 6.0f);
+    const std::vector<float> b_values = rounded_to(DType::kBf16, random_values(2, T * C, 2.0f));
+    CudaRows a(DType::kF32, T, C, gap, shift, stream), b(DType::kBf16, T, C, gap, shift, stream);
+    CudaRows sum(DType::kF32, T, C, 5, 2, stream), rounded(DType::kBf16, T, C, gap, shift, stream);
+    CudaRows widened(DType::kF32, T, C, gap, shift, stream);
+    a.set(a_values);
+    b.set(b_values);
+    ASSERT_TRUE(add_scaled_cuda(a.view(), b.view(), 0.5f, sum.view(), stream).ok());
+    ASSERT_TRUE(scale_cuda(a.view(), 2.0f, rounded.view(), stream).ok());
+    ASSERT_TRUE(scale_cuda(b.view(), 1.0f, widened.view(), stream).ok());
+    const std::vector<float> sums = sum.get(), roundings = rounded.get();
+    for (std::size_t i = 0; i < sums.size(); ++i) {
+      ASSERT_EQ(sums[i], std::fma(0.5f, b_values[i], a_values[i]));
+      ASSERT_EQ(roundings[i], rounded_to_bf16(2.0f * a_values[i]));
+    }
+    EXPECT_TRUE(same_bits(widened.get(), b_values));
+  }
+}
+
 TEST(ServingRowsCuda, RotaryTable) {
   TANDEM_CUDA_STREAM(stream);
   const auto cpu = device::Stream::create_cpu(1);

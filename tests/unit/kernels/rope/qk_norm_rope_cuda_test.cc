@@ -121,6 +121,10 @@ std::vector<Pair> pairs() {
   for (const std::int64_t D : {1, 2, 10, 16, 32, 40, 64, 80, 96, 128, 200, 256}) {
     for (const std::int64_t half : {D / 2, D / 4, std::int64_t{0}}) {
       for (const bool has_norm : {false, true}) {
+        if (half == D / 2) {
+          all.push_back({Heads(DType::kF32, 45, 5, D, half, has_norm, DType::kF32),
+                         Heads(DType::kF32, 45, 2, D, half, !has_norm, DType::kF32)});
+        }
         const DType dtype = has_norm == (D % 3 == 0) ? DType::kF16 : DType::kBf16;
         all.push_back({Heads(dtype, 45, 5, D, half, has_norm, dtype),
                        Heads(dtype, 45, 2, D, half, has_norm || D == 64, DType::kF32)});
