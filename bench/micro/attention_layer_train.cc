@@ -17,6 +17,7 @@
 
 #include "device/memory.h"
 #include "kernels/linear/linear_backward.h"
+#include "kernels/linear/many_rows_sm90.h"
 #include "ops/attention_layer.h"
 #include "tensor/dtype.h"
 
@@ -116,15 +117,16 @@ void time_layer(const Options& o, device::Stream& stream) {
 
   device::Arena planning = device::Arena::create_planning(), planning_gradients = device::Arena::create_planning();
   device::Event begin = must(device::Event::create(kCuda, true)), middle = must(device::Event::create(kCuda, true)),
-                end = must(device::Event::create(kCuda, true));
+                seeded = must(device::Event::create(kCuda, true)), end = must(device::Event::create(kCuda, true));
   const auto step = [&](Context& context, Tape& tape, const PlacedPlan& placed) {
     const bool runs = !context.arena.is_planning();
     const device::Arena::Scope scope(context.arena);
     if (runs) must(begin.record(stream));
     const TensorView y = must(attention_layer(context, x, weights, config, table, placed, &tape));
-    const TensorView seed = must(tape.grad(y));
     if (runs) must(middle.record(stream));
+    const TensorView seed = must(tape.grad(y));
     if (runs) must(device::copy(seed.data(), dy.data(), static_cast<std::size_t>(dy.bytes()), stream));
+    if (runs) must(seeded.record(stream));  // a loss would have written it
     must(tape.backward());
     if (runs) must(end.record(stream));
   };
@@ -149,8 +151,8 @@ void time_layer(const Options& o, device::Stream& stream) {
     must(end.wait());
     if (i < 0) continue;
     forward.push_back(must(device::Event::microseconds_between(begin, middle)));
-    backward.push_back(must(device::Event::microseconds_between(middle, end)));
-    both.push_back(must(device::Event::microseconds_between(begin, end)));
+    backward.push_back(must(device::Event::microseconds_between(seeded, end)));
+    both.push_back(forward.back() + backward.back());
   }
   const double products = 2.0 * static_cast<double>(o.T * o.C * (2 * q + 2 * k));
   const double attention = 4.0 * static_cast<double>(plan.visible_pairs * o.H * o.D);
@@ -170,11 +172,11 @@ void time_linear(const Options& o, std::int64_t K, std::int64_t N, device::Strea
   const auto scratch = must(
       device::Memory::create(kCuda, kernels::linear_backward_cuda_scratch_bytes(o.T, weight, kernels::Compute::kBf16)));
   device::Event begin = must(device::Event::create(kCuda, true)), end = must(device::Event::create(kCuda, true));
-  const auto time = [&](const char* what, const kernels::LinearGradients& wanted, double products) {
+  const auto time_calls = [&](const std::string& what, double products, const auto& queue) {
     std::vector<double> us;
     for (int i = -3; i < o.repeats; ++i) {
       must(begin.record(stream));
-      must(kernels::linear_backward_cuda(x, weight, 1.0f, dy, wanted, kernels::Compute::kBf16, scratch.span(), stream));
+      must(queue());
       must(end.record(stream));
       must(end.wait());
       if (i >= 0) us.push_back(must(device::Event::microseconds_between(begin, end)));
@@ -185,6 +187,30 @@ void time_linear(const Options& o, std::int64_t K, std::int64_t N, device::Strea
         "{:.3f}}}\n",
         what, o.T, K, N, took, flops / took * 1e-6, flops / kPeakFlops * 1e6 / took);
   };
+  const auto time = [&](const char* what, const kernels::LinearGradients& wanted, double products) {
+    time_calls(what, products, [&] {
+      return kernels::linear_backward_cuda(x, weight, 1.0f, dy, wanted, kernels::Compute::kBf16, scratch.span(),
+                                           stream);
+    });
+  };
+  const TensorView dy_rounded = tensors.random(DType::kBf16, {o.T, N}, 1.0f);
+  const auto time_product = [&](const char* what, kernels::LinearCall call, const TensorView& to) {
+    call.x_is_bf16 = call.weight_is_turned = true;
+    call.x = dy_rounded.data(), call.x_stride = N, call.weight_stride = K;
+    call.y = to.data(), call.y_stride = K;
+    call.residual = to.as<float>(), call.residual_stride = K;
+    const auto tiles = kernels::many_rows_turned_tiles();
+    for (int tile = 0; tile < static_cast<int>(tiles.size()); ++tile) {
+      for (const int band : {4, 8, 16}) {
+        const auto& [rows, columns, cluster, groups] = tiles[static_cast<std::size_t>(tile)];
+        time_calls(fmt::format("{}_{}x{}_band{}", what, rows, columns, band), 1.0, [&] {
+          return kernels::linear_many_rows_turned_sm90_as(call, {.tile = tile, .band = band}, stream);
+        });
+      }
+    }
+  };
+  time_product("dx", {.T = o.T, .K = N, .N = K, .weight = weight.data()}, dx);
+  time_product("dweight", {.T = N, .K = o.T, .N = K, .weight = x.data(), .x_is_turned = true}, dw);
   time("linear_backward_dx", {.dx = dx}, 1.0);
   time("linear_backward_dweight", {.dweight = dw}, 1.0);
   time("linear_backward", {.dx = dx, .dweight = dw}, 2.0);

@@ -1,6 +1,7 @@
 // The ops of dense layers that have a backward: norm, projections, sums.
 #include <algorithm>
 #include <array>
+#include <optional>
 
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/norm/norm.h"
@@ -20,8 +21,9 @@ Status backward_of_linear(Context& context, Tape& tape, TensorView x, TensorView
     const TensorView dresidual = TD_TRY(tape.grad(epilogue.residual));
     TD_TRY(add_to(context, dresidual, dy, 1.0f));
   }
-  const TensorView dx = TD_TRY(tape.grad_if_wanted(x));
-  return run_linear_backward(context, tape, x, weight, epilogue.bias, epilogue.alpha, dy, dx);
+  const kernels::LinearGradients gradients{TD_TRY(tape.grad_if_wanted(x)), TD_TRY(tape.grad_if_wanted(weight)),
+                                           TD_TRY(tape.grad_if_wanted(epilogue.bias))};
+  return run_linear_backward(context, x, weight, epilogue.alpha, dy, gradients);
 }
 
 struct Slice {
@@ -33,20 +35,27 @@ std::array<Slice, 3> slices_of(const ProjectionWeights& weights, std::int64_t H,
           Slice{weights.v, weights.v_bias, (H + G) * D, (H + 2 * G) * D}};
 }
 
-// The packed projection of x, normalised first if there is a norm. Weights that lie one after another are one layer.
-Status project_on_cuda(Context& context, TensorView x, const kernels::InputNorm& norm, const ProjectionWeights& weights,
-                       std::span<const Slice> slices, TensorView packed) {
+// The one layer that the three are if their weights, and their biases, lie one after another.
+std::optional<Slice> joined(const ProjectionWeights& weights, std::int64_t N, bool with_biases) {
   const auto follows = [](const TensorView& view, const TensorView& next) {
     return (!view && !next) || lies_behind(next, view);
   };
-  if (follows(weights.q, weights.k) && follows(weights.k, weights.v) && follows(weights.q_bias, weights.k_bias) &&
-      follows(weights.k_bias, weights.v_bias)) {
-    const std::int64_t N = packed.extent(1);
-    const TensorView weight(weights.q.data(), weights.q.dtype(), Shape{N, x.extent(1)}, weights.q.device());
-    const TensorView bias =
-        weights.q_bias ? TensorView(weights.q_bias.data(), weights.q_bias.dtype(), Shape{N}, weights.q_bias.device())
-                       : TensorView();
-    return run_linear(context, x, weight, {.bias = bias}, packed, norm);
+  if (!follows(weights.q, weights.k) || !follows(weights.k, weights.v)) return std::nullopt;
+  Slice one{TensorView(weights.q.data(), weights.q.dtype(), Shape{N, weights.q.extent(1)}, weights.q.device()),
+            TensorView(), 0, N};
+  if (!with_biases) return one;
+  if (!follows(weights.q_bias, weights.k_bias) || !follows(weights.k_bias, weights.v_bias)) return std::nullopt;
+  if (weights.q_bias) {
+    one.bias = TensorView(weights.q_bias.data(), weights.q_bias.dtype(), Shape{N}, weights.q_bias.device());
+  }
+  return one;
+}
+
+// The packed projection of x, normalised first if there is a norm.
+Status project_on_cuda(Context& context, TensorView x, const kernels::InputNorm& norm, const ProjectionWeights& weights,
+                       std::span<const Slice> slices, TensorView packed) {
+  if (const auto one = joined(weights, packed.extent(1), true)) {
+    return run_linear(context, x, one->weight, {.bias = one->bias}, packed, norm);
   }
   for (const Slice& slice : slices) {
     TD_TRY(run_linear(context, x, slice.weight, {.bias = slice.bias}, packed.columns(slice.begin, slice.end), norm));
@@ -64,13 +73,32 @@ Status project_on_cpu(Context& context, TensorView x, const kernels::InputNorm& 
   return ok_status();
 }
 
-// Scratch with the input of a layer's products as they read it, once for all of them; or x itself, if it is that.
-Result<TensorView> normalised_for_product(Context& context, TensorView x, const kernels::InputNorm& norm) {
-  const TensorView h = TD_TRY(normalised(context, x, norm));
-  if (h.dtype() == product_dtype(context) || product_dtype(context) == DType::kF32) return h;
-  const TensorView rounded = take(context, product_dtype(context), h.shape());
-  if (!context.arena.is_planning()) TD_TRY(kernels::scale_cuda(h, 1.0f, rounded, context.stream));
+// `x` as products read it, once for all of them: in scratch, or x itself if it is that.
+Result<TensorView> rounded_for_products(Context& context, TensorView x) {
+  if (x.dtype() == product_dtype(context)) return x;
+  const TensorView rounded = take(context, product_dtype(context), x.shape());
+  if (!context.arena.is_planning()) TD_TRY(kernels::scale_cuda(x, 1.0f, rounded, context.stream));
   return rounded;
+}
+
+// What a projection of h adds to the gradients of its weights and to dh, which may be absent.
+Status projection_backward(Context& context, Tape& tape, TensorView h, const ProjectionWeights& weights,
+                           std::span<const Slice> slices, TensorView dpacked, TensorView dh) {
+  const device::Arena::Scope scope(context.arena);
+  h = TD_TRY(rounded_for_products(context, h));
+  const TensorView dy = TD_TRY(rounded_for_products(context, dpacked));
+  const auto one = on_cuda(context) ? joined(weights, dpacked.extent(1), false) : std::nullopt;
+  for (const Slice& slice : slices) {
+    const TensorView dweight = TD_TRY(tape.grad_if_wanted(slice.weight)),
+                     dbias = TD_TRY(tape.grad_if_wanted(slice.bias));
+    if (dbias) {  // before the rounding
+      TD_TRY(run_linear_backward(context, TensorView(), slice.weight, 1.0f, dpacked.columns(slice.begin, slice.end),
+                                 {.dbias = dbias}));
+    }
+    TD_TRY(run_linear_backward(context, h, slice.weight, 1.0f, dy.columns(slice.begin, slice.end),
+                               {.dx = one ? TensorView() : dh, .dweight = dweight}));
+  }
+  return one ? run_linear_backward(context, h, one->weight, 1.0f, dy, {.dx = dh}) : ok_status();
 }
 
 Status expect_projection(const Context& context, const Tape* tape, const char* op, TensorView x,
@@ -146,15 +174,12 @@ Result<Projected> norm_qkv_projection(Context& context, TensorView x, TensorView
     const bool through_norm = static_cast<bool>(norm_weight);
     TensorView dh = through_norm ? TensorView() : TD_TRY(tape->grad_if_wanted(x));
     const device::Arena::Scope scope(context.arena);
-    const TensorView h = TD_TRY(normalised_for_product(context, x, input_norm));
+    const TensorView h = TD_TRY(normalised(context, x, input_norm));
     if (through_norm && (tape->wants(x) || tape->wants(norm_weight))) {
       dh = take(context, DType::kF32, x.shape());
       if (!context.arena.is_planning()) TD_TRY(fill_zeros(context.stream, dh));
     }
-    for (const Slice& slice : slices) {
-      TD_TRY(run_linear_backward(context, *tape, h, slice.weight, slice.bias, 1.0f,
-                                 dpacked.columns(slice.begin, slice.end), dh));
-    }
+    TD_TRY(projection_backward(context, *tape, h, weights, slices, dpacked, dh));
     if (!through_norm || !dh) return ok_status();
     const TensorView dx = TD_TRY(tape->grad_if_wanted(x));
     return run_rms_norm_backward(context, *tape, x, norm_weight, norm, dh, dx);

@@ -51,10 +51,14 @@ class AttentionGradients {
   kernels::FusedAttentionGradients written() const { return {q_.written, k_.written, v_.written, sinks_.written}; }
   Status add_scratch(Context& context) const {
     for (const One& one : {q_, k_, v_, sinks_}) {
-      if (!one.total) continue;
+      if (!one.total || context.arena.is_planning()) continue;
       const bool is_row = one.total.rank() == 1;
       const auto shaped = [&](TensorView view) { return is_row ? view.reshape({1, view.count()}) : view; };
-      TD_TRY(add_to(context, shaped(one.total), shaped(one.written), 1.0f));
+      if (one.is_new && !is_row && on_cuda(context) && one.total.is_dense_from(1)) {
+        TD_TRY(kernels::scale_cuda(as_rows(one.written), 1.0f, as_rows(one.total), context.stream));
+      } else {
+        TD_TRY(add_to(context, shaped(one.total), shaped(one.written), 1.0f));
+      }
     }
     return ok_status();
   }
@@ -62,13 +66,14 @@ class AttentionGradients {
  private:
   struct One {
     TensorView written, total;  // total: to which what was written is added; absent if it is the same, or not wanted
+    bool is_new = false;        // total: is zero
   };
   static Result<One> make(Context& context, Tape& tape, TensorView input, DType dtype, bool directly) {
     if (directly && dtype == DType::kF32 && tape.wants(input)) return One{TD_TRY(tape.grad(input)), TensorView()};
     const TensorView total = TD_TRY(tape.grad_if_wanted(input));
     const TensorView written = take(context, dtype, input.shape());
     if (!context.arena.is_planning()) TD_TRY(fill_zeros(context.stream, written));
-    return One{written, total};
+    return One{written, total, directly};
   }
   One q_, k_, v_, sinks_;
 };

@@ -1,10 +1,8 @@
+// Ops without a backward, but for the gated layer, which with a tape is made of others.
 #include "ops/ops.h"
 
 #include <algorithm>
 
-#include "kernels/elementwise/elementwise.h"
-#include "kernels/embedding/embedding.h"
-#include "kernels/softmax/softmax.h"
 #include "ops/support.h"
 
 namespace tandem::ops {
@@ -95,19 +93,14 @@ Status mix_on_cuda(Context& context, TensorView x, TensorView router, std::span<
 
 }  // namespace
 
-Result<TensorView> embedding(Context& context, TensorView ids, TensorView table, float scale, Tape* tape) {
-  TD_TRY(require_no_tape(tape, "embedding"));
-  const TensorView y = take(context, DType::kF32, Shape{ids.extent(0), table.extent(1)});
-  if (!context.arena.is_planning()) {
-    const auto run = on_cuda(context) ? kernels::embedding_cuda : kernels::embedding_cpu;
-    TD_TRY(run(ids, table, scale, y, context.stream));
-  }
-  return y;
-}
-
 Result<TensorView> norm_linear_gated(Context& context, TensorView x, TensorView norm_weight, const NormParams& norm,
                                      TensorView gate, TensorView up, kernels::Activation activation, Tape* tape) {
-  TD_TRY(require_no_tape(tape, "norm_linear_gated"));
+  if (tape != nullptr) {
+    const TensorView h = norm_weight ? TD_TRY(rms_norm(context, x, norm_weight, norm.eps, norm.offset, tape)) : x;
+    const TensorView gate_out = TD_TRY(linear(context, h, gate, {}, tape));
+    const TensorView up_out = TD_TRY(linear(context, h, up, {}, tape));
+    return ops::gate(context, gate_out, up_out, activation, tape);
+  }
   const TensorView y = take(context, product_dtype(context), Shape{x.extent(0), gate.extent(0)});
   TD_TRY(run_linear_gated(context, x, {norm_weight, norm.eps, norm.offset}, gate, up, activation, y));
   return y;
@@ -134,40 +127,6 @@ Result<TensorView> attention(Context& context, const Projected& projected, const
                                   scratch, context.stream));
   }
   return out.reshape(Shape{T, H * D});
-}
-
-Result<TensorView> gate(Context& context, TensorView gate, TensorView up, kernels::Activation activation, Tape* tape) {
-  TD_TRY(require_no_tape(tape, "gate"));
-  const TensorView y = take(context, product_dtype(context), gate.shape());
-  if (!context.arena.is_planning()) {
-    const auto run = on_cuda(context) ? kernels::gate_cuda : kernels::gate_cpu;
-    TD_TRY(run(gate, up, activation, y, context.stream));
-  }
-  return y;
-}
-
-Result<TensorView> gather_rows(Context& context, TensorView x, TensorView rows, Tape* tape) {
-  return gather_rows_into(context, x, rows, take(context, x.dtype(), Shape{rows.extent(0), x.extent(1)}), tape);
-}
-
-Result<TensorView> gather_rows_into(Context& context, TensorView x, TensorView rows, TensorView y, Tape* tape) {
-  TD_TRY(require_no_tape(tape, "gather_rows"));
-  if (context.arena.is_planning()) return y;
-  if (on_cuda(context)) {
-    TD_TRY(kernels::embedding_cuda(rows, x, 1.0f, y, context.stream));
-  } else {
-    TD_TRY(kernels::moe_gather_cpu(x, rows, y, context.stream));
-  }
-  return y;
-}
-
-Result<TensorView> softcap(Context& context, TensorView x, float cap, Tape* tape) {
-  TD_TRY(require_no_tape(tape, "softcap"));
-  if (!context.arena.is_planning()) {
-    const auto run = on_cuda(context) ? kernels::softcap_cuda : kernels::softcap_cpu;
-    TD_TRY(run(x, cap, x, context.stream));
-  }
-  return x;
 }
 
 Result<TensorView> mixture_of_experts(Context& context, TensorView x, TensorView router,

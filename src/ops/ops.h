@@ -9,10 +9,9 @@
 // and outputs, and no memory beyond its outputs that is not named here. What is cheap to make again is made again in
 // backward. On CUDA biases and norms' weights are f32, layers' weights what Compute says (linear.h), and products
 // read the gradients that come to them, and their input, rounded to product_dtype(); gradients are f32, of bf16 tensors
-// too, and so are additions to them. Those with a backward: rms_norm, linear, norm_linear_into, norm_qkv_projection,
-// norm_rope, norm_rope_heads, fused_attention, add_scaled. Errors: what the kernels say; kInvalidArgument if `tape` is
-// set and the op has no backward yet, if an input is not on the tape, or if the tape's gradients lie in the context's
-// arena. Threads: the stream's.
+// too, and so are additions to them. Those without a backward: attention, mixture_of_experts.
+// Errors: what the kernels say; kInvalidArgument if `tape` is set and the op has no backward yet, if an input is not on
+// the tape, or if the tape's gradients lie in the context's arena. Threads: the stream's.
 #pragma once
 
 #include <span>
@@ -43,7 +42,7 @@ tensor::DType product_dtype(const Context& context);
 // An uninitialised tensor from the context's arena.
 TensorView take(Context& context, tensor::DType dtype, const tensor::Shape& shape);
 
-// ids [T] i32, table [V,C] -> [T,C] = scale * table[ids]
+// ids [T] i32, table [V,C] -> [T,C] = scale * table[ids]. Gradients of rows are added tokens ascending.
 [[nodiscard]] Result<TensorView> embedding(Context& context, TensorView ids, TensorView table, float scale, Tape* tape);
 
 struct NormParams {
@@ -69,7 +68,8 @@ struct NormParams {
                                       Tape* tape);
 
 // act(h gate^T) * (h up^T) [T,F] of product_dtype(), with h = rms_norm(x), or x if the norm's weight is absent;
-// x [T,C], gate, up [F,C].
+// x [T,C], gate, up [F,C]. With a tape it is rms_norm, two linears and gate, of the same bits; h and both products
+// stay, (C + 2F) floats a token.
 [[nodiscard]] Result<TensorView> norm_linear_gated(Context& context, TensorView x, TensorView norm_weight,
                                                    const NormParams& norm, TensorView gate, TensorView up,
                                                    kernels::Activation activation, Tape* tape);
@@ -141,16 +141,16 @@ struct AttentionBatch {
 // a + alpha * b. Without a tape a is overwritten and returned.
 [[nodiscard]] Result<TensorView> add_scaled(Context& context, TensorView a, TensorView b, float alpha, Tape* tape);
 
-// act(gate) * up, [T,F] each
+// act(gate) * up, [T,F] each; of product_dtype(). Backward reads gate and up.
 [[nodiscard]] Result<TensorView> gate(Context& context, TensorView gate, TensorView up, kernels::Activation activation,
                                       Tape* tape);
 
-// x [T,C], rows [N] i32 -> [N,C] of x's dtype; the second form into a given y.
+// x [T,C], rows [N] i32 -> [N,C] of x's dtype; the second form into a given y, with a tape dense and not on it yet.
 [[nodiscard]] Result<TensorView> gather_rows(Context& context, TensorView x, TensorView rows, Tape* tape);
 [[nodiscard]] Result<TensorView> gather_rows_into(Context& context, TensorView x, TensorView rows, TensorView y,
                                                   Tape* tape);
 
-// cap * tanh(x / cap). Without a tape in place.
+// cap * tanh(x / cap). Without a tape in place. Backward reads the result.
 [[nodiscard]] Result<TensorView> softcap(Context& context, TensorView x, float cap, Tape* tape);
 
 // Mixture of experts over x [T,C]: router [X,C] picks topk experts a token, each a gated MLP; their weighted sum, times

@@ -5,7 +5,6 @@
 
 #include "device/memory.h"
 #include "kernels/elementwise/elementwise.h"
-#include "kernels/linear/linear_backward.h"
 #include "kernels/norm/norm.h"
 
 namespace tandem::ops {
@@ -69,10 +68,8 @@ Status run_rms_norm(Context& context, TensorView x, TensorView weight, const Nor
   return run(x, weight, params.eps, params.offset, y, context.stream);
 }
 
-Status run_linear_backward(Context& context, Tape& tape, TensorView x, TensorView weight, TensorView bias, float alpha,
-                           TensorView dy, TensorView x_grad) {
-  const kernels::LinearGradients gradients{x_grad, TD_TRY(tape.grad_if_wanted(weight)),
-                                           TD_TRY(tape.grad_if_wanted(bias))};
+Status run_linear_backward(Context& context, TensorView x, TensorView weight, float alpha, TensorView dy,
+                           const kernels::LinearGradients& gradients) {
   const std::int64_t T = dy.extent(0), N = weight.extent(0), K = weight.extent(1);
   const device::Arena::Scope scope(context.arena);
   const auto scratch =

@@ -5,6 +5,7 @@
 #include <span>
 
 #include "base/status.h"
+#include "kernels/linear/linear_backward.h"
 #include "ops/ops.h"
 #include "ops/tape.h"
 
@@ -46,9 +47,9 @@ bool lies_behind(const TensorView& next, const TensorView& view);
 [[nodiscard]] Status run_rms_norm(Context& context, TensorView x, TensorView weight, const NormParams& params,
                                   TensorView y);
 
-// Adds to the gradients of a linear layer's inputs that the tape wants, given its output's. `x_grad` may be absent.
-[[nodiscard]] Status run_linear_backward(Context& context, Tape& tape, TensorView x, TensorView weight, TensorView bias,
-                                         float alpha, TensorView dy, TensorView x_grad);
+// Adds to the gradients of a linear layer that are given, with scratch that is free again on return.
+[[nodiscard]] Status run_linear_backward(Context& context, TensorView x, TensorView weight, float alpha, TensorView dy,
+                                         const kernels::LinearGradients& gradients);
 
 // Adds to the gradients of x and weight that are given; dx may be absent.
 [[nodiscard]] Status run_rms_norm_backward(Context& context, Tape& tape, TensorView x, TensorView weight,

@@ -101,14 +101,16 @@ Result<TensorView> Tape::grad(TensorView view) {
     return invalid_argument("tape: {} is frozen, so it has no gradient; watch() it instead", view.shape().to_string());
   }
   Buffer& buffer = buffers_.find(found->first)->second;
-  if (buffer.grad == nullptr) buffer.grad = TD_TRY(take_grad(buffer.count));
+  if (buffer.grad == nullptr) buffer.grad = TD_TRY(take_grad(buffer));
   return like_view(buffer.grad +
                    (address_of(view) - found->first) / static_cast<std::uintptr_t>(tensor::dtype_bytes(view.dtype())));
 }
 
-Result<float*> Tape::take_grad(std::int64_t count) {
+Result<float*> Tape::take_grad(const Buffer& buffer) {
+  const std::int64_t count = buffer.count;
   float* grad = nullptr;
-  if (const auto block = given_back_.find(count); block != given_back_.end()) {
+  // A watched buffer's gradient stays: from what was given back, it would be missing in the next step.
+  if (const auto block = given_back_.find(count); buffer.kind == Kind::kMade && block != given_back_.end()) {
     grad = block->second;
     given_back_.erase(block);
   } else {

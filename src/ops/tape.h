@@ -16,11 +16,11 @@
 // Life of memory: what ops made must stay until backward() is through, so no scope of their arena may end before (a
 // buffer that overlaps another is an error). Gradients lie in an arena of their own, zeroed when first asked for. That
 // of a buffer that an op made is given back once the op's backward has run, and its memory used for the next one of its
-// size; those of watched buffers stay, and further forwards and backwards add to them. backward() forgets what was
-// recorded and made, not what was watched or frozen.
-// Planning (device/arena.h): with both arenas planning, the same calls run no kernel and touch no memory, and the
-// arenas' peaks are what a step takes, backward included. Tensors that take part then need addresses of their own: take
-// them from the planning arena, or use the real ones.
+// size that an op made; those of watched buffers stay, and further forwards and backwards add to them, in no more
+// memory than the first. backward() forgets what was recorded and made, not what was watched or frozen. Planning
+// (device/arena.h): with both arenas planning, the same calls run no kernel and touch no memory, and the arenas' peaks
+// are what a step takes, backward included. Tensors that take part then need addresses of their own: take them from the
+// planning arena, or use the real ones.
 //
 // Errors: kInvalidArgument with a remedy, for what is not on the tape, overlaps, or starts from no gradient.
 // Threads: one at a time.
@@ -103,7 +103,7 @@ class Tape {
 
   Status add(std::string_view who, tensor::TensorView tensor, Kind kind);
   Buffers::const_iterator find(tensor::TensorView view) const;  // of the buffer that contains it; end() if none does
-  Result<float*> take_grad(std::int64_t count);
+  Result<float*> take_grad(const Buffer& buffer);
   void forget(const Entry& entry);
 
   device::Stream& stream_;

@@ -18,4 +18,11 @@ namespace tandem::kernels {
 [[nodiscard]] Status embedding_cuda(tensor::TensorView ids, tensor::TensorView table, float scale, tensor::TensorView y,
                                     device::Stream& stream);
 
+// Backward: dtable[ids[t]] += scale * dy[t]; dy [T,C], dtable [V,C] f32, row strides free. Tokens ascending. Errors as
+// above; on CUDA an id outside 0..V-1 adds nothing.
+[[nodiscard]] Status embedding_backward_cpu(tensor::TensorView ids, tensor::TensorView dy, float scale,
+                                            tensor::TensorView dtable, device::Stream& stream);
+[[nodiscard]] Status embedding_backward_cuda(tensor::TensorView ids, tensor::TensorView dy, float scale,
+                                             tensor::TensorView dtable, device::Stream& stream);
+
 }  // namespace tandem::kernels

@@ -10,4 +10,7 @@ namespace tandem::kernels {
 [[nodiscard]] Status embedding_sm80(const tensor::TensorView& ids, const tensor::TensorView& table, float scale,
                                     const tensor::TensorView& y, device::Stream& stream);
 
+[[nodiscard]] Status embedding_backward_sm80(const tensor::TensorView& ids, const tensor::TensorView& dy, float scale,
+                                             const tensor::TensorView& dtable, device::Stream& stream);
+
 }  // namespace tandem::kernels

@@ -33,7 +33,8 @@ std::size_t linear_backward_scratch_bytes(std::int64_t T, std::int64_t K, std::i
 // ---- On CUDA ----
 //   x         [T,K] f32 | bf16 (under Compute::kBf16: what the product would have rounded it to)
 //   weight    bf16 under kBf16, f32 under kF32, as in the forward; any stride and alignment
-//   dy and the gradients f32, as above
+//   dy        f32, or where dbias is not wanted bf16 too, alike
+//   gradients f32, as above
 // Under kBf16 the products read dy and x rounded to bf16. Both products are those of linear.h, in its order: one f32
 // accumulator for each element, dx's over n and dweight's over t ascending, in steps of 16 (kBf16) or one fma each
 // (kF32); then alpha, and one addition to what was there. So bits do not depend on the tile; a row's dx depends on

@@ -90,7 +90,9 @@ Status linear_backward_cuda(TensorView x, TensorView weight, float alpha, Tensor
   const DType weight_dtype = is_bf16 ? DType::kBf16 : DType::kF32;
   TD_TRY(expect_view(kOp, "weight", weight, weight_dtype, {kAnyExtent, kAnyExtent}, Layout::kLastAxisDense, device));
   const std::int64_t N = weight.extent(0), K = weight.extent(1);
-  TD_TRY(expect_view(kOp, "dy", dy, DType::kF32, {kAnyExtent, N}, Layout::kLastAxisDense, device));
+  const bool dy_is_bf16 = is_bf16 && is_absent(gradients.dbias) && dy.dtype() == DType::kBf16;
+  TD_TRY(expect_view(kOp, "dy", dy, dy_is_bf16 ? DType::kBf16 : DType::kF32, {kAnyExtent, N}, Layout::kLastAxisDense,
+                     device));
   const std::int64_t T = dy.extent(0);
   const TensorView &dx = gradients.dx, &dweight = gradients.dweight, &dbias = gradients.dbias;
   if (!is_absent(dx)) TD_TRY(expect_view(kOp, "dx", dx, DType::kF32, {T, K}, Layout::kLastAxisDense, device));

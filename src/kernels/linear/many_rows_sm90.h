@@ -1,4 +1,5 @@
-// The tiles of linear_many_rows_sm90() (paths.h), by number: for tests, which compare their bits, and benchmarks.
+// The tiles of linear_many_rows_sm90() and linear_many_rows_turned_sm90() (paths.h), by number: for tests, which
+// compare their bits, and benchmarks.
 #pragma once
 
 #include <span>
@@ -26,5 +27,9 @@ struct ManyRowsOrder {
 };
 [[nodiscard]] Status linear_many_rows_sm90_as(const LinearCall& call, const ManyRowsOrder& order,
                                               device::Stream& stream);
+
+std::span<const ManyRowsTile> many_rows_turned_tiles();
+[[nodiscard]] Status linear_many_rows_turned_sm90_as(const LinearCall& call, const ManyRowsOrder& order,
+                                                     device::Stream& stream);
 
 }  // namespace tandem::kernels

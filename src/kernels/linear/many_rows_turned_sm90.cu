@@ -4,6 +4,7 @@
 //   dx      += dy W       W is turned
 //   dweight += dy^T x     both are
 #include <array>
+#include <limits>
 
 #include "kernels/linear/many_rows_sm90_launch.cuh"
 
@@ -12,21 +13,22 @@ namespace {
 
 using namespace many_rows;
 
-template <bool kXIsTurned>
-Status launch_turned(const LinearCall& call, device::Stream& stream) {
-  // Rows, columns, blocks of a cluster, stages, warpgroups: of many_rows_sm90.cu's tiles, the large and the middle one.
-  using Large = Config<128, 256, 2, 4, 2, kXIsTurned, true>;
-  using Middle = Config<128, 128, 2, 6, 2, kXIsTurned, true>;
-  constexpr int kLargeDepthNs = 620, kMiddleDepthNs = 310, kAroundNs = 4000;
-  const int multiprocessors = TD_TRY(device::cuda_multiprocessors(stream.device().index));
-  const auto cost = [&](int columns, int depth_ns) {
-    const std::int64_t tiles = (call.T + 255) / 256 * ((call.N + columns - 1) / columns);
-    const std::int64_t at_once = multiprocessors / 2, turns = (tiles + at_once - 1) / at_once;
-    return turns * ((call.K + 63) / 64 * depth_ns + kAroundNs);
-  };
-  return cost(128, kMiddleDepthNs) < cost(256, kLargeDepthNs) ? launch_as<Middle, false>(call, {}, stream)
-                                                              : launch_as<Large, false>(call, {}, stream);
+// Of many_rows_sm90.cu's tiles: what a tile costs, in nanoseconds for each 64 of the sum and around them.
+struct Variant {
+  ManyRowsTile tile;
+  int depth_ns, around_ns;
+  Status (*launch)(const LinearCall&, const ManyRowsOrder&, device::Stream&);         // x as in a forward
+  Status (*launch_turned)(const LinearCall&, const ManyRowsOrder&, device::Stream&);  // or turned
+};
+template <int kRows, int kColumns, int kCluster, int kStages>
+constexpr Variant variant(int depth_ns, int around_ns) {
+  return {{kRows, kColumns, kCluster},
+          depth_ns,
+          around_ns,
+          launch_as<Config<kRows, kColumns, kCluster, kStages, 2, false, true>, false>,
+          launch_as<Config<kRows, kColumns, kCluster, kStages, 2, true, true>, false>};
 }
+constexpr Variant kVariants[] = {variant<128, 256, 2, 4>(620, 4000), variant<128, 128, 2, 6>(310, 3500)};
 
 }  // namespace
 
@@ -39,9 +41,30 @@ bool many_rows_turned_sm90_takes(const LinearCall& call) {
          is_aligned(call.weight, call.weight_stride, 2);
 }
 
-Status linear_many_rows_turned_sm90(const LinearCall& call, device::Stream& stream) {
+std::span<const ManyRowsTile> many_rows_turned_tiles() {
+  static const std::array tiles{kVariants[0].tile, kVariants[1].tile};
+  static_assert(std::size(kVariants) == 2);
+  return tiles;
+}
+
+Status linear_many_rows_turned_sm90_as(const LinearCall& call, const ManyRowsOrder& order, device::Stream& stream) {
   TD_CHECK(many_rows_turned_sm90_takes(call), call.T, call.K, call.N);
-  return call.x_is_turned ? launch_turned<true>(call, stream) : launch_turned<false>(call, stream);
+  const Variant& variant = kVariants[order.tile];
+  return (call.x_is_turned ? variant.launch_turned : variant.launch)(call, order, stream);
+}
+
+Status linear_many_rows_turned_sm90(const LinearCall& call, device::Stream& stream) {
+  const int multiprocessors = TD_TRY(device::cuda_multiprocessors(stream.device().index));
+  ManyRowsOrder order;
+  std::int64_t best_ns = std::numeric_limits<std::int64_t>::max();
+  for (int i = 0; i < static_cast<int>(std::size(kVariants)); ++i) {
+    const auto& [tile, depth_ns, around_ns, launch, launch_turned] = kVariants[i];
+    const std::int64_t rows = tile.rows * tile.cluster, at_once = multiprocessors / tile.cluster;
+    const std::int64_t tiles = (call.T + rows - 1) / rows * ((call.N + tile.columns - 1) / tile.columns);
+    const std::int64_t total = (tiles + at_once - 1) / at_once * ((call.K + 63) / 64 * depth_ns + around_ns);
+    if (total < best_ns) best_ns = total, order.tile = i;
+  }
+  return linear_many_rows_turned_sm90_as(call, order, stream);
 }
 
 }  // namespace tandem::kernels

@@ -181,9 +181,10 @@ struct Bench {
   Tape tape{place.stream(), gradients};
 };
 
-// A layer's inputs on a bench's device; weights of products bf16 on CUDA.
+// A layer's inputs on a bench's device; weights of products bf16 on CUDA. `joined`: those of q, k and v one after
+// another, as a checkpoint's are laid.
 struct PlacedLayer {
-  PlacedLayer(const Layer& layer, Bench& bench) {
+  PlacedLayer(const Layer& layer, Bench& bench, bool joined = false) {
     const auto put = [&](const std::string& name, const Shape& shape, bool is_factor) {
       if (layer.inputs().at(name).empty()) return;
       named[name] = bench.place.put(layer.inputs().at(name), shape,
@@ -194,6 +195,20 @@ struct PlacedLayer {
     for (const auto& [name, view] :
          {std::pair{"wq", host.qkv.q}, {"wk", host.qkv.k}, {"wv", host.qkv.v}, {"wo", host.o}}) {
       put(name, view.shape(), true);
+    }
+    if (joined) {
+      std::vector<float> all;
+      for (const char* name : {"wq", "wk", "wv"}) {
+        all.insert(all.end(), layer.inputs().at(name).begin(), layer.inputs().at(name).end());
+      }
+      const std::int64_t C = host.qkv.q.extent(1), rows = static_cast<std::int64_t>(all.size()) / C;
+      const std::int64_t q = host.qkv.q.extent(0), k = q + host.qkv.k.extent(0);
+      kept_.push_back(std::move(all));
+      const TensorView whole =
+          bench.place.put(kept_.back(), {rows, C}, bench.place.is_cuda() ? DType::kBf16 : DType::kF32);
+      named["wq"] = whole.rows(0, q);
+      named["wk"] = whole.rows(q, k);
+      named["wv"] = whole.rows(k, rows);
     }
     for (const char* name : {"input_norm", "bq", "bk", "bv", "q_norm", "k_norm", "sinks", "bo", "output_norm"}) {
       put(name, {static_cast<std::int64_t>(layer.inputs().at(name).size())}, false);
@@ -231,9 +246,10 @@ struct LayerRun {
   Named<float> gradients;
 };
 
-inline LayerRun run(const Layer& layer, int threads, int times = 1, device::Device device = kCpuDevice) {
+inline LayerRun run(const Layer& layer, int threads, int times = 1, device::Device device = kCpuDevice,
+                    bool joined = false) {
   Bench bench(threads, device);
-  const PlacedLayer placed(layer, bench);
+  const PlacedLayer placed(layer, bench, joined);
   const auto plan = layer.plan(device);
   const PlacedPlan placed_plan = place(bench.context, plan).value();
   LayerRun result;

@@ -40,6 +40,12 @@ class OnDevice {
     copy(view.data(), from, static_cast<std::size_t>(view.bytes()));
     return view;
   }
+  TensorView put_ids(const std::vector<std::int32_t>& ids) {
+    const TensorView view(memory(ids.size() * sizeof(std::int32_t)), DType::kI32,
+                          Shape{static_cast<std::int64_t>(ids.size())}, device_);
+    copy(view.data(), ids.data(), ids.size() * sizeof(std::int32_t));
+    return view;
+  }
   // Of a dense tensor, f32 or bf16.
   std::vector<float> get(const TensorView& view) {
     std::vector<float> values(static_cast<std::size_t>(view.count()));

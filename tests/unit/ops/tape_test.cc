@@ -140,9 +140,34 @@ TEST_F(TapeTest, GivesBackTheGradientsOfWhatOpsMadeAndKeepsTheLeaves) {
   ASSERT_TRUE(tape_.backward().ok());
   EXPECT_EQ(tape_.grad(view_a_).value().as<float>()[0], 15.0f);
   EXPECT_EQ(tape_.grad(view_a_).value().as<float>()[23], 5.0f);
-  // At any time there are two gradients: of what goes into an op, and of what comes out of it.
-  EXPECT_EQ(gradients_.used_bytes(), 2 * device::kArenaAlignment);
+  // At any time there are two gradients of what ops made: what goes into one, and what comes out of it; and the leaf's.
+  EXPECT_EQ(gradients_.used_bytes(), 3 * device::kArenaAlignment);
   expect_refused(tape_.grad(last).status(), "until that op has run");
+}
+
+TEST_F(TapeTest, ASecondStepTakesNoMoreMemoryThanTheFirst) {
+  ASSERT_TRUE(tape_.watch(view_a_).ok());  // of the size of what ops make
+  std::size_t used[2] = {};
+  for (std::size_t& bytes : used) {
+    ASSERT_TRUE(tape_
+                    .record("first", {view_b_},
+                            [this] {
+                              seed(view_a_);
+                              return ok_status();
+                            })
+                    .ok());
+    ASSERT_TRUE(tape_
+                    .record("second", {view_c_},
+                            [this] {
+                              seed(view_b_);
+                              return ok_status();
+                            })
+                    .ok());
+    seed(view_c_);
+    ASSERT_TRUE(tape_.backward().ok());
+    bytes = gradients_.used_bytes();
+  }
+  EXPECT_EQ(used[0], used[1]);
 }
 
 TEST_F(TapeTest, InPlaceOpsRunBetweenTheirNeighboursAndOnlyOnWhatAnOpMade) {

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "kernels/linear/linear_backward.h"
+#include "kernels/linear/many_rows_sm90.h"
 #include "unit/kernels/cuda_rows.h"
 #include "unit/kernels/linear/linear_backward_case.h"
 
@@ -131,6 +132,34 @@ TEST(LinearBackwardCuda, GivesTheSameBitsTwiceAndARowsDxAlone) {
     EXPECT_TRUE(same_bits(last.dx, {one.dx.end() - c.K, one.dx.end()}));
   }
 }
+
+#ifdef TANDEM_WITH_CUDA
+// As callers have it, one tile is chosen; each must give the same bits.
+TEST(LinearBackwardCuda, EveryTileGivesTheSameBits) {
+  TANDEM_CUDA_STREAM(stream);
+  constexpr std::int64_t T = 300, K = 136, N = 520;
+  const auto values = [](std::uint64_t seed, std::int64_t count) { return random_values(seed, count); };
+  const CudaRows dy(DType::kBf16, T, N, values(1, T * N), stream), x(DType::kBf16, T, K, values(2, T * K), stream);
+  const CudaRows weight(DType::kBf16, N, K, values(3, N * K), stream);
+  LinearCall dweight{.T = N, .K = T, .N = K, .x = dy.view().data(), .x_is_bf16 = true, .x_stride = N};
+  dweight.weight = x.view().data(), dweight.weight_stride = K;
+  dweight.x_is_turned = dweight.weight_is_turned = true;
+  LinearCall dx{.T = T, .K = N, .N = K, .x = dy.view().data(), .x_is_bf16 = true, .x_stride = N};
+  dx.weight = weight.view().data(), dx.weight_stride = K, dx.weight_is_turned = true;
+  for (LinearCall call : {dx, dweight}) {
+    std::vector<float> first;
+    for (int tile = 0; tile < static_cast<int>(many_rows_turned_tiles().size()); ++tile) {
+      CudaRows y(DType::kF32, call.T, call.N, values(4, call.T * call.N), stream);
+      call.y = y.view().data(), call.y_stride = call.N;
+      call.residual = y.view().as<float>(), call.residual_stride = call.N;
+      ASSERT_TRUE(linear_many_rows_turned_sm90_as(call, {.tile = tile, .band = 1 + tile}, stream).ok());
+      const std::vector<float> got = y.get();
+      if (tile == 0) first = got;
+      EXPECT_TRUE(same_bits(got, first)) << tile;
+    }
+  }
+}
+#endif
 
 TEST(LinearBackwardCuda, ComputesOnlyWhatIsWantedAndTakesNoTokens) {
   TANDEM_CUDA_STREAM(stream);
