@@ -63,8 +63,8 @@ bool many_rows_sm90_takes(const LinearCall& call);
 bool many_rows_turned_sm90_takes(const LinearCall& call);
 [[nodiscard]] Status linear_many_rows_turned_sm90(const LinearCall& call, device::Stream& stream);
 
-// alpha times the sums of columns of f32 rows, added to total [width], by way of column_sums_blocks(rows).
-// sums_bytes(width) of scratch, on 16 bytes.
+// alpha times the sums of columns of f32 rows, added to total [width]. Scratch, on 16 bytes, as the blocks of rows say:
+// column_sums_blocks(rows).sums_bytes(width).
 inline RowPartition column_sums_blocks(std::int64_t rows) { return RowPartition(rows, 16); }
 struct ColumnSumsCall {
   std::int64_t rows = 0, width = 0;

@@ -41,7 +41,7 @@ std::size_t qk_norm_rope_backward_scratch_bytes(std::int64_t T, std::int64_t H, 
 //   x, y, dy, dx  bf16 | f16 | f32, all calls' of one dtype and with one D <= 256 and R; y may be x, and dx may be x or
 //                 dy
 //   weight        [D] or absent: whole rows are not normalised here (but for H = 1); f32 or of x's dtype
-// What is between x and y, or dy and dx, is f32 in registers and rounded once: of f32 heads, y rounded has the bits of
+// What is between x and y, or dy and dx, is f32 in registers and rounded once, by the operations of
 // norm_rope_append_cuda() (kernels/attention). dy is left as it is. A head's sums have an order that depends on D and R
 // only, dweight's on T*H too.
 // Errors: kInvalidArgument (also: a build without CUDA), before any write; kDeviceLost.
