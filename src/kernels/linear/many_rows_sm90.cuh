@@ -165,9 +165,9 @@ __device__ __forceinline__ void produce(const CUtensorMap* x_map, const CUtensor
       }
     }
   };
-  // The first stages' weights, which nobody has to make.
+  // The first stages' weights, which nobody has to make (what stands for weights in a backward was just made).
   int early = 0;
-  if constexpr (!kGrouped) {
+  if constexpr (!kGrouped && !C::kTurnsB) {
     const Tiles<C, kGrouped> tiles(args);
     for (; !tiles.done() && early < min(C::kStages, args.k_blocks); ++early) load_weights(tiles, early, early);
   }

@@ -32,6 +32,10 @@ class OnDevice {
   // On the CPU an f32 tensor is the values themselves, which must stay.
   TensorView put(const std::vector<float>& values, const Shape& shape, DType dtype = DType::kF32) {
     if (!is_cuda() && dtype == DType::kF32) return kernels::testing::view_of(values, shape);
+    return put_copy(values, shape, dtype);
+  }
+  // Memory of its own, on the CPU too.
+  TensorView put_copy(const std::vector<float>& values, const Shape& shape, DType dtype = DType::kF32) {
     const std::vector<std::uint16_t> halves =
         dtype == DType::kBf16 ? kernels::testing::to_bf16(values) : std::vector<std::uint16_t>();
     const void* const from = dtype == DType::kBf16 ? static_cast<const void*>(halves.data()) : values.data();
@@ -61,6 +65,11 @@ class OnDevice {
   void set(const TensorView& dense, std::span<const float> values) {
     ASSERT_EQ(static_cast<std::size_t>(dense.count()), values.size());
     copy(dense.data(), values.data(), values.size_bytes());
+  }
+  void set_bf16(const TensorView& dense, std::span<const float> values) {
+    ASSERT_EQ(static_cast<std::size_t>(dense.count()), values.size());
+    const std::vector<std::uint16_t> halves = kernels::testing::to_bf16(values);
+    copy(dense.data(), halves.data(), halves.size() * sizeof(std::uint16_t));
   }
   // Memory that holds NaN: whoever reads what was not written is found out.
   device::Arena poisoned_arena(std::size_t bytes = 16 << 20) {
