@@ -83,6 +83,7 @@ struct ProjectionWeights {
   TensorView q_bias, k_bias, v_bias;  // or absent
 };
 // Of rms_norm(x, norm_weight), or of x if that is absent. The normalised x is scratch: made again in backward.
+// On CUDA weights that lie one after another are one layer: x's gradient is then one chain of sums over all their rows.
 [[nodiscard]] Result<Projected> norm_qkv_projection(Context& context, TensorView x, TensorView norm_weight,
                                                     const NormParams& norm, const ProjectionWeights& weights,
                                                     std::int64_t H, std::int64_t G, std::int64_t D, Tape* tape);
