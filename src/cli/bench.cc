@@ -65,7 +65,9 @@ engine::Request random_request(const BenchFlags& flags, std::int64_t vocab_size,
     request.prompt.push_back(static_cast<TokenId>(philox({key, 0}, static_cast<std::uint64_t>(i))[0] %
                                                   static_cast<std::uint64_t>(vocab_size)));
   }
-  request.sampling.temperature = 0;
+  request.sampling = flags.sampling;
+  request.sampling.seed = key;
+  request.logprobs = flags.logprobs;
   request.max_tokens = flags.output_tokens;
   request.ignore_eos = true;
   return request;
@@ -238,6 +240,9 @@ Status bench(const BenchFlags& flags) {
           {"batch", batch},
           {"prompt_tokens", flags.prompt_tokens},
           {"output_tokens", flags.output_tokens},
+          {"temperature", flags.sampling.temperature},
+          {"top_k", flags.sampling.top_k},
+          {"top_p", flags.sampling.top_p},
           {"read_bytes_per_s", median(reads)},
           {"peak_flops_per_s", median(peaks)},
           {"prefill_tokens_per_s", prefill_tokens_per_s},

@@ -209,6 +209,10 @@ void add_bench(CLI::App& root, BenchFlags& flags) {
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 24));
   app->add_option("--output-tokens", flags.output_tokens, "answer length (default 64)")
       ->check(CLI::Range(std::int64_t{2}, std::int64_t{1} << 24));
+  app->add_option("--temperature", flags.sampling.temperature, "of sampling (default 0: greedy)");
+  app->add_option("--top-k", flags.sampling.top_k, "0: all tokens");
+  app->add_option("--top-p", flags.sampling.top_p, "above 0, to 1");
+  app->add_option("--logprobs", flags.logprobs, "log-probabilities, with so many alternatives (default: none)");
   app->add_option("--repeats", flags.repeats, "measurements, of which the median counts (default 3)")
       ->check(CLI::Range(1, 1000));
   app->add_flag("--json", flags.json, "print one JSON line per measurement");

@@ -119,6 +119,8 @@ struct BenchFlags {
   std::string shape;  // a named random-weight shape instead of a model
   std::vector<std::int64_t> batch_sizes{1};
   std::int64_t prompt_tokens = 512, output_tokens = 64;
+  engine::SamplingParams sampling{.temperature = 0.0f};  // its temperature, top_k and top_p
+  std::optional<int> logprobs;
   int repeats = 3;
   bool json = false;
 };

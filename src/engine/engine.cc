@@ -238,6 +238,9 @@ Result<std::unique_ptr<Engine>> Engine::create(const EngineConfig& config, Model
         "sequences {}",
         limits.vocab_size, limits.context_tokens, limits.blocks_count, limits.block_tokens, limits.step_tokens_max,
         limits.sequences_max);
+  if (limits.vocab_size >= kWeighedTokensMax)
+    return invalid_argument("a vocabulary of {} is beyond the {} that sampling adds up exactly: use another model",
+                            limits.vocab_size, kWeighedTokensMax - 1);
   if (limits.logit_rows_max < limits.sequences_max)
     return invalid_argument("{} logit rows are too few for {} sequences: give each at least one", limits.logit_rows_max,
                             limits.sequences_max);

@@ -44,6 +44,18 @@ TD_ROW_INLINE void exp_in_place(typename Lanes<N>::F32& x) {
   x = (F32)((I32)(p * power) & in_range);
 }
 
+// To the nearest kWeightUnit, which is the last place of floats just below twice kNearUnit; larger ones are multiples
+// of it already, and doubling changes no bit of them.
+template <int N>
+TD_ROW_INLINE void round_to_units(typename Lanes<N>::F32& x) {
+  using F32 = typename Lanes<N>::F32;
+  constexpr float kNearUnit = 0x1p-21f;
+  static_assert(kNearUnit == 0x1p23f * static_cast<float>(kernels::kWeightUnit));
+  const F32 least = F32{} + kNearUnit;
+  const F32 near = x > least ? x : least;
+  x = (x + near) - near;
+}
+
 template <int N>
 TD_ROW_INLINE bool block_max_body(const float* z, float* lane_max) {
   using F32 = typename Lanes<N>::F32;
@@ -76,11 +88,13 @@ TD_ROW_INLINE void block_weights_body(const float* z, const RowScale& scale, flo
     const I32 kept = x >= F32{} + lowest;
     x = (x - scale.max) * scale.inverse_temperature;
     exp_in_place<N>(x);
+    round_to_units<N>(x);
     x = (F32)((I32)x & kept);
     std::memcpy(weights + i, &x, sizeof(x));
   }
 }
 
+// Exact: 256 weights of at most 2^44 units.
 TD_ROW_INLINE double block_sum_body(const float* weights) {
   double sums[kRowLanes] = {};
   for (std::int64_t i = 0; i < kRowBlockTokens; i += kRowLanes) {
@@ -151,6 +165,13 @@ float exp_of_negative(float x) {
   return lanes[0];
 }
 
+Weight weight_of(const RowScale& scale, float logit) {
+  Lanes<4>::F32 lanes = Lanes<4>::F32{} + scale.exponent(logit);
+  exp_in_place<4>(lanes);
+  round_to_units<4>(lanes);
+  return weight_of_fraction(lanes[0]);
+}
+
 void block_weights(const LogitsRow& row, std::int64_t block, const RowScale& scale, const RowCut& cut, float* weights) {
   const float* z = row.block(block);
   row.passes().block_weights(z, scale, cut.logit, weights);
@@ -161,15 +182,15 @@ void block_weights(const LogitsRow& row, std::int64_t block, const RowScale& sca
   }
 }
 
-double weight_sums(const LogitsRow& row, std::span<const float> block_max, const RowScale& scale, const RowCut& cut,
-                   std::span<double> block_sums) {
+Weight weight_sums(const LogitsRow& row, std::span<const float> block_max, const RowScale& scale, const RowCut& cut,
+                   std::span<Weight> block_sums) {
   float weights[kRowBlockTokens];
-  double total = 0;
+  Weight total = 0;
   for (std::int64_t b = 0; b < row.blocks_count(); ++b) {
     block_sums[b] = 0;
     if (block_max[b] < cut.logit) continue;
     block_weights(row, b, scale, cut, weights);
-    block_sums[b] = row.passes().block_sum(weights);
+    block_sums[b] = weight_of_fraction(row.passes().block_sum(weights));
     total += block_sums[b];
   }
   return total;

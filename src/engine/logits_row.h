@@ -12,6 +12,7 @@
 #include <span>
 
 #include "base/strong_id.h"
+#include "kernels/sampling/choose.h"
 
 namespace tandem::engine {
 
@@ -61,23 +62,31 @@ struct RowCut {
   }
 };
 
-// How a logit becomes a weight: e^((logit - max) * inverse_temperature), in f32, at most 1; 0 below e^-87.
+// How a logit becomes a weight: e^((logit - max) * inverse_temperature), at most 1, computed in f32 and rounded to the
+// nearest kWeightUnit. So weights are integers, and sums of them exact in any order.
 struct RowScale {
   float max = 0;
   float inverse_temperature = 1;
   float exponent(float logit) const { return (logit - max) * inverse_temperature; }
 };
+using Weight = std::uint64_t;  // of one token or, in a vocabulary below kWeighedTokensMax, of any number of them
+inline constexpr std::int64_t kWeighedTokensMax = std::int64_t{1} << 19;
 
 // e^x for x <= 0, to 1e-7 of itself; 0 below -87.
 float exp_of_negative(float x);
 
-// The weights of one block; 0 for tokens that `cut` drops.   weights [kRowBlockTokens]
-void block_weights(const LogitsRow& row, std::int64_t block, const RowScale& scale, const RowCut& cut, float* weights);
+Weight weight_of(const RowScale& scale, float logit);
 
-// Sums the weights of the tokens that `cut` keeps, in f64, by block, skipping blocks whose `block_max` shows none.
-//   returns   the sum of block_sums [blocks], first to last
-double weight_sums(const LogitsRow& row, std::span<const float> block_max, const RowScale& scale, const RowCut& cut,
-                   std::span<double> block_sums);
+// The weights of one block, as fractions of 1; 0 for tokens that `cut` drops.   weights [kRowBlockTokens]
+void block_weights(const LogitsRow& row, std::int64_t block, const RowScale& scale, const RowCut& cut, float* weights);
+inline Weight weight_of_fraction(double fraction) {
+  return static_cast<Weight>(fraction * (1.0 / kernels::kWeightUnit));
+}
+
+// Sums the weights of the tokens that `cut` keeps, by block, skipping blocks whose `block_max` shows none.
+//   returns   the sum of block_sums [blocks]
+Weight weight_sums(const LogitsRow& row, std::span<const float> block_max, const RowScale& scale, const RowCut& cut,
+                   std::span<Weight> block_sums);
 
 // How many logits of the row are larger than `logit`.
 std::int64_t count_larger(const LogitsRow& row, float logit);

@@ -7,6 +7,7 @@
 
 #include "base/status.h"
 #include "base/strong_id.h"
+#include "kernels/sampling/choose.h"
 #include "model/forward_batch.h"
 #include "tensor/tensor_view.h"
 
@@ -31,21 +32,21 @@ class ModelRunner {
   // Errors: kDeviceLost, kAborted: the step did not happen, though slots of its rows may hold rubbish.
   [[nodiscard]] virtual Result<tensor::TensorView> forward(const model::ForwardBatch& batch) = 0;
 
-  // A runner whose logits are far from the host may find the largest of each row where they are, and run a step while
-  // the host is busy with the one before. queue_largest() has the same step run, and take_largest() gives what the
-  // oldest step that was queued and not taken yet found: for each logit row the id of its largest logit, the lowest of
-  // equals; -1 where a logit is NaN or +infinity, or all are -infinity. At most kQueuedStepsMax steps are queued; none
-  // is when forward() is called. A token -1 - n of a queued step is what row n of the step queued before it found.
-  // The batch's arrays are borrowed for the call. Errors: those of forward(), by either call; the step counts as taken,
-  // and those queued after it hold rubbish.
+  // A runner whose logits are far from the host may choose tokens where they are, and run a step while the host is busy
+  // with the one before. queue() has the same step run, and a token chosen from each logit row as choices[row] says, of
+  // which the runner chooses() each; take() gives the tokens of the oldest step that was queued and not taken yet, -1
+  // where a logit is NaN or +infinity, or all are -infinity. At most kQueuedStepsMax steps are queued; none is when
+  // forward() is called. A token -1 - n of a queued step is what row n of the step queued before it gave. All arrays
+  // are borrowed for the call. A runner that does not choose the largest logit's token chooses none, and queues no
+  // step. Errors: those of forward(), by either call; the step counts as taken, and those queued after it hold rubbish.
   static constexpr int kQueuedStepsMax = 2;
-  virtual bool finds_largest() const { return false; }
-  [[nodiscard]] virtual Status queue_largest(const model::ForwardBatch&) {
-    return invalid_argument("this runner does not find the largest logits");
+  virtual bool chooses(const kernels::TokenChoice&) const { return false; }
+  [[nodiscard]] virtual Status queue(const model::ForwardBatch&, std::span<const kernels::TokenChoice>) {
+    return invalid_argument("this runner does not choose tokens");
   }
   // Valid until the next call.
-  [[nodiscard]] virtual Result<std::span<const TokenId>> take_largest() {
-    return invalid_argument("this runner does not find the largest logits");
+  [[nodiscard]] virtual Result<std::span<const kernels::ChosenToken>> take() {
+    return invalid_argument("this runner does not choose tokens");
   }
 };
 

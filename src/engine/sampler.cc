@@ -9,6 +9,11 @@
 #include "base/rng.h"
 
 namespace tandem::engine {
+
+using kernels::ChoiceLogprob;
+using kernels::ChosenToken;
+using kernels::TokenChoice;
+
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -18,13 +23,14 @@ constexpr std::int64_t kHeadTokens = 256;  // top_p first looks at about so many
 constexpr int kBins = 1024;
 constexpr float kBinsPerNat = 32;
 
-// 1/T, finite also for the smallest temperatures: the largest logit is at distance 0, and 0 * infinity is not a number.
-float inverse_of(float temperature) { return std::min(1.0f / temperature, std::numeric_limits<float>::max()); }
-
 // The bin of a logit: never falls as the logit falls.
 int bin_of(const RowScale& scale, float logit) {
   const float nats = -scale.exponent(logit);
   return nats < kBins / kBinsPerNat ? static_cast<int>(nats * kBinsPerNat) : kBins - 1;
+}
+
+double exponent_of(const RowScale& scale, float logit) {
+  return (static_cast<double>(logit) - scale.max) * scale.inverse_temperature;
 }
 
 // The one that keeps less.
@@ -32,8 +38,26 @@ const RowCut& tighter(const RowCut& a, const RowCut& b) { return a.keeps(b.logit
 
 }  // namespace
 
+kernels::TokenChoice choice_of(const Request& request, int sample, std::uint64_t position) {
+  const SamplingParams& params = request.sampling;
+  TokenChoice choice;
+  choice.temperature = params.temperature;
+  if (request.logprobs) {
+    choice.logprob = request.logprobs_mode == LogprobsMode::kRaw ? ChoiceLogprob::kRaw : ChoiceLogprob::kKept;
+  }
+  if (params.temperature == 0.0f) return choice;
+  const PhiloxKey key = {params.seed, static_cast<std::uint64_t>(sample)};
+  choice.uniform = static_cast<std::uint64_t>(philox_uniform(key, position) * 0x1p64);
+  choice.top_k = params.top_k;
+  choice.top_p = params.top_p;
+  if (params.min_p > 0.0f) {
+    choice.min_p_logit = std::log(static_cast<double>(params.min_p)) * static_cast<double>(params.temperature);
+  }
+  return choice;
+}
+
 Sampler::Sampler(std::int64_t vocab_size, const RowPasses& passes) : passes_(&passes), processor_(vocab_size) {
-  TD_CHECK(vocab_size > 0, vocab_size);
+  TD_CHECK(vocab_size > 0 && vocab_size < kWeighedTokensMax, vocab_size);
   const auto blocks = static_cast<std::size_t>((vocab_size + kRowBlockTokens - 1) / kRowBlockTokens);
   lane_max_.resize(blocks * kRowLanes);
   block_max_.resize(blocks);
@@ -43,48 +67,52 @@ Sampler::Sampler(std::int64_t vocab_size, const RowPasses& passes) : passes_(&pa
   candidates_.reserve(static_cast<std::size_t>(vocab_size));
 }
 
+Result<RowMax> Sampler::largest_logit(const LogitsRow& row) {
+  const RowMax max = row_max(row, block_max_, lane_max_);
+  if (max.has_bad) return Status(StatusCode::kAborted, "the model's logits are not finite: check its weights");
+  if (max.value == -kInfinity) return Status(StatusCode::kAborted, "the model's logits are all -infinity");
+  return max;
+}
+
 Result<SampledToken> Sampler::sample(const SampleInput& input, std::span<const float> logits) {
-  const SamplingParams& params = input.request->sampling;
   const std::span<const float> processed = processor_.process(input, logits);
   const bool same = processed.data() == logits.data();
-  const bool greedy = params.temperature == 0.0f;
-
-  const LogitsRow raw(logits, *passes_);
-  const RowMax raw_max = row_max(raw, block_max_, lane_max_);
-  if (raw_max.has_bad) return Status(StatusCode::kAborted, "the model's logits are not finite: check its weights");
-  if (raw_max.value == -kInfinity) return Status(StatusCode::kAborted, "the model's logits are all -infinity");
-
-  const LogitsRow row(processed, *passes_);
-  const float max = same ? raw_max.value : row_max(row, block_max_, lane_max_).value;
+  const LogitsRow raw(logits, *passes_), row(processed, *passes_);
+  float max = TD_TRY(largest_logit(raw)).value;
+  if (!same) max = row_max(row, block_max_, lane_max_).value;
+  const std::uint64_t position = input.prompt.size() + input.generated.size();
   if (max == -kInfinity) {
     return invalid_argument(
         "no token is left to sample at position {}: relax allowed_token_ids, bad_words, min_tokens or the grammar",
-        input.prompt.size() + input.generated.size());
+        position);
   }
 
-  SampledToken sampled;
-  const RowScale scale = {max, greedy ? 1.0f : inverse_of(params.temperature)};
-  RowCut cut;
-  double total = 0;
-  if (greedy) {
-    sampled.token = largest(row, max);
-  } else {
-    cut = truncate(row, params, scale);
-    total = weight_sums(row, block_max_, scale, cut, block_sums_);
-    const std::uint64_t position = input.prompt.size() + input.generated.size();
-    const PhiloxKey key = {params.seed, static_cast<std::uint64_t>(input.sample)};
-    sampled.token = draw(row, scale, cut, total, philox_uniform(key, position));
-  }
+  const TokenChoice choice = choice_of(*input.request, input.sample, position);
+  Drawn drawn = draw_from(row, max, choice);
+  SampledToken sampled{drawn.token, {}};
   if (!input.request->logprobs) return sampled;
   // What was drawn from is often the model's own distribution; then its sum is at hand.
-  const bool drew_raw = same && scale.inverse_temperature == 1.0f && cut.logit == -kInfinity;
-  if (input.request->logprobs_mode == LogprobsMode::kRaw && !drew_raw) {
+  const bool drew_raw = same && drawn.scale.inverse_temperature == 1.0f && drawn.cut.logit == -kInfinity;
+  if (choice.logprob == ChoiceLogprob::kRaw && !drew_raw) {
     sampled.logprobs = token_logprobs(logits, sampled.token, *input.request->logprobs);
   } else {
-    if (greedy) total = weight_sums(row, block_max_, scale, cut, block_sums_);
-    sampled.logprobs = logprobs_of(row, scale, total, cut, sampled.token, *input.request->logprobs);
+    if (drawn.total == 0) drawn.total = weight_sums(row, block_max_, drawn.scale, drawn.cut, block_sums_);
+    sampled.logprobs = logprobs_of(row, drawn, *input.request->logprobs);
   }
   return sampled;
+}
+
+Result<ChosenToken> Sampler::choose(const TokenChoice& choice, std::span<const float> logits) {
+  const LogitsRow row(logits, *passes_);
+  Drawn drawn = draw_from(row, TD_TRY(largest_logit(row)).value, choice);
+  ChosenToken chosen;
+  chosen.token = drawn.token;
+  if (choice.logprob == ChoiceLogprob::kNone) return chosen;
+  if (choice.logprob == ChoiceLogprob::kRaw) drawn = {drawn.token, {drawn.scale.max, 1.0f}, RowCut(), 0};
+  chosen.rank = static_cast<std::int32_t>(1 + count_larger(row, row[drawn.token]));
+  chosen.exponent = exponent_of(drawn.scale, row[drawn.token]);
+  chosen.total = drawn.total > 0 ? drawn.total : weight_sums(row, block_max_, drawn.scale, drawn.cut, block_sums_);
+  return chosen;
 }
 
 TokenLogprobs Sampler::token_logprobs(std::span<const float> logits, TokenId token, int top_k) {
@@ -92,9 +120,18 @@ TokenLogprobs Sampler::token_logprobs(std::span<const float> logits, TokenId tok
   const LogitsRow row(logits, *passes_);
   const RowMax max = row_max(row, block_max_, lane_max_);
   if (max.has_bad || max.value == -kInfinity) return {{token, std::numeric_limits<float>::quiet_NaN(), 1}};
-  const RowScale scale = {max.value, 1.0f};
-  const double total = weight_sums(row, block_max_, scale, RowCut(), block_sums_);
-  return logprobs_of(row, scale, total, RowCut(), token, top_k);
+  Drawn all{token, {max.value, 1.0f}, RowCut(), 0};
+  all.total = weight_sums(row, block_max_, all.scale, all.cut, block_sums_);
+  return logprobs_of(row, all, top_k);
+}
+
+Sampler::Drawn Sampler::draw_from(const LogitsRow& row, float max, const TokenChoice& choice) {
+  if (choice.temperature == 0.0f) return {largest(row, max), {max, 1.0f}, RowCut(), 0};
+  Drawn drawn{0, {max, kernels::inverse_temperature(choice.temperature)}, RowCut(), 0};
+  drawn.cut = truncate(row, choice, drawn.scale);
+  drawn.total = weight_sums(row, block_max_, drawn.scale, drawn.cut, block_sums_);
+  drawn.token = draw(row, drawn, choice.uniform);
+  return drawn;
 }
 
 // The first token that has the largest logit.
@@ -104,41 +141,30 @@ TokenId Sampler::largest(const LogitsRow& row, float max) const {
   return static_cast<TokenId>(block * kRowBlockTokens + (std::find(z, z + kRowBlockTokens, max) - z));
 }
 
-// The first token at which the kept weights, summed in token order, exceed uniform * total: the block by block_sums_,
-// then the token within it. Where rounding leaves none, the last kept one.
-TokenId Sampler::draw(const LogitsRow& row, const RowScale& scale, const RowCut& cut, double total,
-                      double uniform) const {
-  const double target = uniform * total;
-  double below = 0;
-  std::int64_t chosen = -1;
-  for (std::int64_t b = 0; b < row.blocks_count(); ++b) {
-    if (block_sums_[b] == 0) continue;
-    if (chosen >= 0) below += block_sums_[chosen];
-    chosen = b;
-    if (below + block_sums_[b] > target) break;
-  }
+// The first token at which the kept weights, summed in token order, exceed uniform / 2^64 of their total: the block by
+// block_sums_, then the token within it.
+TokenId Sampler::draw(const LogitsRow& row, const Drawn& from, std::uint64_t uniform) const {
+  __extension__ using Wide = unsigned __int128;
+  auto left = static_cast<Weight>(Wide{uniform} * from.total >> 64);
+  std::int64_t block = 0;
+  for (; left >= block_sums_[block]; ++block) left -= block_sums_[block];
   float weights[kRowBlockTokens];
-  block_weights(row, chosen, scale, cut, weights);
-  std::int64_t last = 0;
-  for (std::int64_t i = 0; i < kRowBlockTokens; ++i) {
-    if (weights[i] == 0) continue;
-    last = i;
-    below += weights[i];
-    if (below > target) break;
-  }
-  return static_cast<TokenId>(chosen * kRowBlockTokens + last);
+  block_weights(row, block, from.scale, from.cut, weights);
+  std::int64_t i = 0;
+  for (; left >= weight_of_fraction(weights[i]); ++i) left -= weight_of_fraction(weights[i]);
+  return static_cast<TokenId>(block * kRowBlockTokens + i);
 }
 
-RowCut Sampler::truncate(const LogitsRow& row, const SamplingParams& params, const RowScale& scale) {
+RowCut Sampler::truncate(const LogitsRow& row, const TokenChoice& choice, const RowScale& scale) {
   RowCut cut;
-  if (params.top_k > 0 && params.top_k < row.size()) cut = top_k_cut(row, params.top_k);
-  if (params.top_p < 1.0f) {
-    const double total = weight_sums(row, block_max_, scale, cut, block_sums_);
-    cut = tighter(cut, top_p_cut(row, scale, cut, static_cast<double>(params.top_p) * total));
+  if (choice.top_k > 0 && choice.top_k < row.size()) cut = top_k_cut(row, choice.top_k);
+  if (choice.top_p < 1.0f) {
+    const Weight total = weight_sums(row, block_max_, scale, cut, block_sums_);
+    const double mass = std::ceil(static_cast<double>(choice.top_p) * static_cast<double>(total));
+    cut = tighter(cut, top_p_cut(row, scale, cut, std::clamp(static_cast<Weight>(mass), Weight{1}, total)));
   }
-  if (params.min_p > 0.0f) {
-    const double lowest = static_cast<double>(scale.max) +
-                          std::log(static_cast<double>(params.min_p)) * static_cast<double>(params.temperature);
+  if (choice.min_p_logit > -kInfinity) {
+    const double lowest = static_cast<double>(scale.max) + choice.min_p_logit;
     cut = tighter(cut, {static_cast<float>(std::max(lowest, kLowestLogit)), kLastToken});
   }
   return cut;
@@ -181,23 +207,25 @@ RowCut Sampler::top_k_cut(const LogitsRow& row, std::int64_t top_k) {
 }
 
 // The shortest head of the tokens `within` whose weight reaches `mass`.
-RowCut Sampler::top_p_cut(const LogitsRow& row, const RowScale& scale, const RowCut& within, double mass) {
+RowCut Sampler::top_p_cut(const LogitsRow& row, const RowScale& scale, const RowCut& within, Weight mass) {
   const RowCut head = {reached_by(kHeadTokens), kLastToken};
   gather(row, tighter(within, head));
-  double weight = 0;
-  for (const Candidate& candidate : candidates_) weight += exp_of_negative(scale.exponent(candidate.logit));
+  Weight weight = 0;
+  for (const Candidate& candidate : candidates_) weight += weight_of(scale, candidate.logit);
   return weight >= mass ? head_of_mass(scale, mass) : top_p_cut_by_bins(row, scale, within, mass);
 }
 
 // For flat distributions: weighs the whole row by bins of the logit, then looks into the bin where the mass is reached.
-RowCut Sampler::top_p_cut_by_bins(const LogitsRow& row, const RowScale& scale, const RowCut& within, double mass) {
-  std::ranges::fill(bin_sums_, 0.0);
+RowCut Sampler::top_p_cut_by_bins(const LogitsRow& row, const RowScale& scale, const RowCut& within, Weight mass) {
+  std::ranges::fill(bin_sums_, Weight{0});
   float weights[kRowBlockTokens];
   for (std::int64_t b = 0; b < row.blocks_count(); ++b) {
     if (block_sums_[b] == 0) continue;
     const float* z = row.block(b);
     block_weights(row, b, scale, within, weights);
-    for (std::int64_t i = 0; i < kRowBlockTokens; ++i) bin_sums_[bin_of(scale, z[i])] += weights[i];
+    for (std::int64_t i = 0; i < kRowBlockTokens; ++i) {
+      bin_sums_[bin_of(scale, z[i])] += weight_of_fraction(weights[i]);
+    }
   }
   int bin = 0;
   for (; bin < kBins - 1 && bin_sums_[bin] < mass; ++bin) mass -= bin_sums_[bin];
@@ -217,14 +245,14 @@ RowCut Sampler::top_p_cut_by_bins(const LogitsRow& row, const RowScale& scale, c
 }
 
 // The shortest head of candidates_ whose weight reaches `mass` (all of them where none does), by halving.
-RowCut Sampler::head_of_mass(const RowScale& scale, double mass) {
+RowCut Sampler::head_of_mass(const RowScale& scale, Weight mass) {
   constexpr std::ptrdiff_t kSortedMax = 32;
   auto begin = candidates_.begin(), end = candidates_.end();
   while (end - begin > kSortedMax) {
     const auto middle = begin + (end - begin) / 2;
     std::nth_element(begin, middle, end, before);
-    double weight = 0;
-    for (auto it = begin; it != middle; ++it) weight += exp_of_negative(scale.exponent(it->logit));
+    Weight weight = 0;
+    for (auto it = begin; it != middle; ++it) weight += weight_of(scale, it->logit);
     if (weight >= mass) {
       end = middle;
     } else {
@@ -234,25 +262,24 @@ RowCut Sampler::head_of_mass(const RowScale& scale, double mass) {
   }
   std::sort(begin, end, before);
   for (auto it = begin;; ++it) {
-    mass -= exp_of_negative(scale.exponent(it->logit));
-    if (mass <= 0 || it + 1 == end) return {it->logit, it->token};
+    const Weight weight = weight_of(scale, it->logit);
+    if (weight >= mass || it + 1 == end) return {it->logit, it->token};
+    mass -= weight;
   }
 }
 
-TokenLogprobs Sampler::logprobs_of(const LogitsRow& row, const RowScale& scale, double total, const RowCut& cut,
-                                   TokenId token, int top_k) {
-  const double log_total = std::log(total);
+TokenLogprobs Sampler::logprobs_of(const LogitsRow& row, const Drawn& from, int top_k) {
+  const TokenId token = from.token;
   const auto logprob = [&](float logit, TokenId id) {
-    if (!cut.keeps(logit, id)) return -kInfinity;
-    const double exponent = (static_cast<double>(logit) - scale.max) * scale.inverse_temperature;
-    return static_cast<float>(exponent - log_total);
+    if (!from.cut.keeps(logit, id)) return -kInfinity;
+    return ChosenToken{.exponent = exponent_of(from.scale, logit), .total = from.total}.logprob();
   };
   TokenLogprobs logprobs;
   logprobs.reserve(static_cast<std::size_t>(top_k) + 1);
   logprobs.push_back({token, logprob(row[token], token), 1 + count_larger(row, row[token])});
   if (top_k == 0) return logprobs;
 
-  gather(row, tighter(cut, {reached_by(top_k), kLastToken}));
+  gather(row, tighter(from.cut, {reached_by(top_k), kLastToken}));
   const auto end = candidates_.begin() + std::min<std::ptrdiff_t>(top_k, std::ssize(candidates_));
   std::partial_sort(candidates_.begin(), end, candidates_.end(), before);
   for (auto it = candidates_.begin(); it != end; ++it) {

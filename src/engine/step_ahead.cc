@@ -1,5 +1,4 @@
-// How StepLoop queues a greedy step before the tokens of the step before it are known, and takes what queued steps
-// found.
+// How StepLoop queues a step before the tokens of the step before it are known, and takes the tokens of queued steps.
 #include <algorithm>
 #include <exception>
 
@@ -50,8 +49,10 @@ void StepLoop::queue_ahead() {
   }
   if (batch_.empty()) return;
   builder_.begin(table_blocks);
+  choices_.clear();
   for (BatchEntry& entry : batch_) {
     const Sample& sample = *entry.sample;
+    choices_.push_back(choice_of(sample.request->request, sample.index, sample.tokens.size() + 1));
     entry.logits = builder_.add_found(entry.logits.first, static_cast<std::int64_t>(sample.tokens.size()),
                                       pool_.blocks(*sample.sequence));
   }
@@ -63,7 +64,7 @@ void StepLoop::queue_ahead() {
 void StepLoop::queue_batch() {
   const Status queued = [&]() -> Status {
     try {
-      return runner_.queue_largest(builder_.batch());
+      return runner_.queue(builder_.batch(), choices_);
     } catch (const std::exception& error) {
       return make_status(StatusCode::kAborted, "the step failed: {}", error.what());
     }
@@ -81,7 +82,7 @@ void StepLoop::queue_batch() {
 void StepLoop::finish_oldest() {
   const Result<StepResult> result = [&]() -> Result<StepResult> {
     try {
-      return StepResult{nullptr, TD_TRY(runner_.take_largest())};
+      return StepResult{nullptr, TD_TRY(runner_.take())};
     } catch (const std::exception& error) {
       return make_status(StatusCode::kAborted, "the step failed: {}", error.what());
     }

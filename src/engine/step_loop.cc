@@ -45,6 +45,7 @@ StepLoop::StepLoop(const EngineConfig& config, ModelRunner& runner, const model:
   running_rows_.reserve(sequences_max);
   running_samples_.reserve(sequences_max);
   batch_.reserve(sequences_max);
+  choices_.reserve(static_cast<std::size_t>(limits_.logit_rows_max));
   for (std::vector<BatchEntry>& batch : queued_) batch.reserve(sequences_max);
 }
 
@@ -142,7 +143,7 @@ void StepLoop::step() {
     if (!can_step()) return;
     plan_batch();
     if (batch_.empty()) return;
-    if (!runner_.finds_largest() || !wants_largest_only()) {
+    if (!fill_choices()) {
       take_result(batch_, forward());
       return;
     }
@@ -310,29 +311,6 @@ bool StepLoop::admit(Sample& sample) {
   return true;
 }
 
-SampleInput StepLoop::input_of(const Sample& sample) {
-  const Request& request = sample.request->request;
-  const auto prompt_size = request.prompt.size();
-  const std::span<const TokenId> tokens = sample.tokens;
-  return {.request = &request,
-          .sample = sample.index,
-          .prompt = tokens.first(prompt_size),
-          .generated = tokens.subspan(prompt_size),
-          .forbidden_ids = sample.generated_count() < request.min_tokens
-                               ? std::span<const TokenId>(sample.request->forbidden_ids)
-                               : std::span<const TokenId>()};
-}
-
-bool StepLoop::wants_largest_only() const {
-  return std::ranges::all_of(batch_, [](const BatchEntry& entry) {
-    if (entry.logits.scored_count > 0) return false;
-    if (!entry.logits.last) return true;
-    const SampleInput input = input_of(*entry.sample);
-    return input.request->sampling.temperature == 0.0f && !input.request->logprobs && !input.request->grammar &&
-           leaves_logits_alone(input);
-  });
-}
-
 Result<StepLoop::StepResult> StepLoop::forward() {
   try {
     auto logits = TD_TRY(runner_.forward(builder_.batch()));
@@ -342,96 +320,6 @@ Result<StepLoop::StepResult> StepLoop::forward() {
   } catch (const std::exception& error) {
     return make_status(StatusCode::kAborted, "the step failed: {}", error.what());
   }
-}
-
-void StepLoop::take_logits(const BatchEntry& entry, const StepResult& result) {
-  Sample& sample = *entry.sample;
-  if (!result.largest.empty()) {
-    if (!entry.logits.last) return;
-    const TokenId token = result.largest[static_cast<std::size_t>(entry.logits.first)];
-    if (token < 0) {
-      end(sample, FinishReason::kError,
-          Status(StatusCode::kAborted, "the model's logits are not finite, or all -infinity: check its weights"));
-    } else {
-      take_token(sample, {token, {}});
-    }
-    return;
-  }
-  RequestState& request = *sample.request;
-  const std::int64_t vocab = runner_limits_.vocab_size;
-  const float* row = result.logits + entry.logits.first * vocab;
-  for (std::int64_t i = 0; i < entry.logits.scored_count; ++i, row += vocab) {
-    const auto next = static_cast<std::size_t>(entry.logits.scored_position + i + 1);
-    request.prompt_logprobs.push_back(sampler_.token_logprobs({row, static_cast<std::size_t>(vocab)},
-                                                              sample.tokens[next], *request.request.prompt_logprobs));
-  }
-  if (entry.logits.last) sample_token(sample, row);
-}
-
-void StepLoop::sample_token(Sample& sample, const float* logits) {
-  SampleInput input = input_of(sample);
-  if (sample.constraint && !constrain(sample, input)) return;
-  Result<SampledToken> sampled = sampler_.sample(input, {logits, static_cast<std::size_t>(runner_limits_.vocab_size)});
-  if (!sampled.ok()) {
-    end(sample, FinishReason::kError, sampled.status());
-    return;
-  }
-  take_token(sample, std::move(*sampled));
-}
-
-void StepLoop::take_token(Sample& sample, SampledToken sampled) {
-  const Request& request = sample.request->request;
-  const TokenId token = sampled.token;
-  sample.tokens.push_back(token);
-  counts_.generated_tokens += 1;
-  TokenEvent event;
-  event.tokens.push_back(token);
-  if (request.logprobs) event.logprobs.push_back(std::move(sampled.logprobs));
-
-  FinishReason finish = FinishReason::kNone;
-  const bool is_stop = std::ranges::count(request.stop_token_ids, token) > 0 ||
-                       (!request.ignore_eos && std::ranges::count(config_.eos_token_ids, token) > 0);
-  if (is_stop) {
-    event.stop_token = token;
-    finish = FinishReason::kStop;
-  }
-  if (tokenizer_ != nullptr && (!is_stop || request.include_stop_string)) {
-    if (!sample.text) sample.text = std::make_unique<OutputText>(*tokenizer_, request);
-    OutputText::Update update = sample.text->push(token, sample.generated_count());
-    event.text = std::move(update.text);
-    if (update.stopped_by) {
-      event.stop_string = std::move(update.stopped_by);
-      finish = FinishReason::kStop;
-    }
-  }
-  if (finish == FinishReason::kNone && will_be_full(sample, 0)) finish = FinishReason::kLength;
-  if (finish == FinishReason::kNone) {
-    if (sample.constraint) constraints_->advance(sample.constraint, token);
-    send(sample, std::move(event));
-  } else {
-    end(sample, finish, {}, std::move(event));
-  }
-}
-
-bool StepLoop::constrain(Sample& sample, SampleInput& input) {
-  const NextTokens& next = constraints_->wait(*sample.constraint);
-  if (!next.status.ok()) {
-    end(sample, FinishReason::kError, next.status);
-    return false;
-  }
-  input.grammar_mask = next.mask->words;
-  input.ending_ids = sample.request->ending_ids;
-  input.may_end = next.can_end;
-  if (next.mask->allowed_count > 0) return true;
-  if (!next.can_end) {
-    end(sample, FinishReason::kError,
-        invalid_argument("no token of the vocabulary continues the text that the grammar has begun"));
-    return false;
-  }
-  input.forbidden_ids = {};
-  if (!input.ending_ids.empty()) return true;
-  end(sample, FinishReason::kStop);
-  return false;
 }
 
 void StepLoop::end(Sample& sample, FinishReason reason, Status error, TokenEvent event) {

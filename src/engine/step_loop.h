@@ -88,12 +88,13 @@ class StepLoop {
   bool admit(Sample& sample);
   // What the choice of a sample's next token depends on, but for its grammar: see constrain().
   static SampleInput input_of(const Sample& sample);
-  // Whether all that the batch wants of its logits is which are the largest.
-  bool wants_largest_only() const;
-  // What the step gives: rows of logits, or only the ids of their largest.
+  // Fills choices_ for the logit rows of batch_; false if the runner cannot choose the token of one of them, which
+  // needs the logits or the tokens before it here.
+  bool fill_choices();
+  // What the step gives: rows of logits, or the tokens chosen from them.
   struct StepResult {
     const float* logits = nullptr;
-    std::span<const TokenId> largest;
+    std::span<const kernels::ChosenToken> chosen;
   };
   Result<StepResult> forward();
   void take_result(std::span<const BatchEntry> batch, const Result<StepResult>& result);
@@ -130,6 +131,7 @@ class StepLoop {
   std::vector<Sample*> running_samples_, waiting_samples_;
   StepPlan plan_;
   std::vector<BatchEntry> batch_;
+  std::vector<kernels::TokenChoice> choices_;  // by logit row, if the runner is to choose
   // Steps that were queued and not taken yet, oldest first.
   std::array<std::vector<BatchEntry>, ModelRunner::kQueuedStepsMax> queued_;
   int queued_count_ = 0;

@@ -6,11 +6,14 @@
 
 #include "base/check.h"
 #include "kernels/attention/attention.h"
+#include "kernels/sampling/choose.h"
 #include "kernels/sampling/largest.h"
 
 namespace tandem::engine {
 
 using device::bytes_text;
+using kernels::ChosenToken;
+using kernels::TokenChoice;
 
 struct TransformerRunner::StepLayout {
   StepLayout(std::int64_t T, std::int64_t B, std::int64_t N) {
@@ -26,8 +29,9 @@ struct TransformerRunner::StepLayout {
     query_start = place(B + 1, 4);
     context_len = place(B, 4);
     logit_rows = place(N, 4);
+    choices = place(N, sizeof(TokenChoice));
   }
-  std::size_t tokens, positions, slots, query_start, context_len, logit_rows, end = 0;
+  std::size_t tokens, positions, slots, query_start, context_len, logit_rows, choices, end = 0;
 };
 
 namespace {
@@ -37,6 +41,9 @@ std::int64_t table_width(const RunnerLimits& limits) {
 }
 std::size_t ids_bytes(const RunnerLimits& limits) {
   return static_cast<std::size_t>(limits.logit_rows_max) * sizeof(TokenId);
+}
+bool is_largest(const TokenChoice& choice) {
+  return choice.temperature == 0.0f && choice.logprob == kernels::ChoiceLogprob::kNone;
 }
 
 }  // namespace
@@ -106,7 +113,7 @@ Result<RunnerPlan> TransformerRunner::plan(const model::Transformer& transformer
   if (on_cuda) {
     const std::size_t found = kernels::largest_cuda_scratch_bytes(limits.logit_rows_max) + ids_bytes(limits);
     plan.ledger.add({"step arrays", kQueuedStepsMax * (step_arrays_bytes(limits) + found),
-                     "of two steps: token ids, slots, block tables"});
+                     "of two steps: token ids, slots, block tables, choices"});
   }
   TD_TRY(plan.ledger.check_fits(available));
   return plan;
@@ -128,13 +135,15 @@ Status TransformerRunner::create_slots() {
   const std::size_t bytes = step_arrays_bytes(limits_);
   const std::int64_t N = limits_.logit_rows_max;
   const device::Device device = stream_.device();
+  chooses_all_ =
+      TD_TRY(device::cuda_compute_capability(device.index)) == 90 && limits_.vocab_size <= kernels::kChooseVocabMax;
   copies_ = TD_TRY(device::Stream::create_cuda(device.index));
   for (Slot& slot : slots_) {
     slot.on_host = TD_TRY(device::Memory::create_pinned(bytes));
     slot.on_device = TD_TRY(device::Memory::create(device, bytes));
-    slot.largest_on_device =
+    slot.ids_on_device =
         TD_TRY(device::Memory::create(device, kernels::largest_cuda_scratch_bytes(N) + ids_bytes(limits_)));
-    slot.largest_on_host = TD_TRY(device::Memory::create_pinned(ids_bytes(limits_)));
+    slot.chosen_on_host = TD_TRY(device::Memory::create_pinned(static_cast<std::size_t>(N) * sizeof(ChosenToken)));
     slot.arrived = TD_TRY(device::Event::create(device));
   }
   for (Events& events : events_) {
@@ -147,22 +156,30 @@ Status TransformerRunner::create_slots() {
 
 Result<tensor::TensorView> TransformerRunner::forward(const model::ForwardBatch& batch) {
   if (stream_.device().kind == device::DeviceKind::kCpu) return run(batch);
-  TD_TRY(queue(batch, /*largest_only=*/false));
-  TD_TRY(take());
+  TD_TRY(queue_step(batch, Gives::kLogits, {}));
+  TD_TRY(take_slot());
   return tensor::TensorView(logits_on_host_.data(), tensor::DType::kF32,
                             tensor::Shape{batch.logit_rows.extent(0), limits_.vocab_size});
 }
 
-Status TransformerRunner::queue_largest(const model::ForwardBatch& batch) {
-  return queue(batch, /*largest_only=*/true);
+bool TransformerRunner::chooses(const TokenChoice& choice) const {
+  return stream_.device().kind == device::DeviceKind::kCuda && (chooses_all_ || is_largest(choice));
 }
 
-Result<std::span<const TokenId>> TransformerRunner::take_largest() {
-  const Slot& slot = *TD_TRY(take());
-  return std::span(static_cast<const TokenId*>(slot.largest_on_host.data()), static_cast<std::size_t>(slot.rows_count));
+Status TransformerRunner::queue(const model::ForwardBatch& batch, std::span<const TokenChoice> choices) {
+  TD_CHECK(std::ssize(choices) == batch.logit_rows.count() &&
+               std::ranges::all_of(choices, [&](const auto& choice) { return chooses(choice); }),
+           choices.size());
+  return queue_step(batch, std::ranges::all_of(choices, is_largest) ? Gives::kLargest : Gives::kChosen, choices);
 }
 
-Result<const TransformerRunner::Slot*> TransformerRunner::take() {
+Result<std::span<const ChosenToken>> TransformerRunner::take() {
+  const Slot& slot = *TD_TRY(take_slot());
+  return std::span(static_cast<const ChosenToken*>(slot.chosen_on_host.data()),
+                   static_cast<std::size_t>(slot.rows_count));
+}
+
+Result<const TransformerRunner::Slot*> TransformerRunner::take_slot() {
   TD_CHECK(taken_steps_ < queued_steps_, taken_steps_);
   const std::uint64_t step = taken_steps_++;
   const Slot& slot = slots_[step % slots_.size()];
@@ -179,7 +196,8 @@ Result<const TransformerRunner::Slot*> TransformerRunner::take() {
   return &slot;
 }
 
-Status TransformerRunner::queue(const model::ForwardBatch& batch, bool largest_only) {
+Status TransformerRunner::queue_step(const model::ForwardBatch& batch, Gives gives,
+                                     std::span<const TokenChoice> choices) {
   using tensor::TensorView;
   TD_CHECK(queued_steps_ - taken_steps_ < slots_.size(), queued_steps_, taken_steps_);
   const std::size_t index = queued_steps_ % slots_.size();
@@ -208,6 +226,8 @@ Status TransformerRunner::queue(const model::ForwardBatch& batch, bool largest_o
       TensorView(device + layout.end, tensor::DType::kI32, tensor::Shape{B, table_width(limits_)}, stream_.device()),
       stage(batch.logit_rows, layout.logit_rows),
       context_max};
+  std::ranges::copy(choices, reinterpret_cast<TokenChoice*>(host + layout.choices));
+  const std::span choices_there(reinterpret_cast<const TokenChoice*>(device + layout.choices), choices.size());
   const auto width_bytes = static_cast<std::size_t>(batch.block_table.extent(1)) * 4;
   const std::size_t table_bytes = static_cast<std::size_t>(B) * width_bytes;
   std::memcpy(host + layout.end, batch.block_table.data(), table_bytes);
@@ -220,42 +240,44 @@ Status TransformerRunner::queue(const model::ForwardBatch& batch, bool largest_o
   TD_TRY(events.begin.record(stream_));
   constexpr std::int64_t kCapturedRowsMax = 64;
   if (T == B && T <= kCapturedRowsMax) {
-    device::Graph& graph = captured_[{B, N, context_max, largest_only, index}];
+    device::Graph& graph = captured_[{B, N, context_max, gives, index}];
     if (!graph) {
-      graph = TD_TRY(device::Graph::capture(stream_, [&] { return queue_forward(staged, largest_only, index); }));
+      graph =
+          TD_TRY(device::Graph::capture(stream_, [&] { return queue_forward(staged, gives, choices_there, index); }));
     }
     TD_TRY(graph.launch(stream_));
   } else {
-    TD_TRY(queue_forward(staged, largest_only, index));
+    TD_TRY(queue_forward(staged, gives, choices_there, index));
   }
   TD_TRY(events.end.record(stream_));
   queued_steps_ += 1;
   return ok_status();
 }
 
-tensor::TensorView TransformerRunner::largest_of(const Slot& slot, std::int64_t rows) const {
+tensor::TensorView TransformerRunner::ids_of(const Slot& slot, std::int64_t rows) const {
   const std::size_t scratch_bytes = kernels::largest_cuda_scratch_bytes(limits_.logit_rows_max);
-  return tensor::TensorView(const_cast<std::byte*>(slot.largest_on_device.span().data()) + scratch_bytes,
+  return tensor::TensorView(const_cast<std::byte*>(slot.ids_on_device.span().data()) + scratch_bytes,
                             tensor::DType::kI32, tensor::Shape{rows}, stream_.device());
 }
 
-Status TransformerRunner::queue_forward(const model::ForwardBatch& batch, bool largest_only, std::size_t index) {
+Status TransformerRunner::queue_forward(const model::ForwardBatch& batch, Gives gives,
+                                        std::span<const TokenChoice> choices, std::size_t index) {
   using tensor::TensorView;
   Slot& slot = slots_[index];
-  if (largest_only) {
+  if (gives != Gives::kLogits) {
     const Slot& before = slots_[(index + slots_.size() - 1) % slots_.size()];
-    TD_TRY(kernels::fill_in_found_cuda(batch.tokens, largest_of(before, limits_.logit_rows_max), stream_));
+    TD_TRY(kernels::fill_in_found_cuda(batch.tokens, ids_of(before, limits_.logit_rows_max), stream_));
   }
   const TensorView logits = TD_TRY(run(batch));
   const std::int64_t N = logits.extent(0);
-  if (!largest_only) {
+  if (gives == Gives::kLogits) {
     return device::copy(logits_on_host_.data(), logits.data(), static_cast<std::size_t>(logits.bytes()), stream_);
   }
   if (N == 0) return ok_status();
-  const TensorView ids = largest_of(slot, N);
-  const std::span<std::byte> scratch = slot.largest_on_device.span();
-  const TensorView copies(slot.largest_on_host.data(), tensor::DType::kI32, tensor::Shape{N});
-  return kernels::largest_cuda(logits, ids, copies, scratch, stream_);
+  const TensorView ids = ids_of(slot, N);
+  const std::span chosen(static_cast<ChosenToken*>(slot.chosen_on_host.data()), static_cast<std::size_t>(N));
+  if (gives == Gives::kChosen) return kernels::choose_tokens_cuda(logits, choices, ids, chosen, stream_);
+  return kernels::largest_cuda(logits, ids, chosen, slot.ids_on_device.span(), stream_);
 }
 
 Result<tensor::TensorView> TransformerRunner::run(const model::ForwardBatch& batch) {

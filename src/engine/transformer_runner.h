@@ -1,7 +1,9 @@
 // The transformer behind the engine: owns the KV cache and the step's workspace, both planned before anything is
-// loaded. On CUDA it also owns the way there and back: a step's arrays go over while another step runs, logits come
-// back in one copy, and steps of up to 64 sequences that bring one token each are captured as graphs and launched
-// again. Threads: one at a time (the engine's own, once it runs; step times may be asked for between requests).
+// loaded. On CUDA it also owns the way there and back: a step's arrays go over while another step runs, logits or the
+// tokens chosen from them come back, and steps of up to 64 sequences that bring one token each are captured as graphs
+// and launched again. It chooses tokens there in any way on Hopper, elsewhere the largest logit's without
+// log-probabilities. Threads: one at a time (the engine's own, once it runs; step times may be asked for between
+// requests).
 #pragma once
 
 #include <array>
@@ -59,9 +61,9 @@ class TransformerRunner final : public ModelRunner {
 
   const RunnerLimits& limits() const override { return limits_; }
   [[nodiscard]] Result<tensor::TensorView> forward(const model::ForwardBatch& batch) override;
-  bool finds_largest() const override { return stream_.device().kind == device::DeviceKind::kCuda; }
-  [[nodiscard]] Status queue_largest(const model::ForwardBatch& batch) override;
-  [[nodiscard]] Result<std::span<const TokenId>> take_largest() override;
+  bool chooses(const kernels::TokenChoice& choice) const override;
+  [[nodiscard]] Status queue(const model::ForwardBatch& batch, std::span<const kernels::TokenChoice> choices) override;
+  [[nodiscard]] Result<std::span<const kernels::ChosenToken>> take() override;
 
   // On CUDA, of each step from time_steps() on: how long the device had no work of the runner's before it (from the end
   // of the step before to when this one's arrays had arrived), and how long the step then took.
@@ -76,9 +78,11 @@ class TransformerRunner final : public ModelRunner {
   // How a step's arrays lie one after another, in host and device memory alike. The block table comes last, its rows
   // `table_width` entries apart.
   struct StepLayout;
-  // Of a step on CUDA: its arrays here and there, and what it found. Steps take the slots in turn.
+  // What a step gives: its logits, or tokens, either from the kernel that only finds the largest or from the other.
+  enum class Gives : std::uint8_t { kLogits, kLargest, kChosen };
+  // Of a step on CUDA: its arrays here and there, the tokens chosen here and there. Steps take the slots in turn.
   struct Slot {
-    device::Memory on_host, on_device, largest_on_device, largest_on_host;
+    device::Memory on_host, on_device, ids_on_device, chosen_on_host;
     device::Event arrived;  // its arrays, there
     std::int64_t tokens_count = 0, rows_count = 0;
   };
@@ -91,14 +95,16 @@ class TransformerRunner final : public ModelRunner {
   static std::size_t step_arrays_bytes(const RunnerLimits& limits);
   [[nodiscard]] Status create_slots();
   [[nodiscard]] Result<tensor::TensorView> run(const model::ForwardBatch& batch);
-  // The ids that a slot's step finds, on the device.
-  tensor::TensorView largest_of(const Slot& slot, std::int64_t rows) const;
-  // Queues the batch on the next slot: all of its logits, or only their largest.
-  [[nodiscard]] Status queue(const model::ForwardBatch& batch, bool largest_only);
-  // The part of it that can be captured; its batch is on the device.
-  [[nodiscard]] Status queue_forward(const model::ForwardBatch& batch, bool largest_only, std::size_t slot);
+  // The ids that a slot's step chooses, on the device.
+  tensor::TensorView ids_of(const Slot& slot, std::int64_t rows) const;
+  // Queues the batch on the next slot.
+  [[nodiscard]] Status queue_step(const model::ForwardBatch& batch, Gives gives,
+                                  std::span<const kernels::TokenChoice> choices);
+  // The part of it that can be captured; its batch and choices are on the device.
+  [[nodiscard]] Status queue_forward(const model::ForwardBatch& batch, Gives gives,
+                                     std::span<const kernels::TokenChoice> choices, std::size_t slot);
   // Waits for the oldest step.
-  [[nodiscard]] Result<const Slot*> take();
+  [[nodiscard]] Result<const Slot*> take_slot();
 
   const model::Transformer& transformer_;
   device::Stream& stream_;
@@ -108,6 +114,7 @@ class TransformerRunner final : public ModelRunner {
   device::Arena workspace_;
 
   // On CUDA.
+  bool chooses_all_ = false;
   std::uint64_t queued_steps_ = 0, taken_steps_ = 0;  // ever
   std::unique_ptr<device::Stream> copies_;            // on which a step's arrays go over while another step runs
   std::array<Slot, kQueuedStepsMax> slots_;           // of step n: n modulo their count; and so the events
@@ -115,8 +122,8 @@ class TransformerRunner final : public ModelRunner {
   device::Memory logits_on_host_;
   bool times_steps_ = false;
   std::vector<StepTime> step_times_;
-  // By sequences, logit rows, longest context, whether only the largest are wanted, slot.
-  std::map<std::tuple<std::int64_t, std::int64_t, std::int64_t, bool, std::size_t>, device::Graph> captured_;
+  // By sequences, logit rows, longest context, what is given, slot.
+  std::map<std::tuple<std::int64_t, std::int64_t, std::int64_t, Gives, std::size_t>, device::Graph> captured_;
 };
 
 }  // namespace tandem::engine

@@ -41,15 +41,19 @@ std::string bits(const Output& output) {
   return text.append(reinterpret_cast<const char*>(output.logprobs.data()), output.logprobs.size() * sizeof(float));
 }
 
-// Runs requests `order` through one engine, all submitted at once.
+// Runs requests `order` through one engine, all submitted at once. Each `on_host_every`-th asks for what makes its
+// steps' tokens be chosen on the host.
 std::vector<std::string> run(const std::string& model, const cli::ModelFlags& flags, const std::vector<int>& order,
-                             engine::EngineStats* stats = nullptr, std::int64_t answer_tokens = kAnswerTokens) {
+                             engine::EngineStats* stats = nullptr, std::int64_t answer_tokens = kAnswerTokens,
+                             int on_host_every = kRequests + 1) {
   const auto host = open_model(model, flags);
   engine::Engine& engine = *host->start_engine().value();
   const auto queue = std::make_shared<cli::EventQueue>();
   std::map<std::uint64_t, int> index_of;
   for (const int index : order) {
-    const auto id = engine.submit(make_request(index, host->config().V, answer_tokens), queue);
+    engine::Request request = make_request(index, host->config().V, answer_tokens);
+    if ((index + 1) % on_host_every == 0) request.logprobs = 1;
+    const auto id = engine.submit(std::move(request), queue);
     EXPECT_TRUE(id.ok()) << id.status().message();
     index_of[id->value()] = index;
   }
@@ -124,6 +128,20 @@ TEST_P(Determinism, WithThePrefixCache) {
   engine::EngineStats stats;
   EXPECT_EQ(run(model(), cached, all_requests(), &stats), wanted);
   EXPECT_GT(stats.cached_prompt_tokens, 0);
+}
+
+// On CUDA most tokens are chosen there, in steps that are queued ahead; what also wants alternatives makes its steps'
+// be chosen on the host, one step at a time, its neighbours' included.
+TEST_P(Determinism, WhereverTokensAreChosen) {
+  const std::vector<std::string> wanted = alone();
+  for (const int every : {1, 5}) {
+    for (const std::int64_t sequences : {1, 64}) {
+      cli::ModelFlags batch = flags();
+      batch.sequences = sequences;
+      EXPECT_EQ(run(model(), batch, all_requests(), nullptr, kAnswerTokens, every), wanted)
+          << every << " " << sequences;
+    }
+  }
 }
 
 TEST_P(Determinism, AfterPreemption) {

@@ -35,6 +35,8 @@ class History {
     const auto rate = [this] { return chance(2) ? 0 : below(30); };  // per hundred steps
     cancels_ = rate(), deadlines_ = rate(), failures_ = rate() / 4;
     arrivals_ = 5 + below(95);
+    host_only_ = chance(2) ? 0 : below(100);
+    runner_.only_greedy = chance(4);
     common_.resize(60);
     for (TokenId& token : common_) token = token_id();
   }
@@ -96,8 +98,15 @@ class History {
     request.sampling.temperature = chance(3) ? 0.0f : 1.0f;
     request.samples_count = chance(4) ? static_cast<int>(1 + below(5)) : 1;
     request.ignore_eos = chance(2);
-    if (chance(3)) request.logprobs = 2;
-    if (chance(4)) request.prompt_logprobs = 1;
+    if (chance(4)) request.sampling.top_k = static_cast<int>(1 + below(10));
+    if (chance(4)) request.sampling.top_p = 0.8f;
+    if (percent(host_only_)) {
+      if (chance(3)) request.logprobs = 2;
+      if (chance(4)) request.prompt_logprobs = 1;
+      if (chance(6)) request.sampling.presence_penalty = 1.0f;
+    } else if (chance(2)) {
+      request.logprobs = 0;
+    }
     if (chance(4)) request.cache_salt = "other";
     request.cache_prefix = !chance(5);
     request.priority = static_cast<int>(below(3));
@@ -149,6 +158,7 @@ class History {
   ManualClock clock_;
   EngineConfig config_;
   std::int64_t cancels_ = 0, deadlines_ = 0, failures_ = 0, arrivals_ = 0;
+  std::int64_t host_only_ = 0;  // per hundred requests: what may need its logits on the host
   std::vector<TokenId> common_;
   std::map<RequestId, Request> requests_;
   std::vector<RequestId> cancelled_;

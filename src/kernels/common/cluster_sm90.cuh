@@ -16,6 +16,10 @@ __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
+// Its two halves, for what needs no order but this: every block of the cluster has begun.
+__device__ __forceinline__ void cluster_begin() { asm volatile("barrier.cluster.arrive.relaxed.aligned;"); }
+__device__ __forceinline__ void cluster_has_begun() { asm volatile("barrier.cluster.wait.aligned;" ::: "memory"); }
+
 // Arrives at the barrier in the same place of another block of the cluster, or of this one. It orders what this thread
 // has read before what that block copies next, not what it has written: a release to the whole cluster takes a
 // microsecond.

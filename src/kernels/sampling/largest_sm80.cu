@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(32)
-    largest_of_rows(const std::uint64_t* parts, std::int32_t* ids, std::int32_t* copies) {
+    largest_of_rows(const std::uint64_t* parts, std::int32_t* ids, ChosenToken* chosen) {
   start_next();
   wait_for_previous();
   const std::uint64_t mine = threadIdx.x < kLargestParts ? parts[blockIdx.x * kLargestParts + threadIdx.x] : 0;
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(32)
   const bool is_none = key == kBad || static_cast<std::uint32_t>(key >> 32) == 0x007fffffu;  // -infinity
   const std::int32_t id = is_none ? -1 : static_cast<std::int32_t>(~static_cast<std::uint32_t>(key));
   ids[blockIdx.x] = id;
-  if (copies != nullptr) copies[blockIdx.x] = id;
+  chosen[blockIdx.x].token = id;
 }
 
 __global__ void __launch_bounds__(256)
@@ -79,12 +79,12 @@ Status fill_in_found_sm80(std::int32_t* tokens, std::int64_t T, const std::int32
 }
 
 Status largest_sm80(const float* logits, std::int64_t N, std::int64_t V, std::uint64_t* parts, std::int32_t* ids,
-                    std::int32_t* copies, device::Stream& stream) {
+                    ChosenToken* chosen, device::Stream& stream) {
   const dim3 grid(kLargestParts, static_cast<unsigned>(N));
   TD_TRY(
       launch("largest", largest_of_parts, {grid, kThreads, 0, /*overlaps_previous=*/true}, stream, logits, V, parts));
   return launch("largest", largest_of_rows, {dim3(static_cast<unsigned>(N)), 32, 0, /*overlaps_previous=*/true}, stream,
-                parts, ids, copies);
+                parts, ids, chosen);
 }
 
 }  // namespace tandem::kernels

@@ -1,20 +1,27 @@
-// What CUDA implements of largest.h: arguments already checked (cuda.cc).
+// What CUDA implements of choose.h and largest.h: arguments already checked (cuda.cc).
 #pragma once
 
 #include <cstdint>
 
 #include "base/status.h"
 #include "device/device.h"
+#include "kernels/common/host_device.h"
+#include "kernels/sampling/choose.h"
 
 namespace tandem::kernels {
 
 inline constexpr int kLargestParts = 16;  // blocks that share a row
 
-// parts [N,kLargestParts]; copies: the ids once more, or null
+// parts [N,kLargestParts]
 [[nodiscard]] Status largest_sm80(const float* logits, std::int64_t N, std::int64_t V, std::uint64_t* parts,
-                                  std::int32_t* ids, std::int32_t* copies, device::Stream& stream);
+                                  std::int32_t* ids, ChosenToken* chosen, device::Stream& stream);
 
 [[nodiscard]] Status fill_in_found_sm80(std::int32_t* tokens, std::int64_t T, const std::int32_t* found, std::int64_t N,
                                         device::Stream& stream);
+
+// Tokens of a row in the shared memory of one of the 8 blocks that share it.
+TD_HOST_DEVICE constexpr int choose_part_tokens(int V) { return ((V + 7) / 8 + 3) / 4 * 4; }
+[[nodiscard]] Status choose_tokens_sm90(const float* logits, std::int64_t N, std::int64_t V, const TokenChoice* choices,
+                                        std::int32_t* ids, ChosenToken* chosen, device::Stream& stream);
 
 }  // namespace tandem::kernels

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <chrono>
 #include <ctime>
 #include <mutex>
@@ -145,8 +146,40 @@ TEST(Engine, SameAnswersWhenPreempted) {
   EXPECT_GT(preemptions, 10);
 }
 
-// Greedy requests whose next step is queued before their tokens are known: what ends at a stop token, or is cancelled,
-// has a row in a step that is under way.
+// Requests whose next step is queued before their tokens are known: what ends at a stop token, or is cancelled, has a
+// row in a step that is under way. The answers are those of a sampler on the host.
+void expect_runs_ahead(const std::vector<Request>& requests, bool only_greedy) {
+  for (const std::int64_t blocks : {30, 2000}) {
+    for (const std::int64_t in_company : {1, 4, 60}) {
+      SCOPED_TRACE(::testing::Message() << blocks << " blocks, " << in_company << " at once");
+      const RunnerLimits limits = small_limits(blocks, 64, 64);
+      FakeRunner runner(limits);
+      runner.only_greedy = only_greedy;
+      auto engine = Engine::create(config_of(), runner, nullptr, kClock).value();
+      auto sink = std::make_shared<Collector>();
+      std::vector<RequestId> ids;
+      std::int64_t samples = 0;
+      for (std::size_t i = 0; i < requests.size(); ++i) {
+        ids.push_back(engine->submit(requests[i], sink).value());
+        samples += requests[i].samples_count;
+        if (std::ssize(ids) % in_company == 0) {
+          ASSERT_TRUE(sink->wait_for(samples));
+        }
+      }
+      ASSERT_TRUE(sink->wait_for(samples));
+      for (std::size_t i = 0; i < ids.size(); ++i) {
+        const std::vector<Answer> expected = expected_answers(requests[i], limits, kEos);
+        for (std::size_t sample = 0; sample < expected.size(); ++sample) {
+          const Answer got = sink->answer(ids[i], static_cast<int>(sample)), &want = expected[sample];
+          EXPECT_TRUE(got.same_content(want)) << i << "\n got " << got.to_string() << "\nwant " << want.to_string();
+        }
+      }
+      EXPECT_EQ(engine->stats().blocks_free, blocks);
+      EXPECT_GT(runner.steps_ahead(), 0);
+    }
+  }
+}
+
 TEST(Engine, GreedyStepsRunAhead) {
   auto requests = mixed_requests(60, 14);
   for (Request& request : requests) {
@@ -156,32 +189,53 @@ TEST(Engine, GreedyStepsRunAhead) {
     request.min_tokens = 0;
     request.samples_count = 1;
   }
-  for (const std::int64_t blocks : {30, 2000}) {
-    for (const std::int64_t in_company : {1, 4, 60}) {
-      SCOPED_TRACE(::testing::Message() << blocks << " blocks, " << in_company << " at once");
-      const RunnerLimits limits = small_limits(blocks, 64, 64);
-      FakeRunner runner(limits);
-      auto engine = Engine::create(config_of(), runner, nullptr, kClock).value();
-      auto sink = std::make_shared<Collector>();
-      std::vector<RequestId> ids;
-      std::int64_t ended = 0;
-      for (std::size_t i = 0; i < requests.size(); ++i) {
-        ids.push_back(engine->submit(requests[i], sink).value());
-        if (std::ssize(ids) - ended >= in_company) {
-          ended = std::ssize(ids);
-          ASSERT_TRUE(sink->wait_for(ended));
-        }
-      }
-      ASSERT_TRUE(sink->wait_for(std::ssize(ids)));
-      for (std::size_t i = 0; i < ids.size(); ++i) {
-        const Answer expected = expected_answers(requests[i], limits, kEos)[0], got = sink->answer(ids[i], 0);
-        EXPECT_TRUE(got.same_content(expected))
-            << i << "\n got " << got.to_string() << "\nwant " << expected.to_string();
-      }
-      EXPECT_EQ(engine->stats().blocks_free, blocks);
-      EXPECT_GT(runner.steps_ahead(), 0);
-    }
+  for (const bool only_greedy : {true, false}) expect_runs_ahead(requests, only_greedy);
+}
+
+TEST(Engine, SampledStepsRunAhead) {
+  auto requests = mixed_requests(60, 15);
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    Request& request = requests[i];
+    request.sampling.presence_penalty = request.sampling.frequency_penalty = 0;
+    request.sampling.temperature = std::array{0.0f, 0.7f, 1.0f, 2.0f}[i % 4];
+    request.sampling.top_p = i % 3 == 0 ? 0.8f : 1.0f;
+    request.sampling.min_p = i % 7 == 0 ? 0.1f : 0.0f;
+    request.prompt_logprobs.reset();
+    request.logprobs = i % 5 == 0 ? std::nullopt : std::optional(0);
+    request.logprobs_mode = i % 2 == 0 ? LogprobsMode::kRaw : LogprobsMode::kProcessed;
   }
+  expect_runs_ahead(requests, /*only_greedy=*/false);
+}
+
+// What a runner cannot choose, or cannot know yet, is sampled here, one step at a time.
+TEST(Engine, StepsThatNeedTheirLogitsDoNotRunAhead) {
+  const RunnerLimits limits = small_limits(64, 64, 8);
+  Request plain = request_of(5, 20);
+  plain.logprobs = 0;
+  std::vector<Request> requests(6, plain);
+  requests[0].logprobs = 1;
+  requests[1].sampling.repetition_penalty = 1.2f;
+  requests[2].sampling.logit_bias = {{3, 1.0f}};
+  requests[3].sampling.allowed_token_ids = {1, 2, 4, 5, 6};
+  requests[4].sampling.bad_words = {{7}};
+  requests[5].min_tokens = 20;
+  for (const Request& request : requests) {
+    FakeRunner runner(limits);
+    auto engine = Engine::create(config_of(), runner, nullptr, kClock).value();
+    auto sink = std::make_shared<Collector>();
+    const RequestId id = engine->submit(request, sink).value();
+    ASSERT_TRUE(sink->wait_for(1));
+    EXPECT_TRUE(sink->answer(id).same_content(expected_answers(request, limits, kEos)[0]));
+    EXPECT_EQ(runner.steps_ahead(), 0);
+  }
+  FakeRunner runner(limits);
+  runner.only_greedy = true;
+  auto engine = Engine::create(config_of(), runner, nullptr, kClock).value();
+  auto sink = std::make_shared<Collector>();
+  const RequestId id = engine->submit(plain, sink).value();
+  ASSERT_TRUE(sink->wait_for(1));
+  EXPECT_TRUE(sink->answer(id).same_content(expected_answers(plain, limits, kEos)[0]));
+  EXPECT_EQ(runner.steps_ahead(), 0);
 }
 
 // The step that was ahead fails, when it is queued or when its tokens are taken: the step before it has given its
@@ -552,6 +606,13 @@ TEST(Engine, RefusesWrongRequestsAndLimits) {
   limits.logit_rows_max = 3;
   FakeRunner few_rows(limits);
   EXPECT_EQ(Engine::create(config_of(), few_rows, nullptr, kClock).code(), StatusCode::kInvalidArgument);
+  struct Wide final : ModelRunner {
+    RunnerLimits own = small_limits(64, 64, 4);
+    const RunnerLimits& limits() const override { return own; }
+    Result<tensor::TensorView> forward(const model::ForwardBatch&) override { return invalid_argument("never called"); }
+  } wide;
+  wide.own.vocab_size = kWeighedTokensMax;
+  EXPECT_EQ(Engine::create(config_of(), wide, nullptr, kClock).code(), StatusCode::kInvalidArgument);
   EngineConfig no_queue = config_of();
   no_queue.waiting_requests_max = 0;
   EXPECT_EQ(Engine::create(no_queue, runner, nullptr, kClock).code(), StatusCode::kInvalidArgument);

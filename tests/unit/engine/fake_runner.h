@@ -31,9 +31,9 @@ class FakeRunner final : public ModelRunner {
 
   const RunnerLimits& limits() const override { return limits_; }
   Result<tensor::TensorView> forward(const model::ForwardBatch& batch) override;
-  bool finds_largest() const override { return true; }
-  Status queue_largest(const model::ForwardBatch& batch) override;
-  Result<std::span<const TokenId>> take_largest() override;
+  bool chooses(const kernels::TokenChoice& choice) const override { return !only_greedy || choice.temperature == 0.0f; }
+  Status queue(const model::ForwardBatch& batch, std::span<const kernels::TokenChoice> choices) override;
+  Result<std::span<const kernels::ChosenToken>> take() override;
 
   // What forward() gives for the last of `tokens`, without any cache.
   static std::vector<float> logits_after(std::span<const TokenId> tokens, std::int64_t vocab_size);
@@ -41,6 +41,7 @@ class FakeRunner final : public ModelRunner {
   // The calls numbered first, first + 1, ..., first + count - 1 fail with kAborted and leave rubbish in the cache.
   void fail_calls(std::int64_t first, std::int64_t count) { fail_first_ = first, fail_count_ = count; }
   std::int64_t calls() const { return calls_; }
+  bool only_greedy = false;        // what it chooses
   bool fails_when_queued = false;  // else when the step's tokens are taken
   // Steps that were queued with tokens of the step before.
   std::int64_t steps_ahead() const { return steps_ahead_; }
@@ -60,8 +61,9 @@ class FakeRunner final : public ModelRunner {
   const RunnerLimits limits_;
   std::vector<Slot> cache_;
   tensor::Tensor logits_;
-  std::vector<TokenId> found_, taken_;  // by the last step queued; by the last one taken
-  std::deque<Result<std::vector<TokenId>>> queued_;
+  Sampler sampler_;
+  std::vector<kernels::ChosenToken> chosen_, taken_;  // by the last step queued; by the last one taken
+  std::deque<Result<std::vector<kernels::ChosenToken>>> queued_;
   std::atomic<std::int64_t> calls_{0}, fail_first_{0}, fail_count_{0}, steps_ahead_{0};
 };
 
@@ -124,7 +126,8 @@ inline bool same(const std::vector<TokenLogprobs>& a, const std::vector<TokenLog
 inline FakeRunner::FakeRunner(const RunnerLimits& limits)
     : limits_(limits),
       cache_(static_cast<std::size_t>(limits.blocks_count * limits.block_tokens)),
-      logits_(tensor::DType::kF32, {limits.logit_rows_max, limits.vocab_size}) {}
+      logits_(tensor::DType::kF32, {limits.logit_rows_max, limits.vocab_size}),
+      sampler_(limits.vocab_size) {}
 
 inline void FakeRunner::check(const model::ForwardBatch& batch) const {
   const std::int64_t rows = batch.tokens.count(), sequences = batch.context_len.count();
@@ -200,25 +203,28 @@ inline Result<tensor::TensorView> FakeRunner::run(const model::ForwardBatch& bat
   return logits_.view().rows(0, logit_row);
 }
 
-inline Status FakeRunner::queue_largest(const model::ForwardBatch& batch) {
+inline Status FakeRunner::queue(const model::ForwardBatch& batch, std::span<const kernels::TokenChoice> choices) {
   TD_CHECK(queued_.size() < kQueuedStepsMax, queued_.size());
+  TD_CHECK(std::ssize(choices) == batch.logit_rows.count(), choices.size());
   const auto* first = batch.tokens.as<const std::int32_t>();
   std::vector<std::int32_t> tokens(first, first + batch.tokens.count());
   steps_ahead_ += std::ranges::any_of(tokens, [](std::int32_t token) { return token < 0; });
   for (std::int32_t& token : tokens) {
-    if (token < 0) token = found_.at(static_cast<std::size_t>(-1 - token));
+    if (token < 0) token = chosen_.at(static_cast<std::size_t>(-1 - token)).token;
   }
   model::ForwardBatch known = batch;
   known.tokens = tensor::TensorView::of(std::span(tokens));
   const Result<tensor::TensorView> logits = run(known);
-  found_.assign(logits.ok() ? 0 : tokens.size(), 0);  // rubbish, if it failed
+  chosen_.assign(logits.ok() ? 0 : tokens.size(), {.token = 0});  // rubbish, if it failed
   for (std::int64_t row = 0; logits.ok() && row < logits->extent(0); ++row) {
+    const kernels::TokenChoice& choice = choices[static_cast<std::size_t>(row)];
+    TD_CHECK(chooses(choice), choice.temperature);
     const auto values = logits_.span<float>().subspan(static_cast<std::size_t>(row * limits_.vocab_size),
                                                       static_cast<std::size_t>(limits_.vocab_size));
-    found_.push_back(static_cast<TokenId>(std::ranges::max_element(values) - values.begin()));
+    chosen_.push_back(sampler_.choose(choice, values).value());
   }
   if (logits.ok()) {
-    queued_.emplace_back(found_);
+    queued_.emplace_back(chosen_);
   } else if (fails_when_queued) {
     return logits.status();
   } else {
@@ -227,12 +233,12 @@ inline Status FakeRunner::queue_largest(const model::ForwardBatch& batch) {
   return ok_status();
 }
 
-inline Result<std::span<const TokenId>> FakeRunner::take_largest() {
+inline Result<std::span<const kernels::ChosenToken>> FakeRunner::take() {
   TD_CHECK(!queued_.empty(), queued_.size());
-  Result<std::vector<TokenId>> oldest = std::move(queued_.front());
+  Result<std::vector<kernels::ChosenToken>> oldest = std::move(queued_.front());
   queued_.pop_front();
   taken_ = TD_TRY(std::move(oldest));
-  return std::span<const TokenId>(taken_);
+  return std::span<const kernels::ChosenToken>(taken_);
 }
 
 inline std::vector<float> FakeRunner::logits_after(std::span<const TokenId> tokens, std::int64_t vocab_size) {

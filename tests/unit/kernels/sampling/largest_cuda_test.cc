@@ -16,17 +16,18 @@ std::vector<std::int32_t> largest(const std::vector<float>& logits, std::int64_t
   const CudaRows rows(DType::kF32, N, V, logits, stream);
   const device::Memory ids = device::Memory::create(kCuda, static_cast<std::size_t>(N) * 4).value();
   const device::Memory scratch = device::Memory::create(kCuda, largest_cuda_scratch_bytes(N)).value();
-  const device::Memory copies = device::Memory::create_pinned(static_cast<std::size_t>(N + 1) * 4).value();
-  auto* const copied = reinterpret_cast<std::int32_t*>(copies.span().data());
-  copied[N] = 77;
-  EXPECT_TRUE(largest_cuda(rows.view(), TensorView(ids.data(), DType::kI32, Shape{N}, kCuda),
-                           TensorView(copied, DType::kI32, Shape{N}), scratch.span(), stream)
+  const std::size_t count = static_cast<std::size_t>(N);
+  const device::Memory on_host = device::Memory::create_pinned((count + 1) * sizeof(ChosenToken)).value();
+  const std::span chosen(reinterpret_cast<ChosenToken*>(on_host.span().data()), count + 1);
+  chosen[count].token = 77;
+  EXPECT_TRUE(largest_cuda(rows.view(), TensorView(ids.data(), DType::kI32, Shape{N}, kCuda), chosen.first(count),
+                           scratch.span(), stream)
                   .ok());
   std::vector<std::int32_t> out(static_cast<std::size_t>(N));
   EXPECT_TRUE(device::copy(out.data(), ids.data(), ids.bytes(), stream).ok());
   EXPECT_TRUE(stream.synchronize().ok());
-  EXPECT_EQ(std::vector<std::int32_t>(copied, copied + N), out);
-  EXPECT_EQ(copied[N], 77);
+  for (std::size_t n = 0; n < count; ++n) EXPECT_EQ(chosen[n].token, out[n]);
+  EXPECT_EQ(chosen[count].token, 77);
   return out;
 }
 
