@@ -13,12 +13,12 @@ folder=build/gpu_check
 pack() {
   local python=${1:-python3}
   cmake --preset release -DTANDEM_CUDA=on --log-level=WARNING >/dev/null
-  cmake --build build/release -j "$(nproc)" --target test_device test_kernels test_ops test_replay test_golden \
-    tandem bench_linear_few_rows bench_linear_cuda_many bench_attention_decode bench_attention_layer_train \
-    bench_soft_read_cuda
+  local tests=(device kernels ops replay golden)
+  local benches=(linear_few_rows linear_cuda_many attention_decode attention_layer_train soft_read_cuda choose_tokens)
+  cmake --build build/release -j "$(nproc)" --target tandem "${tests[@]/#/test_}" "${benches[@]/#/bench_}"
   rm -rf "$folder" && mkdir -p "$folder/lib"
-  install -s build/release/src/cli/tandem build/release/tests/test_{device,kernels,ops,replay,golden} \
-    build/release/bench/bench_{linear_few_rows,linear_cuda_many,attention_decode,attention_layer_train,soft_read_cuda} "$folder/"
+  install -s build/release/src/cli/tandem "${tests[@]/#/build/release/tests/test_}" \
+    "${benches[@]/#/build/release/bench/bench_}" "$folder/"
   for binary in "$folder"/*; do
     [ -f "$binary" ] || continue
     ldd "$binary" | sed -n 's/.*=> \(.*\/lib\(hwy\|gtest\|gmock\|fmt\)[^ ]*\) .*/\1/p' | xargs -r cp -u -t "$folder/lib"
@@ -79,6 +79,7 @@ run() {
   step decode-bench 60 "$folder/bench_attention_decode" 4,1,1024,32,8,128,32 1,512,2048,32,8,128,32
   step layer-bench 60 "$folder/bench_attention_layer_train" --smoke
   step soft-read-bench 60 "$folder/bench_soft_read_cuda" --smoke
+  step choose-bench 60 "$folder/bench_choose_tokens" --smoke
   step attention-bench 90 python3 bench/micro/attention.py --quick --json "$logs/attention.jsonl"
   step attention-error 60 python3 bench/micro/attention.py --check
   return "$failed"
