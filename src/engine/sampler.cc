@@ -144,7 +144,7 @@ TokenId Sampler::largest(const LogitsRow& row, float max) const {
 // The first token at which the kept weights, summed in token order, exceed uniform / 2^64 of their total: the block by
 // block_sums_, then the token within it.
 TokenId Sampler::draw(const LogitsRow& row, const Drawn& from, std::uint64_t uniform) const {
-  __extension__ using Wide = unsigned __int128;
+  using Wide = unsigned __int128;
   auto left = static_cast<Weight>(Wide{uniform} * from.total >> 64);
   std::int64_t block = 0;
   for (; left >= block_sums_[block]; ++block) left -= block_sums_[block];

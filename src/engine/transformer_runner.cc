@@ -42,6 +42,7 @@ std::int64_t table_width(const RunnerLimits& limits) {
 std::size_t ids_bytes(const RunnerLimits& limits) {
   return static_cast<std::size_t>(limits.logit_rows_max) * sizeof(TokenId);
 }
+constexpr std::int64_t kFewRows = 32;  // for which the kernel that chooses in any way is also faster at the largest
 bool is_largest(const TokenChoice& choice) {
   return choice.temperature == 0.0f && choice.logprob == kernels::ChoiceLogprob::kNone;
 }
@@ -170,7 +171,9 @@ Status TransformerRunner::queue(const model::ForwardBatch& batch, std::span<cons
   TD_CHECK(std::ssize(choices) == batch.logit_rows.count() &&
                std::ranges::all_of(choices, [&](const auto& choice) { return chooses(choice); }),
            choices.size());
-  return queue_step(batch, std::ranges::all_of(choices, is_largest) ? Gives::kLargest : Gives::kChosen, choices);
+  const bool all_largest = std::ranges::all_of(choices, is_largest);
+  const bool has_few = std::ssize(choices) <= kFewRows && chooses_all_;
+  return queue_step(batch, all_largest && !has_few ? Gives::kLargest : Gives::kChosen, choices);
 }
 
 Result<std::span<const ChosenToken>> TransformerRunner::take() {
