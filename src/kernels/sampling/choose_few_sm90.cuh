@@ -10,7 +10,7 @@
 namespace tandem::kernels::choosing {
 
 inline constexpr int kFewAskedMax = 256;  // tokens that top_k may ask for
-inline constexpr int kFewForTopP = 192;   // that top_p alone looks at
+inline constexpr int kFewForTopP = 64;    // that top_p alone looks at
 
 struct FewShared {
   std::uint64_t places[kThreads];  // of this block's tokens that are few enough
@@ -52,7 +52,7 @@ __device__ inline bool draw_from_few(Cluster& cluster, Shared* shared, FewShared
   if (all > kThreads) return false;
 
   if (cluster.rank == 0) {
-    const int n = static_cast<int>(all), others = thread < n ? n : 0;
+    const int n = static_cast<int>(all);
     Weighed mine{0, 0};
     if (thread < n) {
       int rank = 0, at = thread;
@@ -61,7 +61,15 @@ __device__ inline bool draw_from_few(Cluster& cluster, Shared* shared, FewShared
       mine.second = weight_of(scale, logit_at(mine.first));
     }
     few->tokens[thread] = mine;
+    std::uint64_t mass = ~std::uint64_t{0};
+    bool has_enough = true;
+    if (top_k == 0) {
+      mass = mass_of(choice.top_p, row_weight);
+      cluster.prefix_sum(mine.second);
+      has_enough = cluster.block_sum() >= mass;
+    }
     __syncthreads();
+    const int others = has_enough && thread < n ? n : 0;
     int ahead = 0;
     std::uint64_t weight_ahead = 0;
 #pragma unroll 2
@@ -71,13 +79,12 @@ __device__ inline bool draw_from_few(Cluster& cluster, Shared* shared, FewShared
       ahead += 1;
       weight_ahead += other.second;
     }
-    bool keeps = thread < n && (top_k == 0 || ahead < top_k), has_enough = true;
-    if (choice.top_p < 1.0f) {
+    bool keeps = thread < n && (top_k == 0 || ahead < top_k);
+    if (top_k > 0 && choice.top_p < 1.0f) {
       cluster.prefix_sum(keeps ? mine.second : 0);
-      const std::uint64_t seen = cluster.block_sum(), mass = mass_of(choice.top_p, top_k > 0 ? seen : row_weight);
-      has_enough = seen >= mass;
-      keeps &= weight_ahead < mass;
+      mass = mass_of(choice.top_p, cluster.block_sum());
     }
+    keeps &= weight_ahead < mass;
     keeps &= mine.first >= min_p_place(choice.min_p_logit, scale.max);
     if (!keeps) mine.second = 0;
     __syncthreads();  // all have read the tokens, and the sums of warps
