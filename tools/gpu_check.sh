@@ -62,26 +62,34 @@ run() {
   step() {  # step NAME SECONDS COMMAND...: the command's output goes to a log, its last line to the table
     local name=$1 limit=$2 log=$logs/$1.log start=$SECONDS verdict=ok
     shift 2
-    timeout -s KILL "$limit" "$@" >"$log" 2>&1 || { verdict=FAILED failed=1; }
+    timeout -s KILL "$limit" "$@" >"$log" 2>&1 || verdict=FAILED
     printf '%-18s %-7s %4d s  %s\n' "$name" "$verdict" $((SECONDS - start)) "$(grep -v '^$' "$log" | tail -1 | cut -c1-90)"
+    [ "$verdict" = ok ]
   }
-  step device 30 "$folder/test_device" --gtest_brief=1
+  # The tests all at once, since they wait for references that the CPU computes; then one benchmark after another.
   export TANDEM_SOURCE_DIR=$PWD
-  step golden 120 tools/gpu_check.sh shards 4 "$folder/test_golden" --gtest_brief=1 --gtest_filter='*cuda*'
-  step kernels 240 tools/gpu_check.sh shards 8 "$folder/test_kernels" --gtest_brief=1 --gtest_filter='*Sm80*:*Sm90*:*Cuda*:*cuda*'
-  step ops 90 tools/gpu_check.sh shards 4 "$folder/test_ops" --gtest_brief=1 --gtest_filter='*Cuda*'
-  step replay 60 "$folder/test_replay" --gtest_brief=1 --gtest_filter='*Cuda*'
-  step python 150 python3 -m pytest -q -p no:cacheprovider python/tests/test_cuda.py python/tests/test_cuda_layer.py
-  step engine-bench 60 "$folder/tandem" bench --device cuda --model models/tinyworld-5m --batch 1,8 \
+  local pids=() pid
+  tests() { step "$@" & pids+=($!); }
+  tests device 60 "$folder/test_device" --gtest_brief=1
+  tests golden 180 tools/gpu_check.sh shards 3 "$folder/test_golden" --gtest_brief=1 --gtest_filter='*cuda*'
+  tests kernels 240 tools/gpu_check.sh shards 8 "$folder/test_kernels" --gtest_brief=1 \
+    --gtest_filter='*Sm80*:*Sm90*:*Cuda*:*cuda*'
+  tests ops 120 tools/gpu_check.sh shards 3 "$folder/test_ops" --gtest_brief=1 --gtest_filter='*Cuda*'
+  tests replay 120 "$folder/test_replay" --gtest_brief=1 --gtest_filter='*Cuda*'
+  tests python 200 python3 -m pytest -q -p no:cacheprovider python/tests/test_cuda.py python/tests/test_cuda_layer.py
+  for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
+
+  bench() { step "$@" || failed=1; }
+  bench engine-bench 60 "$folder/tandem" bench --device cuda --model models/tinyworld-5m --batch 1,8 \
     --prompt-tokens 128 --output-tokens 16
-  step few-rows-bench 60 "$folder/bench_linear_few_rows" --smoke
-  step many-rows-bench 60 "$folder/bench_linear_cuda_many" --smoke
-  step decode-bench 60 "$folder/bench_attention_decode" 4,1,1024,32,8,128,32 1,512,2048,32,8,128,32
-  step layer-bench 60 "$folder/bench_attention_layer_train" --smoke
-  step soft-read-bench 60 "$folder/bench_soft_read_cuda" --smoke
-  step choose-bench 60 "$folder/bench_choose_tokens" --smoke
-  step attention-bench 90 python3 bench/micro/attention.py --quick --json "$logs/attention.jsonl"
-  step attention-error 60 python3 bench/micro/attention.py --check
+  bench few-rows-bench 60 "$folder/bench_linear_few_rows" --smoke
+  bench many-rows-bench 60 "$folder/bench_linear_cuda_many" --smoke
+  bench decode-bench 60 "$folder/bench_attention_decode" 4,1,1024,32,8,128,32 1,512,2048,32,8,128,32
+  bench layer-bench 60 "$folder/bench_attention_layer_train" --smoke
+  bench soft-read-bench 60 "$folder/bench_soft_read_cuda" --smoke
+  bench choose-bench 60 "$folder/bench_choose_tokens" --smoke
+  bench attention-bench 90 python3 bench/micro/attention.py --quick --json "$logs/attention.jsonl"
+  bench attention-error 60 python3 bench/micro/attention.py --check
   return "$failed"
 }
 

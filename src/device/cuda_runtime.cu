@@ -7,7 +7,10 @@ namespace tandem::device {
 namespace {
 
 Status device_lost(const char* what, cudaError_t error) {
-  return make_status(StatusCode::kDeviceLost, "{}: {}: restart the process", what, cudaGetErrorString(error));
+  return make_status(
+      StatusCode::kDeviceLost,
+      "{}: {}: restart the process; with CUDA_LAUNCH_BLOCKING=1 the error names the operation that failed", what,
+      cudaGetErrorString(error));
 }
 
 Status done(const char* what, cudaError_t error) {

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdlib>
 #include <cstring>
+#include <string_view>
 
 #include "base/check.h"
 #include "kernels/attention/attention.h"
@@ -35,6 +37,15 @@ struct TransformerRunner::StepLayout {
 };
 
 namespace {
+
+constexpr std::int64_t kGraphRowsMax = 64;
+constexpr std::size_t kGraphBytes = std::size_t{1} << 20;  // of device memory, at most: measured
+
+// CUDA's own switch for finding the operation that fails: each launch then waits for its kernel. A graph would hide it.
+bool launches_wait() {
+  const char* const value = std::getenv("CUDA_LAUNCH_BLOCKING");
+  return value != nullptr && std::string_view(value) == "1";
+}
 
 std::int64_t table_width(const RunnerLimits& limits) {
   return std::min((limits.context_tokens + limits.block_tokens - 1) / limits.block_tokens, limits.blocks_count);
@@ -115,6 +126,9 @@ Result<RunnerPlan> TransformerRunner::plan(const model::Transformer& transformer
     const std::size_t found = kernels::largest_cuda_scratch_bytes(limits.logit_rows_max) + ids_bytes(limits);
     plan.ledger.add({"step arrays", kQueuedStepsMax * (step_arrays_bytes(limits) + found),
                      "of two steps: token ids, slots, block tables, choices"});
+    plan.ledger.add({"captured steps", StepGraphs<device::Graph>::kGraphsMax * kGraphBytes,
+                     fmt::format("at most {} of up to {} sequences", StepGraphs<device::Graph>::kGraphsMax,
+                                 std::min(kGraphRowsMax, limits.sequences_max))});
   }
   TD_TRY(plan.ledger.check_fits(available));
   return plan;
@@ -241,16 +255,15 @@ Status TransformerRunner::queue_step(const model::ForwardBatch& batch, Gives giv
   TD_TRY(stream_.wait_for(slot.arrived));
 
   TD_TRY(events.begin.record(stream_));
-  constexpr std::int64_t kCapturedRowsMax = 64;
-  if (T == B && T <= kCapturedRowsMax) {
-    device::Graph& graph = captured_[{B, N, context_max, gives, index}];
-    if (!graph) {
-      graph =
-          TD_TRY(device::Graph::capture(stream_, [&] { return queue_forward(staged, gives, choices_there, index); }));
-    }
-    TD_TRY(graph.launch(stream_));
+  const auto queue_all = [&] { return queue_forward(staged, gives, choices_there, index); };
+  device::Graph* const graph = T == B && T <= kGraphRowsMax && !launches_wait()
+                                   ? graphs_.use({B, N, context_max, static_cast<int>(gives), index})
+                                   : nullptr;
+  if (graph == nullptr) {
+    TD_TRY(queue_all());
   } else {
-    TD_TRY(queue_forward(staged, gives, choices_there, index));
+    if (!*graph) *graph = TD_TRY(device::Graph::capture(stream_, queue_all));
+    TD_TRY(graph->launch(stream_));
   }
   TD_TRY(events.end.record(stream_));
   queued_steps_ += 1;

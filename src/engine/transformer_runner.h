@@ -1,23 +1,22 @@
 // The transformer behind the engine: owns the KV cache and the step's workspace, both planned before anything is
 // loaded. On CUDA it also owns the way there and back: a step's arrays go over while another step runs, logits or the
-// tokens chosen from them come back, and steps of up to 64 sequences that bring one token each are captured as graphs
-// and launched again. It chooses tokens there in any way on Hopper, elsewhere the largest logit's without
-// log-probabilities. Threads: one at a time (the engine's own, once it runs; step times may be asked for between
-// requests).
+// tokens chosen from them come back, and steps of up to 64 sequences that bring one token each are launched as graphs
+// once they have come a few times (step_graphs.h). It chooses tokens there in any way on Hopper, elsewhere the largest
+// logit's without log-probabilities. Threads: one at a time (the engine's own, once it runs; step times may be asked
+// for between requests).
 #pragma once
 
 #include <array>
-#include <map>
 #include <memory>
 #include <optional>
 #include <span>
-#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "device/ledger.h"
 #include "device/memory.h"
 #include "engine/model_runner.h"
+#include "engine/step_graphs.h"
 #include "model/checkpoint/checkpoint.h"
 #include "model/transformer.h"
 
@@ -122,8 +121,7 @@ class TransformerRunner final : public ModelRunner {
   device::Memory logits_on_host_;
   bool times_steps_ = false;
   std::vector<StepTime> step_times_;
-  // By sequences, logit rows, longest context, what is given, slot.
-  std::map<std::tuple<std::int64_t, std::int64_t, std::int64_t, Gives, std::size_t>, device::Graph> captured_;
+  StepGraphs<device::Graph> graphs_;
 };
 
 }  // namespace tandem::engine
