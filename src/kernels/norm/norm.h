@@ -38,7 +38,8 @@ std::size_t rms_norm_backward_scratch_bytes(std::int64_t rows, std::int64_t widt
 // too. Rows on 16 bytes with C a multiple of 8 are read 8 elements at a time; others give the same bits, more slowly.
 // Errors: kInvalidArgument (also: a build without CUDA), before any write; kDeviceLost.
 // Both also take x [T,C] or [T,H,C], dy and dx in f32, weight in f32; the forward any C, with y in f32 (which may be x)
-// or bf16. Their order is norm/row_f32.cuh's, dweight's as above.
+// or bf16. Their order is norm/row_f32.cuh's, dweight's as above. The weight is then read before the kernels ahead on
+// the stream have ended: whoever writes it there lets a copy follow, or waits, before this is queued.
 [[nodiscard]] Status rms_norm_cuda(tensor::TensorView x, tensor::TensorView weight, float eps, float offset,
                                    tensor::TensorView y, device::Stream& stream);
 
