@@ -1,9 +1,10 @@
 // The soft B-tree beside the containers and scans it stands for.
 //
-//   bench_soft_btree [--smoke] [--json] [--max=N]    CPU ns per entry or query: the median of several runs, one core
+//   bench_soft_btree [--smoke] [--json] [--max=N] [--width=D]   CPU ns per entry or query: the median of several runs
 // Rows: all operations at n = 1e6 for D = 1, 16, 64, and the curve n = 1e3 .. N (1e7) at D = 1. Keys are uniform in
-// [0, 1), tau = 0.01; erase+insert evicts the oldest. Beside them: std::multimap and, where libabsl-dev is installed,
-// absl::btree_multimap (float -> u32: no sums at all), and the dense f32 scan.
+// [0, 1), tau = 0.01; erase+insert evicts the oldest. With --width, only that D and only at n = 1e6. Beside them:
+// std::multimap and, where libabsl-dev is installed, absl::btree_multimap (float -> u32: no sums at all), and the dense
+// f32 scan.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -168,11 +169,13 @@ void measure_scan(const CpuRows& rows, std::int64_t n, int width) {
 int main(int argc, char** argv) {
   CpuRows rows;
   bool smoke = false;
+  int only = 0;
   std::int64_t most = 10000000;
   for (int i = 1; i < argc; ++i) {
     const std::string_view argument = argv[i];
     smoke |= argument == "--smoke";
     rows.json |= argument == "--json";
+    if (argument.starts_with("--width=")) only = std::atoi(argv[i] + 8);
     if (argument.starts_with("--max=")) most = static_cast<std::int64_t>(std::atof(argv[i] + 6));
   }
   if (smoke) {
@@ -189,10 +192,13 @@ int main(int argc, char** argv) {
 #endif
   };
   for (const int width : {1, 16, 64}) {
+    if (only != 0 && width != only) continue;
     measure_tree(rows, middle, width, count);
+    if (only != 0) continue;
     measure_scan(rows, middle, width);
   }
-  for (std::int64_t n = 1000; n <= most; n *= 10) {
+  if (only != 0) measure_maps(middle);
+  for (std::int64_t n = 1000; n <= most && only == 0; n *= 10) {
     if (n != middle) measure_tree(rows, n, 1, std::min<std::size_t>(count, static_cast<std::size_t>(n)));
     if (n <= middle) measure_maps(n);
   }

@@ -31,7 +31,7 @@ inline constexpr std::align_val_t kNodeAlignment{64};
 inline constexpr int kProfilesMost = 4;
 inline constexpr double kWindowWidth = 2.001;  // of tau: all within a window are this near, however that is rounded
 
-static_assert(kInnerMost <= rows::kScanMost && kInnerMost <= 16);
+static_assert(kInnerMost == 16 && kInnerMost <= rows::kScanMost && kLeafMost % 16 == 0);  // bits; whole vectors
 
 struct Node {
   NodePool* pool;  // that it comes from
@@ -47,8 +47,8 @@ struct Node {
 // Variable-sized: value rows or sums follow the struct.
 template <class Real>
 struct alignas(64) Leaf : Node {
-  Real keys[kLeafMost], weights[kLeafMost];
-  EntryId ids[kLeafMost];
+  Real keys[kLeafMost] = {}, weights[kLeafMost] = {};
+  EntryId ids[kLeafMost] = {};
 
   Real* values() { return reinterpret_cast<Real*>(this + 1); }
   const Real* values() const { return reinterpret_cast<const Real*>(this + 1); }
@@ -65,12 +65,12 @@ struct alignas(64) Inner : Node {
   bool some_dead = true;      // a child may have no live keys
   std::uint16_t pending = 0;  // bit j: a tag waits for child j
   double* steps = nullptr;    // products [kInnerMost, R, R], then tags [kInnerMost, R, row] of Real; none at first
-  Node* children[kInnerMost];
-  Real first_keys[kInnerMost];
-  EntryId first_ids[kInnerMost];
+  Node* children[kInnerMost] = {};
+  Real first_keys[kInnerMost] = {};
+  EntryId first_ids[kInnerMost] = {};
   // The last live key of the children up to this one (-infinity: none), the first of those from this one (infinity).
   // So for a child with live keys they are its own.
-  Real hi[kInnerMost], lo[kInnerMost];
+  Real hi[kInnerMost] = {}, lo[kInnerMost] = {};
 
   Real* sums() { return reinterpret_cast<Real*>(this + 1); }
   const Real* sums() const { return reinterpret_cast<const Real*>(this + 1); }
@@ -199,7 +199,8 @@ class Nodes {
 
   // Or, without `values`, only what masses are made of.
   [[gnu::always_inline]] void prefetch_leaf(const Node* node, bool values) const {
-    prefetch_bytes(node, sizeof(LeafT) + (values ? sizeof(Real) * kLeafFill * value_stride : 0));
+    prefetch_bytes(node, sizeof(Node) + 2 * sizeof(Real) * kLeafMost);  // ids are not needed
+    if (values) prefetch_bytes(leaf(node)->values(), sizeof(Real) * kLeafFill * value_stride);
   }
   [[gnu::always_inline]] void prefetch_row(const Real* x, bool values) const {
     if (values) {

@@ -6,27 +6,15 @@
 #define HWY_TARGET_INCLUDE "replay/soft_btree_rows.cc"
 #include <hwy/foreach_target.h>
 // After foreach_target.
-#include <hwy/contrib/math/math-inl.h>
 #include <hwy/highway.h>
-#include "kernels/common/math-inl.h"
+#include "replay/soft_btree_lanes-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace tandem::replay::rows::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
-
-// At most 32 bytes, so that rows need no tails.
-template <class Real>
-using Lanes = hn::CappedTag<Real, 32 / sizeof(Real)>;
-
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE V exp_of(D d, V x) {
-  if constexpr (sizeof(hn::TFromD<D>) == 4) {
-    return kernels::HWY_NAMESPACE::exp_of_nonpositive(d, x);
-  } else {
-    return hn::Exp(d, hn::Max(x, hn::Set(d, -1000.0)));  // its reduction wants a finite argument; e^-1000 is 0
-  }
-}
+using replay::HWY_NAMESPACE::exp_of;
+using replay::HWY_NAMESPACE::Lanes;
 
 template <class Real>
 HWY_INLINE void exp_negative_of(const Real* u, Real* e, int count) {

@@ -1,10 +1,13 @@
 // Reading a version of the tree.
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <memory>
 #include <vector>
 
 #include "base/check.h"
 #include "replay/soft_btree_probe.h"
+#include "replay/soft_btree_quick.h"
 #include "replay/soft_btree_state.h"
 #include "replay/soft_btree_window.h"
 
@@ -12,6 +15,7 @@ namespace tandem::replay {
 
 using tree::Gather;
 using tree::Probe;
+using tree::QuickRead;
 using tree::Window;
 
 template <class Real>
@@ -67,21 +71,92 @@ bool SoftBTreeSnapshot<Real>::Impl::live() const {
 
 namespace {
 
-constexpr std::size_t kReadsAhead = 8;
-
 Status out_of_reach(const char* call, std::size_t query) {
   return not_found("{}: no entry is within tau of query {}; raise tau", call, query);
-}
-
-template <class Real>
-double log_normaliser(const tree::Nodes<Real>& nodes, const Probe<Real>& probe, Real z) {
-  return std::log(static_cast<double>(z)) - static_cast<double>(probe.nearest) / static_cast<double>(nodes.tau);
 }
 
 template <class Real>
 void write_read(const tree::Nodes<Real>& nodes, const Real* total, Real* read) {
   for (int k = 0; k < nodes.width; ++k) read[k] = total[k] / total[nodes.width];
 }
+
+// Several queries are on their way at once, each some steps further than the one behind it: what a step looks at comes
+// from memory while the others take theirs.
+constexpr std::size_t kReadsAhead = 8, kRestAfter = 3;
+
+// Reads with a kernel that does not end.
+template <class Real>
+class Reader {
+ public:
+  Reader(const tree::Nodes<Real>& nodes, const tree::Node* root, std::span<const Real> queries, std::span<Real> reads,
+         std::span<Real> log_z)
+      : nodes_(nodes),
+        root_(root),
+        queries_(queries),
+        reads_(reads),
+        log_z_(log_z),
+        far_values_(nodes.value_stride > 64 ? nodes.value_stride : 0),
+        values_(far_values_.empty() ? near_values_.data() : far_values_.data()) {}
+  Reader(const Reader&) = delete;
+  Reader& operator=(const Reader&) = delete;
+
+  void read() {
+    const std::size_t m = queries_.size();
+    for (std::size_t t = 0; t < m + kReadsAhead - 1; ++t) {
+      if (t < m) descend(t);
+      if (t >= kRestAfter && t - kRestAfter < m) descend_rest(t - kRestAfter);
+      if (t >= kReadsAhead - 1) answer(t - (kReadsAhead - 1));
+    }
+  }
+
+ private:
+  void descend(std::size_t j) {
+    tree::quick_descend(nodes_, root_, queries_[j], quick(j));
+    if (!quick(j).usual) probe(j).descend(nodes_, root_, queries_[j]);
+  }
+  void descend_rest(std::size_t j) {
+    if (quick(j).usual) {
+      tree::quick_descend_rest(nodes_, quick(j));
+      if (quick(j).usual) return;
+      probe(j).descend(nodes_, root_, queries_[j]);
+    }
+    probe(j).descend_rest(nodes_);
+  }
+  void answer(std::size_t j) {
+    if (quick(j).usual) {
+      const auto total = tree::quick_total(nodes_, quick(j), values_);
+      write(j, values_, total.z, total.nearest);
+      return;
+    }
+    Gather<Real> gather(nodes_);
+    probe(j).arrive();
+    gather.add_total(probe(j));
+    write(j, gather.total(), gather.total()[nodes_.width], probe(j).nearest);
+  }
+  void write(std::size_t j, const Real* values, Real z, Real nearest) {
+    const std::size_t width = static_cast<std::size_t>(nodes_.width);
+    for (std::size_t k = 0; k < width; ++k) reads_[j * width + k] = values[k] / z;
+    if (log_z_.empty()) return;
+    log_z_[j] = static_cast<Real>(std::log(static_cast<double>(z)) -
+                                  static_cast<double>(nearest) / static_cast<double>(nodes_.tau));
+  }
+
+  QuickRead<Real>& quick(std::size_t j) { return quick_[j % kReadsAhead]; }
+  Probe<Real>& probe(std::size_t j) {
+    if (probes_ == nullptr) probes_ = std::make_unique<Probe<Real>[]>(std::min(kReadsAhead, queries_.size()));
+    return probes_[j % kReadsAhead];
+  }
+
+  const tree::Nodes<Real>& nodes_;
+  const tree::Node* root_;
+  const std::span<const Real> queries_;
+  const std::span<Real> reads_, log_z_;
+  std::array<QuickRead<Real>, kReadsAhead> quick_;
+  std::unique_ptr<Probe<Real>[]> probes_;  // of queries that are not usual; none at first
+  std::array<Real, 64> near_values_;
+  std::vector<Real> far_values_;
+  Real* values_;
+};
 
 }  // namespace
 
@@ -101,23 +176,7 @@ Status SoftBTreeSnapshot<Real>::read(std::span<const Real> queries, std::span<Re
     }
     return ok_status();
   }
-  // Several queries go down before the first is answered: their leaves come from memory meanwhile.
-  Probe<Real> single;
-  std::vector<Probe<Real>> several(queries.size() > 1 ? std::min(kReadsAhead, queries.size()) : 0);
-  Probe<Real>* const probes = several.empty() ? &single : several.data();
-  Gather<Real> gather(nodes);
-  for (std::size_t first = 0; first < queries.size(); first += kReadsAhead) {
-    const std::size_t count = std::min(kReadsAhead, queries.size() - first);
-    for (std::size_t j = 0; j < count; ++j) probes[j].descend(nodes, impl_->root.node, queries[first + j]);
-    for (std::size_t j = 0; j < count; ++j) probes[j].descend_rest(nodes);
-    for (std::size_t j = 0; j < count; ++j) {
-      probes[j].arrive();
-      gather.add_total(probes[j]);
-      const Real* total = gather.total();
-      write_read(nodes, total, reads.data() + (first + j) * nodes.width);
-      if (!log_z.empty()) log_z[first + j] = static_cast<Real>(log_normaliser(nodes, probes[j], total[nodes.width]));
-    }
-  }
+  Reader<Real>(nodes, impl_->root.node, queries, reads, log_z).read();
   return ok_status();
 }
 

@@ -1,0 +1,266 @@
+#include "replay/soft_btree_quick.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "kernels/common/simd.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "replay/soft_btree_quick.cc"
+#include <hwy/foreach_target.h>
+// After foreach_target.
+#include <hwy/highway.h>
+#include "replay/soft_btree_lanes-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace tandem::replay::tree::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+using replay::HWY_NAMESPACE::exp_of;
+using replay::HWY_NAMESPACE::Lanes;
+using replay::HWY_NAMESPACE::WideLanes;
+
+// How many of x[0..size) are below q. kMost are looked at, without a branch.
+template <int kMost, bool kEqual, class Real>
+HWY_INLINE int count_of(const Real* x, int size, Real q) {
+  const WideLanes<Real> d;
+  constexpr int n = static_cast<int>(hn::MaxLanes(d));
+  const auto at = hn::Set(d, q);
+  std::size_t count = 0;
+  for (int i = 0; i < kMost; i += n) {
+    const auto v = hn::LoadU(d, x + i);
+    const auto some = hn::FirstN(d, static_cast<std::size_t>(std::max(0, size - i)));
+    count += hn::CountTrue(d, hn::And(some, kEqual ? hn::Le(v, at) : hn::Lt(v, at)));
+  }
+  return static_cast<int>(count);
+}
+
+// One level down; false: there is no further.
+template <class Real>
+HWY_INLINE bool step(const Nodes<Real>& nodes, QuickRead<Real>& read) {
+  constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
+  const auto* n = Nodes<Real>::inner(read.node);
+  const Real q = read.query;
+  const int size = n->size;
+  const int j = count_of<kInnerMost, false>(n->hi, size, q);
+  if (j > 0 && n->hi[j - 1] > -kInfinity) {
+    const Real* row = read.left[read.left_count] = nodes.left_to(n, j - 1);
+    read.before = read.left_anchors[read.left_count++] = n->hi[j - 1];
+    nodes.prefetch_row(row, true);
+  }
+  int r = j;
+  while (r < size && n->lo[r] <= q) ++r;
+  if (r < size && n->lo[r] < kInfinity) {
+    const Real* row = read.right[read.right_count] = nodes.right_from(n, r);
+    read.after = read.right_anchors[read.right_count++] = n->lo[r];
+    nodes.prefetch_row(row, true);
+  }
+  if (r == j) {
+    read.node = nullptr;
+    return false;
+  }
+  if (r != j + 1 || nodes.waits(n, j)) {
+    read.usual = false;
+    return false;
+  }
+  read.node = n->children[j];
+  return true;
+}
+
+template <class Real>
+HWY_INLINE void descend_of(const Nodes<Real>& nodes, const Node* root, Real query, QuickRead<Real>& read) {
+  constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
+  read.query = query;
+  read.before = -kInfinity;
+  read.after = kInfinity;
+  read.node = root;
+  read.usual = true;
+  read.left_count = read.right_count = 0;
+  while (read.node->level > 1) {
+    const bool last = read.node->level == 2;
+    if (!step(nodes, read)) return;
+    if (last) {
+      nodes.prefetch_bytes(read.node, sizeof(Inner<Real>));
+      return;
+    }
+  }
+}
+
+template <class Real>
+HWY_INLINE void descend_rest_of(const Nodes<Real>& nodes, QuickRead<Real>& read) {
+  if (read.node == nullptr || read.node->leaf()) return;
+  if (step(nodes, read)) nodes.prefetch_leaf(read.node, true);
+}
+
+// (1 + u) e of e = e^-u; where that is 0, u may be infinite.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V times_slope(D d, V e, V u) {
+  return hn::IfThenElseZero(hn::Gt(e, hn::Zero(d)), hn::MulAdd(u, e, e));
+}
+
+// Coefficients of the entries of a leaf: c[i] = w_i e^-d_i, with moments w_i (1 + shift + d_i) e^-d_i.
+template <class Real>
+struct Near {
+  Real before, after, beyond_before, beyond_after, tau;
+  Real shift;  // nearest / tau, with moments
+};
+template <class Real>
+HWY_INLINE void coefficients_of(const Leaf<Real>* leaf, Real query, const Near<Real>& near, bool moments, Real* c) {
+  const WideLanes<Real> d;
+  const int n = static_cast<int>(hn::Lanes(d)), size = leaf->size;
+  const auto q = hn::Set(d, query), tau = hn::Set(d, near.tau), zero = hn::Zero(d);
+  const auto shift = hn::Set(d, near.shift);
+  const auto before = hn::Set(d, near.before), after = hn::Set(d, near.after);
+  const auto beyond_before = hn::Set(d, near.beyond_before), beyond_after = hn::Set(d, near.beyond_after);
+  for (int i = 0; i < size; i += n) {
+    const auto key = hn::LoadU(d, leaf->keys + i);
+    // Entries of weight 0 may be nearer than the nearest live one: their distance is of no account.
+    const auto to_before = hn::Add(beyond_before, hn::Max(zero, hn::Sub(before, key)));
+    const auto to_after = hn::Add(beyond_after, hn::Max(zero, hn::Sub(key, after)));
+    const auto far = hn::IfThenElse(hn::Lt(key, q), to_before, hn::IfThenElseZero(hn::Gt(key, q), to_after));
+    const auto u = hn::Div(far, tau);
+    auto e = exp_of(d, hn::Neg(u));
+    if (moments) e = times_slope(d, e, hn::Add(u, shift));
+    const auto mass = hn::Mul(e, hn::LoadU(d, leaf->weights + i));
+    const auto some = hn::FirstN(d, static_cast<std::size_t>(size - i));
+    hn::StoreU(hn::IfThenElseZero(some, mass), d, c + i);
+  }
+}
+
+// out [lanes] = sum over tiles of e row + sum over entries of c value, columns from k on.
+template <class D, class Real>
+HWY_INLINE void columns_of(D d, const Real* const* rows, const Real* e, int tiles, const Real* values, const Real* c,
+                           int count, int stride, int k, Real* out) {
+  auto s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0;
+  int t = 0;
+  for (; t + 1 < tiles; t += 2) {
+    s0 = hn::MulAdd(hn::Set(d, e[t]), hn::LoadU(d, rows[t] + k), s0);
+    s1 = hn::MulAdd(hn::Set(d, e[t + 1]), hn::LoadU(d, rows[t + 1] + k), s1);
+  }
+  if (t < tiles) s0 = hn::MulAdd(hn::Set(d, e[t]), hn::LoadU(d, rows[t] + k), s0);
+  int i = 0;
+  for (const Real* row = values + k; i + 3 < count; i += 4, row += 4 * stride) {
+    s0 = hn::MulAdd(hn::Set(d, c[i]), hn::LoadU(d, row), s0);
+    s1 = hn::MulAdd(hn::Set(d, c[i + 1]), hn::LoadU(d, row + stride), s1);
+    s2 = hn::MulAdd(hn::Set(d, c[i + 2]), hn::LoadU(d, row + 2 * stride), s2);
+    s3 = hn::MulAdd(hn::Set(d, c[i + 3]), hn::LoadU(d, row + 3 * stride), s3);
+  }
+  for (; i < count; ++i) s0 = hn::MulAdd(hn::Set(d, c[i]), hn::LoadU(d, values + i * stride + k), s0);
+  hn::StoreU(hn::Add(hn::Add(s0, s1), hn::Add(s2, s3)), d, out);
+}
+
+template <class Real>
+HWY_INLINE QuickTotal<Real> total_of(const Nodes<Real>& nodes, const QuickRead<Real>& read, Real* values) {
+  const Real q = read.query;
+  const Leaf<Real>* leaf = Nodes<Real>::leaf(read.node);
+  Near<Real> near{read.before, read.after, 0, 0, nodes.tau, 0};
+  bool tie = false;
+  if (leaf != nullptr) {
+    const int at = count_of<kLeafMost, false>(leaf->keys, leaf->size, q);
+    for (int i = at - 1; i >= 0; --i) {
+      if (leaf->weights[i] > 0) {
+        near.before = leaf->keys[i];
+        break;
+      }
+    }
+    int i = at;
+    for (; i < leaf->size && leaf->keys[i] == q; ++i) tie |= leaf->weights[i] > 0;
+    for (; i < leaf->size; ++i) {
+      if (leaf->weights[i] > 0) {
+        near.after = leaf->keys[i];
+        break;
+      }
+    }
+  }
+  const Real to_before = q - near.before, to_after = near.after - q;
+  const Real nearest = tie ? Real(0) : std::min(to_before, to_after);
+  near.beyond_before = to_before == nearest ? 0 : to_before - nearest;
+  near.beyond_after = to_after == nearest ? 0 : to_after - nearest;
+
+  near.shift = nodes.moments ? nearest / nodes.tau : 0;
+
+  HWY_ALIGN Real c[kLeafMost], u[2 * kLevelsMost + 64 / sizeof(Real)], e[4 * kLevelsMost + 64 / sizeof(Real)];
+  const Real* rows[4 * kLevelsMost];
+  int tiles = 0, count = 0;
+  for (int t = 0; t < read.left_count; ++t, ++tiles) {
+    rows[tiles] = read.left[t];
+    u[tiles] = near.beyond_before + (near.before - read.left_anchors[t]);
+  }
+  for (int t = 0; t < read.right_count; ++t, ++tiles) {
+    rows[tiles] = read.right[t];
+    u[tiles] = near.beyond_after + (read.right_anchors[t] - near.after);
+  }
+  const WideLanes<Real> d;
+  const int n = static_cast<int>(hn::Lanes(d));
+  for (int t = 0; t < tiles; t += n) {
+    const auto far = hn::IfThenElseZero(hn::FirstN(d, static_cast<std::size_t>(tiles - t)), hn::LoadU(d, u + t));
+    const auto over_tau = hn::Div(far, hn::Set(d, nodes.tau));
+    hn::StoreU(over_tau, d, u + t);
+    hn::StoreU(exp_of(d, hn::Neg(over_tau)), d, e + t);
+  }
+  if (nodes.moments) {  // the second rows as they are, the first times (1 + shift + u)
+    for (int t = 0; t < tiles; ++t) {
+      rows[tiles + t] = rows[t] + nodes.row;
+      e[tiles + t] = e[t];
+      e[t] = e[t] > 0 ? (1 + near.shift + u[t]) * e[t] : 0;
+    }
+    tiles *= 2;
+  }
+  Real z = 0;
+  for (int t = 0; t < tiles; ++t) z += e[t] * rows[t][nodes.width];
+  const Real* of_leaf = values;  // nothing is read of it where there is no leaf
+  if (leaf != nullptr) {
+    coefficients_of(leaf, q, near, nodes.moments, c);
+    count = leaf->size;
+    of_leaf = leaf->values();
+    z += rows::sum(c, count);
+  }
+  const int stride = nodes.value_stride;
+  const auto columns = [&](auto some, int k)
+                           HWY_ATTR { columns_of(some, rows, e, tiles, of_leaf, c, count, stride, k, values + k); };
+  const Lanes<Real> half;
+  const int m = static_cast<int>(hn::Lanes(half));
+  int k = 0;
+  for (; k + n <= stride; k += n) columns(d, k);
+  for (; k < stride; k += m) columns(half, k);
+  return {z, nearest};
+}
+
+// Highway dispatches functions, not templates.
+#define TD_QUICK_OF(Real, suffix)                                                                               \
+  void descend_##suffix(const Nodes<Real>& nodes, const Node* root, Real query, QuickRead<Real>& read) {        \
+    descend_of(nodes, root, query, read);                                                                       \
+  }                                                                                                             \
+  void descend_rest_##suffix(const Nodes<Real>& nodes, QuickRead<Real>& read) { descend_rest_of(nodes, read); } \
+  QuickTotal<Real> total_##suffix(const Nodes<Real>& nodes, const QuickRead<Real>& read, Real* values) {        \
+    return total_of(nodes, read, values);                                                                       \
+  }
+TD_QUICK_OF(float, f32)
+TD_QUICK_OF(double, f64)
+#undef TD_QUICK_OF
+
+}  // namespace tandem::replay::tree::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace tandem::replay::tree {
+
+#define TD_QUICK_OF(Real, suffix)                                                                     \
+  HWY_EXPORT(descend_##suffix);                                                                       \
+  HWY_EXPORT(descend_rest_##suffix);                                                                  \
+  HWY_EXPORT(total_##suffix);                                                                         \
+  void quick_descend(const Nodes<Real>& nodes, const Node* root, Real query, QuickRead<Real>& read) { \
+    HWY_DYNAMIC_DISPATCH(descend_##suffix)(nodes, root, query, read);                                 \
+  }                                                                                                   \
+  void quick_descend_rest(const Nodes<Real>& nodes, QuickRead<Real>& read) {                          \
+    HWY_DYNAMIC_DISPATCH(descend_rest_##suffix)(nodes, read);                                         \
+  }                                                                                                   \
+  QuickTotal<Real> quick_total(const Nodes<Real>& nodes, const QuickRead<Real>& read, Real* values) { \
+    return HWY_DYNAMIC_DISPATCH(total_##suffix)(nodes, read, values);                                 \
+  }
+TD_QUICK_OF(float, f32)
+TD_QUICK_OF(double, f64)
+#undef TD_QUICK_OF
+
+}  // namespace tandem::replay::tree
+#endif  // HWY_ONCE
