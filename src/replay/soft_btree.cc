@@ -91,8 +91,8 @@ auto SoftBTree<Real>::entry(EntryId id) const -> Result<Entry> {
 template <class Real>
 Result<EntryId> SoftBTree<Real>::insert(Real key, std::span<const Real> value, Real weight) {
   EntryId id = 0;
-  const std::vector<Real> kept(value.begin(), value.end());  // it may be an entry's, which move
-  TD_TRY(insert_batch({&key, 1}, kept, {&weight, 1}, {&id, 1}));
+  impl_->kept.assign(value.begin(), value.end());  // it may be an entry's, which move
+  TD_TRY(insert_batch({&key, 1}, impl_->kept, {&weight, 1}, {&id, 1}));
   return id;
 }
 

@@ -41,7 +41,7 @@ int divide(const Nodes<Real>& nodes, const Inner<Real>* n, const Item<Real>* beg
     begin = stop;
     if (n->level <= 2) nodes.prefetch_head(n->children[j], n->level - 1);
   }
-  if (n->level <= 1) nodes.prefetch_sums(n, shares[0].child, shares[count - 1].child);
+  if (n->level <= 2) nodes.prefetch_sums(n, shares[0].child, shares[count - 1].child);
   return count;
 }
 
@@ -294,9 +294,11 @@ void insert_sorted(const Nodes<Real>& nodes, Node*& root, const Item<Real>* item
   if (count == 0) return;
   Insertion<Real> insertion(nodes);
   nodes.unshare(root);
-  std::vector<Node*> level;
-  insertion.below(root, items, items + count, level);
-  level.insert(level.begin(), root);
+  std::vector<Node*> beside;
+  insertion.below(root, items, items + count, beside);
+  if (beside.empty()) return;
+  std::vector<Node*> level = {root};
+  level.insert(level.end(), beside.begin(), beside.end());
   while (level.size() > 1) {
     std::vector<Node*> parents;
     insertion.parents_of(level, parents);

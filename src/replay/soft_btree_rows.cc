@@ -67,11 +67,59 @@ HWY_INLINE void add_rows(Row row, const Real* c, int count, int width, Real* out
   }
 }
 
+// Columns [k, k + kVectors vectors) of a scan. Running sums stay in registers from row to row; several vectors at once,
+// as each waits for its last row.
+template <int kVectors, class D, class Real>
+HWY_INLINE void scan_columns(D d, const Scan<Real>& s, int k, int begin, int low, int count, const Real* u,
+                             const Real* e) {
+  const int n = static_cast<int>(hn::Lanes(d)), stride = s.moments ? 2 * s.width : s.width;
+  const Real* item = s.items + s.first * stride + k;
+  Real* out = s.sums + s.first * stride + k;
+  const int step = s.step * stride;
+  const Real* before = out - step;
+  const bool fresh = s.first == begin;
+  const auto load = [&](int v) HWY_ATTR { return fresh ? hn::Zero(d) : hn::LoadU(d, before + v * n); };
+  auto s0 = load(0), s1 = load(kVectors > 1 ? 1 : 0), s2 = load(kVectors > 2 ? 2 : 0);
+  if (!s.moments) {
+    for (int t = 0, j = s.first - low; t < count; ++t, j += s.step, item += step, out += step) {
+      const auto factor = hn::Set(d, e[j]);
+      s0 = hn::MulAdd(factor, s0, hn::LoadU(d, item));
+      hn::StoreU(s0, d, out);
+      if constexpr (kVectors > 1) {
+        s1 = hn::MulAdd(factor, s1, hn::LoadU(d, item + n));
+        s2 = hn::MulAdd(factor, s2, hn::LoadU(d, item + 2 * n));
+        hn::StoreU(s1, d, out + n);
+        hn::StoreU(s2, d, out + 2 * n);
+      }
+    }
+    return;
+  }
+  auto m0 = load(0), m1 = m0, m2 = m0;  // the moments' rows, behind
+  if (!fresh) {
+    m0 = hn::LoadU(d, before + s.width);
+    m1 = hn::LoadU(d, before + s.width + (kVectors > 1 ? n : 0));
+    m2 = hn::LoadU(d, before + s.width + (kVectors > 2 ? 2 * n : 0));
+  }
+  for (int t = 0, j = s.first - low; t < count; ++t, j += s.step, item += step, out += step) {
+    const auto factor = hn::Set(d, e[j]), shift = hn::Set(d, e[j] > 0 ? u[j] : Real(0));  // (u may be infinite.)
+    const auto put = [&](int v, auto& sum, auto& moment) HWY_ATTR {
+      moment = hn::MulAdd(factor, hn::MulAdd(shift, sum, moment), hn::LoadU(d, item + s.width + v * n));
+      hn::StoreU(moment, d, out + s.width + v * n);
+      sum = hn::MulAdd(factor, sum, hn::LoadU(d, item + v * n));
+      hn::StoreU(sum, d, out + v * n);
+    };
+    put(0, s0, m0);
+    if constexpr (kVectors > 1) {
+      put(1, s1, m1);
+      put(2, s2, m2);
+    }
+  }
+}
+
 template <class Real>
 HWY_INLINE void scan_of(const Scan<Real>& s) {
   const Lanes<Real> d;
   const int n = static_cast<int>(hn::Lanes(d));
-  const int stride = s.moments ? 2 * s.width : s.width;
   HWY_ALIGN Real u[kScanMost + 32 / sizeof(Real)], e[kScanMost + 32 / sizeof(Real)];
   const int last = s.step > 0 ? s.count - 1 : 0, begin = s.step > 0 ? 0 : s.count - 1;
   const int low = s.first < last ? s.first : last, high = s.first < last ? last : s.first;
@@ -86,29 +134,10 @@ HWY_INLINE void scan_of(const Scan<Real>& s) {
     hn::StoreU(step, d, u + slot + (j - from));
     hn::StoreU(exp_of(d, hn::Neg(step)), d, e + slot + (j - from));
   }
-  // The running sum stays in a register from row to row.
   if (s.first == begin) u[begin - low] = e[begin - low] = 0;
-  const int rows_count = high - low + 1, before = s.first - s.step;
-  for (int k = 0; k < s.width; k += n) {
-    auto sum = hn::Zero(d), moment = hn::Zero(d);
-    if (s.first != begin) {
-      sum = hn::LoadU(d, s.sums + before * stride + k);
-      if (s.moments) moment = hn::LoadU(d, s.sums + before * stride + s.width + k);
-    }
-    for (int t = 0, j = s.first; t < rows_count; ++t, j += s.step) {
-      const Real* item = s.items + j * stride + k;
-      Real* out = s.sums + j * stride + k;
-      const auto factor = hn::Set(d, e[j - low]);
-      if (s.moments) {
-        // (Where e^-u is 0, u may be infinite.)
-        const auto shift = hn::Set(d, e[j - low] > 0 ? u[j - low] : Real(0));
-        moment = hn::MulAdd(factor, hn::MulAdd(shift, sum, moment), hn::LoadU(d, item + s.width));
-        hn::StoreU(moment, d, out + s.width);
-      }
-      sum = hn::MulAdd(factor, sum, hn::LoadU(d, item));
-      hn::StoreU(sum, d, out);
-    }
-  }
+  int k = 0;
+  for (; k + 3 * n <= s.width; k += 3 * n) scan_columns<3>(d, s, k, begin, low, high - low + 1, u, e);
+  for (; k < s.width; k += n) scan_columns<1>(d, s, k, begin, low, high - low + 1, u, e);
 }
 
 // Highway dispatches functions, not templates.

@@ -1,6 +1,10 @@
 #include "replay/soft_btree_writer.h"
 
 #include <algorithm>
+#include <array>
+#include <bit>
+#include <numeric>
+#include <type_traits>
 
 namespace tandem::replay {
 
@@ -30,11 +34,59 @@ Status SoftBTree<Real>::Impl::check_room(std::size_t more) const {
   return resource_exhausted("insert: {} more entries than ids are left for; erase some", new_ids);
 }
 
+namespace {
+
+// An unsigned number of the same order as the key.
+template <class Real>
+auto ordered(Real key) {
+  using Bits = std::conditional_t<sizeof(Real) == 4, std::uint32_t, std::uint64_t>;
+  const Bits bits = std::bit_cast<Bits>(key), sign = Bits{1} << (8 * sizeof(Real) - 1);
+  return (bits & sign) != 0 ? ~bits : bits | sign;
+}
+
+// Places of the items in the order of their keys, equal ones as they were: by digits, the last first.
+template <class Real>
+std::vector<std::uint32_t> order_of(const std::vector<Item<Real>>& items) {
+  constexpr int kDigit = 11;
+  struct Seat {
+    decltype(ordered(Real())) key;
+    std::uint32_t at;
+  };
+  std::vector<Seat> seats(items.size()), next(items.size());
+  for (std::size_t i = 0; i < items.size(); ++i) seats[i] = {ordered(items[i].key), static_cast<std::uint32_t>(i)};
+  for (int shift = 0; shift < static_cast<int>(8 * sizeof(Real)); shift += kDigit) {
+    std::array<std::uint32_t, 1 << kDigit> to = {};
+    const auto digit = [shift](const Seat& seat) { return seat.key >> shift & ((1 << kDigit) - 1); };
+    for (const Seat& seat : seats) ++to[digit(seat)];
+    std::exclusive_scan(to.begin(), to.end(), to.begin(), 0u);
+    for (const Seat& seat : seats) next[to[digit(seat)]++] = seat;
+    std::swap(seats, next);
+  }
+  std::vector<std::uint32_t> order(items.size());
+  for (std::size_t i = 0; i < items.size(); ++i) order[i] = seats[i].at;
+  return order;
+}
+
+constexpr std::size_t kDigitsFrom = 512;  // fewer are compared
+
+}  // namespace
+
 template <class Real>
 void SoftBTree<Real>::Impl::sort_items() {
+  const auto less = [](const Item<Real>& a, const Item<Real>& b) { return tree::before(a.key, a.id, b.key, b.id); };
   if (items_.size() < 2) return;
-  std::sort(items_.begin(), items_.end(),
-            [](const Item<Real>& a, const Item<Real>& b) { return tree::before(a.key, a.id, b.key, b.id); });
+  if (items_.size() < kDigitsFrom) {
+    std::sort(items_.begin(), items_.end(), less);
+    return;
+  }
+  sorted_.clear();
+  for (const std::uint32_t at : order_of(items_)) sorted_.push_back(items_[at]);
+  std::swap(items_, sorted_);
+  for (auto first = items_.begin(); first != items_.end();) {
+    const auto last = std::find_if(first, items_.end(), [&](const Item<Real>& item) { return item.key != first->key; });
+    if (last - first > 1) std::sort(first, last, less);
+    first = last;
+  }
 }
 
 template <class Real>

@@ -50,10 +50,11 @@ struct SoftBTree<Real>::Impl {
   std::vector<EntryId> free_ids;  // the last is given out next
   InsertionOrder order;
   std::optional<WeightHeap<Real>> by_weight;  // made when first asked for
+  std::vector<Real> kept;                     // a value that is on its way in
 
  private:
   void sort_items();
-  std::vector<tree::Item<Real>> items_;  // scratch
+  std::vector<tree::Item<Real>> items_, sorted_;  // scratch
 };
 
 }  // namespace tandem::replay
