@@ -70,6 +70,10 @@ const SoftBTreeOptions<Real>& SoftBTree<Real>::options() const {
   return impl_->options;
 }
 template <class Real>
+std::int64_t SoftBTree<Real>::nodes_made() const {
+  return impl_->nodes.made();
+}
+template <class Real>
 std::optional<EntryId> SoftBTree<Real>::oldest() const {
   return impl_->order.oldest();
 }
@@ -82,10 +86,11 @@ std::optional<EntryId> SoftBTree<Real>::lightest() const {
 template <class Real>
 auto SoftBTree<Real>::entry(EntryId id) const -> Result<Entry> {
   TD_TRY(impl_->check_there("entry", id));
-  const auto found = impl_->find(id);
-  const Real* value = impl_->nodes.value(found.leaf, found.at);
-  return Entry{
-      found.leaf->keys[found.at], found.leaf->weights[found.at], {value, static_cast<std::size_t>(impl_->nodes.width)}};
+  const auto& nodes = impl_->nodes;
+  const Real key = impl_->keys[id];
+  const auto found = tree::find_entry<Real>(impl_->root.node, key, id);
+  const Real* value = nodes.value_with_steps(impl_->root.node, key, id, impl_->looked_at);
+  return Entry{key, found.leaf->weights[found.at], {value, static_cast<std::size_t>(nodes.width)}};
 }
 
 template <class Real>

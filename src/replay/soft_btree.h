@@ -113,6 +113,7 @@ class SoftBTree {
   EntryId ids_end() const;
   std::uint64_t version() const;
   const SoftBTreeOptions<Real>& options() const;
+  // Steps that wait for it are in the value it gives, and go on waiting: later reads have the same bits.
   [[nodiscard]] Result<Entry> entry(EntryId id) const;
   std::optional<EntryId> oldest() const;  // of those in the tree, the first inserted
   // Of the smallest weight, the oldest of equals. The first call takes O(n log n); changes keep it known from then on.
@@ -158,6 +159,9 @@ class SoftBTree {
   void put(SavedWriter& writer) const;
   [[nodiscard]] static Result<SoftBTree> take(SavedReader& reader);
 
+  // How many nodes have been made so far: as a tree grows, and as copies of those that a snapshot shares. So with a
+  // snapshot about, a change makes as many as it meets. For tests of what changes cost.
+  std::int64_t nodes_made() const;
   // Everything that must hold, recomputed from the entries; aborts otherwise. For tests: O(n D log n).
   void check_invariants() const;
 

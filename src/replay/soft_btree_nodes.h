@@ -15,6 +15,7 @@
 #include <limits>
 #include <memory>
 #include <new>
+#include <vector>
 
 #include "replay/soft_btree.h"
 #include "replay/soft_btree_pool.h"
@@ -121,6 +122,7 @@ class Nodes {
   static const InnerT* inner(const Node* n) { return static_cast<const InnerT*>(n); }
 
   Node* make(int level) const;
+  std::int64_t made() const { return pool_->taken(); }
   static void drop(Node* node);        // one owner fewer
   static void free_shell(Node* node);  // a node whose children have moved elsewhere
   Node* share(Node* node) const;       // one owner more
@@ -157,7 +159,10 @@ class Nodes {
   void push(InnerT* n, int j) const;
   // What waits for child j in all: its own tag and what waits for the node `n`. False: nothing does.
   bool carry(const InnerT* n, int j, const Waiting<Real>& above, Real* tags) const;
-  // Adds what waits to values [size, value_stride], of the entries of the leaf.
+  // The value of an entry with what waits for it: the leaf's own where nothing does, else made in `scratch`.
+  const Real* value_with_steps(const Node* root, Real key, EntryId id, std::vector<Real>& scratch) const;
+  // Adds what waits to the value of entry i of the leaf; to all of them, [size, value_stride].
+  void step_value(const LeafT* n, int i, const Waiting<Real>& waiting, Real* value) const;
   void step_values(const LeafT* n, const Waiting<Real>& waiting, Real* values) const;
   // out [row] += sum_r c[r] tags [count, row]: values only.
   void add_tags(const Real* tags, const double* c, int count, Real* out) const;

@@ -37,6 +37,7 @@ NodePool::~NodePool() {
 
 void* NodePool::take(bool leaf) {
   const std::size_t bytes = bytes_[leaf ? 0 : 1];
+  taken_.fetch_add(1, std::memory_order_relaxed);
   if constexpr (kFreesNodes) return allocate(kLine, bytes);
   const std::lock_guard lock(mutex_);
   Free*& free = free_[leaf ? 0 : 1];

@@ -5,7 +5,9 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <mutex>
 #include <vector>
 
@@ -21,6 +23,7 @@ class NodePool {
 
   void* take(bool leaf);
   void give_back(void* memory, bool leaf);
+  std::int64_t taken() const { return taken_.load(std::memory_order_relaxed); }  // ever
 
  private:
   struct Free {
@@ -33,6 +36,7 @@ class NodePool {
   std::array<Free*, 2> free_ = {};
   std::byte *at_ = nullptr, *end_ = nullptr;  // of the last slab, what has not been given out
   std::size_t total_ = 0;
+  std::atomic<std::int64_t> taken_{0};
   std::vector<void*> slabs_;
 };
 

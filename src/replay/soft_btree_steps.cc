@@ -174,15 +174,44 @@ bool Nodes<Real>::carry(const InnerT* n, int j, const Waiting<Real>& above, Real
 
 template <class Real>
 void Nodes<Real>::step_values(const LeafT* n, const Waiting<Real>& waiting, Real* values) const {
+  for (int i = 0; i < n->size; ++i) step_value(n, i, waiting, values + i * value_stride);
+}
+
+template <class Real>
+void Nodes<Real>::step_value(const LeafT* n, int i, const Waiting<Real>& waiting, Real* value) const {
+  if (n->weights[i] == 0) return;
   const Real* from[kProfilesMost];
-  for (int r = 0; r < profiles; ++r) from[r] = waiting.tags + r * row;
-  for (int i = 0; i < n->size; ++i) {
-    if (n->weights[i] == 0) continue;
-    Real f[kProfilesMost];
-    profile(n->keys[i], waiting, f);
-    for (int r = 0; r < profiles; ++r) f[r] *= n->weights[i];
-    rows::add_pointed(from, f, profiles, value_stride, values + i * value_stride);
+  Real f[kProfilesMost];
+  profile(n->keys[i], waiting, f);
+  for (int r = 0; r < profiles; ++r) {
+    from[r] = waiting.tags + r * row;
+    f[r] *= n->weights[i];
   }
+  rows::add_pointed(from, f, profiles, value_stride, value);
+}
+
+template <class Real>
+const Real* Nodes<Real>::value_with_steps(const Node* root, Real key, EntryId id, std::vector<Real>& scratch) const {
+  const std::size_t tags_size = static_cast<std::size_t>(profiles * row);
+  std::vector<Real> above(stepping ? tags_size : 0), below(above);
+  Waiting<Real> waiting = {0, 0, nullptr};
+  while (!root->leaf()) {
+    const InnerT* n = inner(root);
+    const int j = child_of(n, key, id);
+    if (carry(n, j, waiting, below.data())) {
+      above.swap(below);
+      waiting = {n->hi[j], n->lo[j], above.data()};
+    } else {
+      waiting.tags = nullptr;
+    }
+    root = n->children[j];
+  }
+  const LeafT* n = leaf(root);
+  const int at = place_of(n, key, id);
+  if (waiting.tags == nullptr) return value(n, at);
+  scratch.assign(value(n, at), value(n, at) + value_stride);
+  step_value(n, at, waiting, scratch.data());
+  return scratch.data();
 }
 
 template <class Real>

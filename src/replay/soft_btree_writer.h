@@ -51,6 +51,7 @@ struct SoftBTree<Real>::Impl {
   InsertionOrder order;
   std::optional<WeightHeap<Real>> by_weight;  // made when first asked for
   std::vector<Real> kept;                     // a value that is on its way in
+  std::vector<Real> looked_at;                // what entry() gave, where steps wait for it
 
  private:
   void sort_items();

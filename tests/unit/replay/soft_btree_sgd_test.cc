@@ -148,9 +148,17 @@ TEST(SoftBTreeSgd, AStepAtTheKeyOfMostEntriesIsOneOfItsEdge) {
     std::vector<double> keys(2000);
     for (double& key : keys) key = uniform(random) < 0.9 ? 0.5 : uniform(random);
     Stepped stepped(make_case<double>(keys, 2, kernel, 0.1, random), random);
+    // Nodes that are shared are copied when a step comes to them: on each of at most 4 levels, those where the key
+    // begins and ends, and no others of the 60 and more leaves that hold nothing else.
+    const auto nodes_met = [&](double query) {
+      const auto shares_all = stepped.tree().snapshot();
+      const std::int64_t before = stepped.tree().nodes_made();
+      stepped.step_at(query);
+      return stepped.tree().nodes_made() - before;
+    };
     for (int turn = 0; turn < 20; ++turn) {
-      stepped.step_at(0.5);
-      stepped.step_at(uniform(random));
+      EXPECT_LE(nodes_met(0.5), 8);
+      EXPECT_LE(nodes_met(uniform(random)), 8);
       stepped.check_reads();
     }
     stepped.tree().check_invariants();
@@ -198,6 +206,27 @@ TEST(SoftBTreeSgd, SavingWhatWaitsIsANewVersion) {
   EXPECT_EQ(stepped.tree().version(), version + 2);
   (void)stepped.tree().to_bytes();
   EXPECT_EQ(stepped.tree().version(), version + 2);
+}
+
+TEST(SoftBTreeSgd, LookingAtEntriesChangesNoBitOfAnyRead) {
+  for (const SoftKernel kernel : {SoftKernel::kLaplace, SoftKernel::kMatern32}) {
+    Random random(29);
+    Stepped stepped(kernel, 2000, 300, random);
+    const auto queries = draw_queries(stepped.made(), 200, random);
+    const auto read = [&] {
+      std::vector<double> reads(2 * queries.size());
+      EXPECT_TRUE(stepped.tree().snapshot().read(queries, reads).ok());
+      return reads;
+    };
+    for (int i = 0; i < 50; ++i) stepped.step();
+    const auto before = read();
+    const std::uint64_t version = stepped.tree().version();
+    const std::int64_t nodes_made = stepped.tree().nodes_made();
+    stepped.check_values();
+    EXPECT_EQ(read(), before);
+    EXPECT_EQ(stepped.tree().version(), version);
+    EXPECT_EQ(stepped.tree().nodes_made(), nodes_made);
+  }
 }
 
 // Squares of such weights are not floats.
