@@ -6,22 +6,14 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
-#include <cstring>
 #include <utility>
+
+#include "base/atomic_file.h"
+#include "base/io_status.h"
 
 namespace tandem {
 namespace {
-
-Status io_status(const std::filesystem::path& path, const char* action) {
-  const int error = errno;
-  const std::string message = fmt::format("{}: cannot {}: {}", path.string(), action, std::strerror(error));
-  if (error == ENOENT || error == ENOTDIR) return Status(StatusCode::kNotFound, message);
-  if (error == ENOSPC || error == EDQUOT) return Status(StatusCode::kResourceExhausted, message + "; free some space");
-  if (error == EACCES || error == EISDIR || error == EPERM) return Status(StatusCode::kInvalidArgument, message);
-  return Status(StatusCode::kUnavailable, message);
-}
 
 // Closes on every way out.
 struct FileDescriptor {
@@ -36,19 +28,6 @@ Result<struct stat> file_info(const std::filesystem::path& path, int fd) {
   if (::fstat(fd, &info) != 0) return io_status(path, "read");
   if (S_ISDIR(info.st_mode)) return invalid_argument("{}: is a directory, not a file", path.string());
   return info;
-}
-
-Status write_synced(const std::filesystem::path& path, std::string_view bytes) {
-  FileDescriptor file{::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)};
-  if (file.fd < 0) return io_status(path, "create");
-  while (!bytes.empty()) {
-    const ssize_t count = ::write(file.fd, bytes.data(), bytes.size());
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return io_status(path, "write");
-    bytes.remove_prefix(static_cast<std::size_t>(count));
-  }
-  if (::fsync(file.fd) != 0) return io_status(path, "sync");
-  return ok_status();
 }
 
 }  // namespace
@@ -79,22 +58,9 @@ Result<std::string> read_file(const std::filesystem::path& path, std::uint64_t b
 }
 
 Status write_file_atomic(const std::filesystem::path& path, std::string_view bytes) {
-  // A name of this call's own: others may write the same file, and the last one's is left, whole.
-  static std::atomic<std::uint64_t> calls{0};
-  const std::filesystem::path temporary = fmt::format("{}.tmp.{}.{}", path.string(), ::getpid(), calls++);
-  if (const Status status = write_synced(temporary, bytes); !status.ok()) {
-    ::unlink(temporary.c_str());
-    return status;
-  }
-  if (::rename(temporary.c_str(), path.c_str()) != 0) {
-    const Status status = io_status(path, "replace");
-    ::unlink(temporary.c_str());
-    return status;
-  }
-  std::filesystem::path parent = path.parent_path();
-  FileDescriptor folder{::open(parent.empty() ? "." : parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
-  if (folder.fd >= 0 && ::fsync(folder.fd) != 0 && errno != EINVAL) return io_status(parent, "sync");
-  return ok_status();
+  AtomicFile file = TD_TRY(AtomicFile::create(path));
+  TD_TRY(file.write_at(0, std::as_bytes(std::span(bytes))));
+  return file.commit();
 }
 
 Result<MappedFile> MappedFile::open(const std::filesystem::path& path) {

@@ -16,8 +16,8 @@ namespace tandem {
 // kUnavailable (I/O).
 [[nodiscard]] Result<std::string> read_file(const std::filesystem::path& path, std::uint64_t bytes_max = 1ull << 30);
 
-// Writes `bytes` so that a crash leaves the old file or the new one: temporary file, fsync, rename, fsync of the
-// folder. Errors: kNotFound (no such folder), kResourceExhausted (disk full), kUnavailable (I/O).
+// Writes `bytes` so that a crash leaves the old file or the new one (base/atomic_file.h). Errors: kNotFound (no such
+// folder), kResourceExhausted (disk full), kUnavailable (I/O).
 [[nodiscard]] Status write_file_atomic(const std::filesystem::path& path, std::string_view bytes);
 
 // A file mapped read-only and shared with every other process that maps it. Pages come in when touched.

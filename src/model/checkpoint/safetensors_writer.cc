@@ -1,12 +1,7 @@
 #include "model/checkpoint/safetensors_writer.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
-#include <cerrno>
-#include <cstring>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
@@ -15,18 +10,6 @@
 
 namespace tandem::model {
 namespace {
-
-Status io_status(const std::filesystem::path& path, const char* action) {
-  const int error = errno;
-  const StatusCode code = error == ENOENT || error == ENOTDIR  ? StatusCode::kNotFound
-                          : error == ENOSPC || error == EDQUOT ? StatusCode::kResourceExhausted
-                          : error == EACCES || error == EISDIR ? StatusCode::kInvalidArgument
-                                                               : StatusCode::kUnavailable;
-  const char* remedy = code == StatusCode::kNotFound            ? "; create the folder first"
-                       : code == StatusCode::kResourceExhausted ? "; free some space"
-                                                                : "";
-  return make_status(code, "{}: cannot {}: {}{}", path.string(), action, std::strerror(error), remedy);
-}
 
 // Appends a strided view row by row; gapless inner axes go in one piece.
 Status append_view(SafetensorsWriter& writer, const tensor::TensorView& view) {
@@ -58,70 +41,25 @@ Result<SafetensorsWriter> SafetensorsWriter::create(const std::filesystem::path&
   }
   std::ranges::stable_sort(entries, std::greater<>(), [](const TensorEntry& e) { return dtype_bytes(*e.dtype); });
 
-  SafetensorsWriter writer;
-  writer.path_ = path;
-  writer.temporary_ = path.string() + ".tmp";
   const std::string header = make_safetensors_header(entries, metadata);
+  SafetensorsWriter writer(TD_TRY(AtomicFile::create(path)));
   writer.entries_ = std::move(entries);
-  writer.fd_ = ::open(writer.temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (writer.fd_ < 0) return io_status(writer.temporary_, "create");
-  TD_TRY(writer.write_all(0, std::as_bytes(std::span(header))));
+  TD_TRY(writer.file_.write_at(0, std::as_bytes(std::span(header))));
   writer.data_begin_ = header.size();
   return writer;
-}
-
-SafetensorsWriter::SafetensorsWriter(SafetensorsWriter&& other) noexcept { *this = std::move(other); }
-
-SafetensorsWriter& SafetensorsWriter::operator=(SafetensorsWriter&& other) noexcept {
-  std::swap(path_, other.path_);
-  std::swap(temporary_, other.temporary_);
-  std::swap(fd_, other.fd_);
-  std::swap(entries_, other.entries_);
-  std::swap(data_begin_, other.data_begin_);
-  std::swap(written_, other.written_);
-  return *this;
-}
-
-SafetensorsWriter::~SafetensorsWriter() {
-  if (fd_ < 0) return;
-  ::close(fd_);
-  ::unlink(temporary_.c_str());
-}
-
-Status SafetensorsWriter::write_all(std::uint64_t offset, std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t count = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return io_status(temporary_, "write");
-    bytes = bytes.subspan(static_cast<std::size_t>(count));
-    offset += static_cast<std::uint64_t>(count);
-  }
-  return ok_status();
 }
 
 Status SafetensorsWriter::append(std::span<const std::byte> bytes) { return write_at(written_, bytes); }
 
 Status SafetensorsWriter::write_at(std::uint64_t offset, std::span<const std::byte> bytes) {
-  TD_CHECK(fd_ >= 0, path_.string());
-  TD_TRY(write_all(data_begin_ + offset, bytes));
+  TD_TRY(file_.write_at(data_begin_ + offset, bytes));
   std::atomic_ref(written_).fetch_add(bytes.size(), std::memory_order_relaxed);
   return ok_status();
 }
 
 Status SafetensorsWriter::commit(Sync sync) {
-  TD_CHECK(fd_ >= 0, path_.string());
   TD_CHECK(written_ == (entries_.empty() ? 0 : entries_.back().end), written_);
-  if (sync == Sync::kYes && ::fsync(fd_) != 0) return io_status(temporary_, "sync");
-  if (::rename(temporary_.c_str(), path_.c_str()) != 0) return io_status(path_, "replace");
-  ::close(std::exchange(fd_, -1));
-  if (sync == Sync::kNo) return ok_status();
-  const std::filesystem::path parent = path_.has_parent_path() ? path_.parent_path() : ".";
-  const int folder = ::open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (folder < 0) return ok_status();
-  const bool synced = ::fsync(folder) == 0 || errno == EINVAL;
-  const Status status = synced ? ok_status() : io_status(parent, "sync");
-  ::close(folder);
-  return status;
+  return file_.commit(sync);
 }
 
 Status write_safetensors(const std::filesystem::path& path, std::span<const NamedTensor> tensors,

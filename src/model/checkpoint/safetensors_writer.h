@@ -1,6 +1,6 @@
 // Writes safetensors files: the header first, then the tensors' bytes as they come, so that a file of any size costs no
-// memory. The file appears under its name only when it is complete and on disk; a crash leaves the old one.
-// Threads: one at a time.
+// memory. The file appears under its name only when it is complete (base/atomic_file.h); a crash leaves the old one,
+// and without commit() nothing is left of what was written. Threads: one at a time.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +9,10 @@
 #include <map>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "base/atomic_file.h"
 #include "base/status.h"
 #include "model/checkpoint/safetensors_header.h"
 #include "tensor/tensor_view.h"
@@ -35,25 +37,19 @@ class SafetensorsWriter {
   [[nodiscard]] static Result<SafetensorsWriter> create(const std::filesystem::path& path,
                                                         std::vector<TensorEntry> entries,
                                                         const std::map<std::string, std::string>& metadata);
-  SafetensorsWriter(SafetensorsWriter&& other) noexcept;
-  SafetensorsWriter& operator=(SafetensorsWriter&& other) noexcept;
-  ~SafetensorsWriter();  // without commit(), removes what was written
-
   std::span<const TensorEntry> entries() const { return entries_; }
   // The next bytes of the data section, in pieces of any size.
   [[nodiscard]] Status append(std::span<const std::byte> bytes);
   // Bytes of the data section at any place, instead of append(). Each byte once.   Threads: any, at the same time.
   [[nodiscard]] Status write_at(std::uint64_t offset, std::span<const std::byte> bytes);
   // Every byte has been written (their number is checked): puts the file in its place, synced first unless told not to.
-  enum class Sync : std::uint8_t { kYes, kNo };
+  using Sync = AtomicFile::Sync;
   [[nodiscard]] Status commit(Sync sync = Sync::kYes);
 
  private:
-  SafetensorsWriter() = default;
-  Status write_all(std::uint64_t offset, std::span<const std::byte> bytes);
+  explicit SafetensorsWriter(AtomicFile file) : file_(std::move(file)) {}
 
-  std::filesystem::path path_, temporary_;
-  int fd_ = -1;
+  AtomicFile file_;
   std::vector<TensorEntry> entries_;
   std::uint64_t data_begin_ = 0;  // in the file
   std::uint64_t written_ = 0;     // bytes of data

@@ -1,7 +1,11 @@
 #include "model/checkpoint/safetensors.h"
 
-#include <chrono>
+#include <sys/resource.h>
 
+#include <chrono>
+#include <csignal>
+
+#include "base/file.h"
 #include "model/checkpoint/safetensors_writer.h"
 #include "tensor/tensor.h"
 #include "unit/model/checkpoint/test_files.h"
@@ -15,6 +19,10 @@ using tensor::Tensor;
 
 Result<SafetensorsHeader> parse(std::string_view header, std::size_t data_bytes) {
   return parse_safetensors_header(as_bytes(safetensors_bytes(header, data_bytes)), "x.safetensors");
+}
+
+std::int64_t files_in(const std::filesystem::path& folder) {
+  return std::distance(std::filesystem::directory_iterator(folder), {});
 }
 
 TEST(SafetensorsHeader, ReadsTensorsAndMetadata) {
@@ -198,7 +206,7 @@ TEST(SafetensorsWriter, RoundTripsEveryDtype) {
     tensors.push_back(std::move(tensor));
   }
   ASSERT_TRUE(write_safetensors(dir / "m.safetensors", named, {{"format", "pt"}}).ok());
-  EXPECT_FALSE(std::filesystem::exists(dir / "m.safetensors.tmp"));
+  EXPECT_EQ(files_in(dir.path()), 1);
   const auto file = SafetensorsFile::open(dir / "m.safetensors");
   ASSERT_TRUE(file.ok()) << file.status().to_string();
   EXPECT_EQ(file->metadata().at("format"), "pt");
@@ -246,17 +254,50 @@ TEST(SafetensorsWriter, AnAbandonedWriteLeavesTheOldFile) {
     ASSERT_TRUE(writer->append(as_bytes(std::string("ab"))).ok());
   }
   EXPECT_EQ(std::filesystem::file_size(dir / "m.safetensors"), 3u);
-  EXPECT_FALSE(std::filesystem::exists(dir / "m.safetensors.tmp"));
+  EXPECT_EQ(files_in(dir.path()), 1);
 }
 
+// A limit of the process stands for the disk's.
 TEST(SafetensorsWriter, AFullDiskIsResourceExhausted) {
-  if (!std::filesystem::exists("/dev/full")) GTEST_SKIP() << "no /dev/full";
   const TempDir dir;
-  std::filesystem::create_symlink("/dev/full", dir / "m.safetensors.tmp");
+  const Tensor tensor(DType::kF32, Shape{4096});
+  const NamedTensor named[] = {{"a", tensor.view()}};
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  const rlimit small{.rlim_cur = 1024, .rlim_max = before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+  const Status status = write_safetensors(dir / "m.safetensors", named);
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  std::signal(SIGXFSZ, handler);
+  EXPECT_EQ(status.code(), StatusCode::kResourceExhausted);
+  EXPECT_TRUE(std::filesystem::is_empty(dir.path()));
+}
+
+TEST(SafetensorsWriter, TwoWhoWriteTheSameFileDoNotMeet) {
+  const TempDir dir;
+  const auto create = [&] {
+    return SafetensorsWriter::create(dir / "m.safetensors", {{.name = "a", .dtype = DType::kU8, .shape = Shape{4}}}, {})
+        .value();
+  };
+  SafetensorsWriter first = create(), second = create();
+  ASSERT_TRUE(first.append(as_bytes(std::string("aa"))).ok());
+  ASSERT_TRUE(second.append(as_bytes(std::string("bbbb"))).ok());
+  ASSERT_TRUE(first.append(as_bytes(std::string("aa"))).ok());
+  ASSERT_TRUE(first.commit().ok());
+  ASSERT_TRUE(second.commit().ok());  // the last is left, whole
+  const std::string bytes = read_file(dir / "m.safetensors").value();
+  EXPECT_TRUE(bytes.ends_with("bbbb")) << bytes;
+  EXPECT_EQ(files_in(dir.path()), 1);
+}
+
+TEST(SafetensorsWriter, WhatCannotBePutInItsPlaceIsRemoved) {
+  const TempDir dir;
+  std::filesystem::create_directories(dir / "m.safetensors" / "full");
   const Tensor tensor(DType::kF32, Shape{1});
   const NamedTensor named[] = {{"a", tensor.view()}};
-  EXPECT_EQ(write_safetensors(dir / "m.safetensors", named).code(), StatusCode::kResourceExhausted);
-  EXPECT_FALSE(std::filesystem::exists(dir / "m.safetensors"));
+  EXPECT_FALSE(write_safetensors(dir / "m.safetensors", named).ok());
+  EXPECT_EQ(files_in(dir.path()), 1);
 }
 
 }  // namespace
