@@ -6,6 +6,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "attention.h"
+#include "flat_soft_table.h"
 #include "kernels/norm/norm.h"
 #include "kernels/rope/qk_norm_rope.h"
 #include "layer.h"
@@ -68,5 +69,6 @@ NB_MODULE(_core, module) {
              "H"_a, "D"_a, "half"_a);
 
   tandem::python::bind_soft_btree(module);
+  tandem::python::bind_flat_soft_table(module);
   tandem::python::bind_memories(module);
 }

@@ -7,9 +7,10 @@ Importing this imports neither: `attention` looks at what it is given.
 from ._attention import attention
 from .plans import AttentionPlan, prompt_answers_plan
 
-# Only these need NumPy.
+# Only these need NumPy (FlatSoftTable: PyTorch).
 _MEMORIES = {
     "SoftBTree": "soft_btree",
+    "FlatSoftTable": "flat_soft_table",
     "PrioritizedReplay": "memories",
     "EpisodicValue": "memories",
     "Curriculum": "memories",
