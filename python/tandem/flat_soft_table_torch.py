@@ -48,6 +48,6 @@ class _Read(torch.autograd.Function):
                 continue
             shape, dtype, device = like
             if 1 <= i <= 3:
-                gradient = gradient[ctx.ids]
+                gradient = gradient.index_select(0, ctx.ids)
             gradients.append(gradient.reshape(shape).to(device, dtype))
         return None, *gradients, None

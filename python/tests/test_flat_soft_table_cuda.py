@@ -112,8 +112,8 @@ def test_a_history_reads_as_the_trees_does():
         keys, values = torch.randn(50), torch.randn(50, 2)
         if len(kept) > 400:
             table.erase_oldest(100)
-            oldest = list(kept)[:100]
-            tree.erase([kept.pop(i) for i in oldest if kept[i] is not None])
+            gone = [kept.pop(i) for i in list(kept)[:100]]
+            tree.erase([i for i in gone if i is not None])
         theirs = tree.insert(keys, values)
         for a, b in zip(table.insert(keys.cuda(), values.cuda()).tolist(), theirs.tolist()):
             kept[a] = b
