@@ -2,9 +2,10 @@
 //
 //   bench_soft_btree [--smoke] [--json] [--max=N] [--width=D]   CPU ns per entry or query: the median of several runs
 // Rows: all operations at n = 1e6 for D = 1, 16, 64, and the curve n = 1e3 .. N (1e7) at D = 1. Keys are uniform in
-// [0, 1), tau = 0.01; erase+insert evicts the oldest. With --width, only that D and only at n = 1e6. Beside them:
-// std::multimap and, where libabsl-dev is installed, absl::btree_multimap (float -> u32: no sums at all), and the dense
-// f32 scan.
+// [0, 1), tau = 0.01; a snapshot, for which sums are made that changes have put off, is taken after each run of changes
+// (and in "insert, snapshot" after each insert); erase+insert evicts the oldest. With --width, only that D and only at
+// n = 1e6. Beside them: std::multimap and, where libabsl-dev is installed, absl::btree_multimap (float -> u32: no sums
+// at all), and the dense f32 scan.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -77,16 +78,31 @@ void measure_tree(const CpuRows& rows, std::int64_t n, int width, std::size_t co
       "insert", "tandem", width, n, done,
       [&] {
         for (std::size_t i = 0; i < count; ++i) ids[i] = tree.insert(work.keys[i], work.value(i)).value();
+        (void)tree.snapshot();
       },
       erase_all);
   rows.row(
-      "insert batch", "tandem", width, n, done, [&] { (void)tree.insert_batch(work.keys, work.values, {}, ids); },
+      "insert, snapshot", "tandem", width, n, done,
+      [&] {
+        for (std::size_t i = 0; i < count; ++i) {
+          ids[i] = tree.insert(work.keys[i], work.value(i)).value();
+          (void)tree.snapshot();
+        }
+      },
+      erase_all);
+  rows.row(
+      "insert batch", "tandem", width, n, done,
+      [&] {
+        (void)tree.insert_batch(work.keys, work.values, {}, ids);
+        (void)tree.snapshot();
+      },
       erase_all);
   rows.row("erase+insert", "tandem", width, n, done, [&] {
     for (std::size_t i = 0; i < count; ++i) {
       (void)tree.erase(*tree.oldest());
       (void)tree.insert(work.keys[i], work.value(i));
     }
+    (void)tree.snapshot();
   });
   {
     const auto snapshot = tree.snapshot();

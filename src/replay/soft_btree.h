@@ -12,8 +12,10 @@
 // from children, never subtracted, so nothing drifts. Exact kernel sums by sorting: Hofmeyr, TPAMI 43(2), 2021. The
 // value does not depend on the tree's shape, so splits, merges and rebuilds change gradients by rounding only.
 //
-// Versions: every change makes a new version. snapshot() is O(1): nodes are shared and copied when changed, so readers
-// of a snapshot never wait for the writer, and a backward through it is of the tree as it was read.
+// Versions: every change makes a new version. Nodes are shared with snapshots and copied when changed, so readers of a
+// snapshot never wait for the writer, and a backward through it is of the tree as it was read. snapshot() is O(1), but
+// for sums that changes since the last one have left to it: less than they would have cost at once, as many changes
+// meet the same nodes.
 // Invariants: check_invariants().   Threads: one writer; any number of readers, each on a snapshot of its own (taking
 // one is the writer's thread's business, or synchronised with it).   Memory: grows with n; a refused call changes
 // nothing. Errors: kInvalidArgument (a NaN or infinite key, query, value or weight; a negative weight; tau <= 0; widths

@@ -46,6 +46,7 @@ class Checker {
       return;
     }
     const auto* n = Nodes<Real>::inner(node);
+    TD_CHECK(n->stale == 0, n->stale);
     const std::size_t begin = entries_.size();
     std::vector<std::size_t> bounds = {begin};
     std::vector<Real> waiting(static_cast<std::size_t>(nodes_.profiles * nodes_.row));
@@ -157,6 +158,7 @@ class Checker {
 
 template <class Real>
 void SoftBTree<Real>::check_invariants() const {
+  impl_->nodes.repair(impl_->root.node);
   Checker<Real> checker(impl_->nodes, impl_->keys);
   checker.visit(impl_->root.node, true);
   TD_CHECK(static_cast<std::int64_t>(checker.count()) == impl_->size, checker.count(), impl_->size);

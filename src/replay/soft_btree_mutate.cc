@@ -41,7 +41,7 @@ int divide(const Nodes<Real>& nodes, const Inner<Real>* n, const Item<Real>* beg
     begin = stop;
     if (n->level <= 2) nodes.prefetch_head(n->children[j], n->level - 1);
   }
-  if (n->level <= 2) nodes.prefetch_sums(n, shares[0].child, shares[count - 1].child);
+  if (n->level == 1) nodes.prefetch_sums(n, shares[0].child, shares[count - 1].child);
   return count;
 }
 
@@ -130,7 +130,11 @@ class Insertion {
       below(n->children[j], shares[s].begin, shares[s].end, beside);
       ends[s] = beside.size();
     }
-    if (beside.empty()) {
+    if (n->level > 1) {
+      for (int s = 0; s < count; ++s) nodes_.put_off(n, shares[s].child);
+      if (beside.empty()) return;
+      nodes_.repair(n);
+    } else if (beside.empty()) {
       for (int s = 0; s < count; ++s) nodes_.summarise(n, shares[s].child);
       nodes_.refresh(n, shares[0].child, shares[count - 1].child);
       return;
@@ -198,11 +202,16 @@ class Removal {
       nodes_.push(n, j);
       below(n->children[j], shares[s].begin, shares[s].end);
       thin |= n->children[j]->size < n->children[j]->least();
-      if (n->children[j]->size > 0) nodes_.summarise(n, j);
+      if (n->level > 1) {
+        nodes_.put_off(n, j);
+      } else if (n->children[j]->size > 0) {
+        nodes_.summarise(n, j);
+      }
     }
     if (thin) {
+      nodes_.repair(n);
       mend(n);
-    } else {
+    } else if (n->level == 1) {
       nodes_.refresh(n, shares[0].child, shares[count - 1].child);
     }
   }
@@ -339,6 +348,10 @@ void update_entry(const Nodes<Real>& nodes, Node*& root, const Item<Real>& item)
   nodes.unshare(n->children[j]);
   nodes.push(n, j);
   update_entry(nodes, n->children[j], item);
+  if (n->level > 1) {
+    nodes.put_off(n, j);
+    return;
+  }
   nodes.summarise(n, j);
   nodes.refresh(n, j, j);
 }

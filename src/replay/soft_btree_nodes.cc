@@ -1,6 +1,7 @@
 #include "replay/soft_btree_nodes.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <type_traits>
 
@@ -211,10 +212,26 @@ void Nodes<Real>::refresh(InnerT* n, int first, int last) const {
 }
 
 template <class Real>
+void Nodes<Real>::repair(Node* node) const {
+  if (node->level < 2 || inner(node)->stale == 0) return;
+  InnerT* n = inner(node);
+  const unsigned stale = n->stale;
+  n->stale = 0;
+  for (unsigned left = stale; left != 0; left &= left - 1) {
+    const int j = std::countr_zero(left);
+    if (n->children[j]->size == 0) continue;  // about to be taken out
+    repair(n->children[j]);
+    summarise(n, j);
+  }
+  refresh(n, std::countr_zero(stale), std::bit_width(stale) - 1);
+}
+
+template <class Real>
 void Nodes<Real>::refresh_all(Node*& node) const {
   if (node->leaf()) return;
   unshare(node);
   if (stepping && inner(node)->steps == nullptr) start_steps(inner(node));
+  inner(node)->stale = 0;
   for (int j = 0; j < node->size; ++j) {
     refresh_all(inner(node)->children[j]);
     summarise(inner(node), j);

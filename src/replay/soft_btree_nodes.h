@@ -65,6 +65,7 @@ template <class Real>
 struct alignas(64) Inner : Node {
   bool some_dead = true;      // a child may have no live keys
   std::uint16_t pending = 0;  // bit j: a tag waits for child j
+  std::uint16_t stale = 0;    // bit j: below child j are changes that its sums, and all running sums, do not know of
   double* steps = nullptr;    // products [kInnerMost, R, R], then tags [kInnerMost, R, row] of Real; none at first
   Node* children[kInnerMost] = {};
   Real first_keys[kInnerMost] = {};
@@ -97,6 +98,11 @@ bool before(Real key_a, EntryId id_a, Real key_b, EntryId id_b) {
   return key_a < key_b || (key_a == key_b && id_a < id_b);
 }
 
+// A changed entry changes the sums of all nodes above it. Those over leaves are made again at once, while the leaf is
+// at hand; those further up have few nodes, which many changes meet, and wait for repair(): before a snapshot, or
+// anything else that looks at sums. What comes out is the same, bit for bit. No tag waits for a child while it is
+// stale.
+//
 // Everything about nodes that depends on the tree's widths and temperature.
 template <class Real>
 class Nodes {
@@ -147,6 +153,15 @@ class Nodes {
   // The running sums, after children first..last changed.
   void refresh(InnerT* n, int first, int last) const;
   void refresh(InnerT* n) const { refresh(n, 0, n->size - 1); }
+  // Puts that off: child j has changed below. `n` has one owner until repair(), which is before anyone may share it.
+  void put_off(InnerT* n, int j) const {
+    const InnerT* child = inner(n->children[j]);
+    n->first_keys[j] = child->first_keys[0];
+    n->first_ids[j] = child->first_ids[0];
+    n->stale = static_cast<std::uint16_t>(n->stale | 1u << j);
+  }
+  // Makes what was put off below.
+  void repair(Node* node) const;
   // All sums below, for a new temperature.
   void refresh_all(Node*& node) const;
 

@@ -24,6 +24,20 @@ HWY_INLINE void exp_negative_of(const Real* u, Real* e, int count) {
 }
 
 template <class Real>
+HWY_INLINE void weigh_of(const Weigh<Real>& w) {
+  const Lanes<Real> d;
+  const int n = static_cast<int>(hn::Lanes(d));
+  const auto tau = hn::Set(d, w.tau), near = hn::Set(d, 1 + w.shift);
+  for (int i = 0; i < w.count; i += n) {
+    const auto u = hn::Div(hn::LoadU(d, w.distances + i), tau);
+    const auto e = exp_of(d, hn::Neg(u));
+    auto m = hn::LoadU(d, w.m0 + i);
+    if (w.moments) m = hn::MulAdd(hn::Add(near, u), m, hn::LoadU(d, w.m1 + i));
+    hn::StoreU(hn::IfThenElseZero(hn::Gt(e, hn::Zero(d)), hn::Mul(e, m)), d, w.m0 + i);
+  }
+}
+
+template <class Real>
 HWY_INLINE void weighted_pair_of(const Real* data, const Real* ca, const Real* cb, int count, int width, Real* a,
                                  Real* b) {
   const Lanes<Real> d;
@@ -142,6 +156,7 @@ HWY_INLINE void scan_of(const Scan<Real>& s) {
 
 // Highway dispatches functions, not templates.
 #define TD_ROWS_OF(Real, suffix)                                                                                   \
+  void weigh_##suffix(const Weigh<Real>& w) { weigh_of(w); }                                                       \
   void exp_negative_##suffix(const Real* u, Real* e, int count) { exp_negative_of(u, e, count); }                  \
   void weighted_pair_##suffix(const Real* x, const Real* ca, const Real* cb, int count, int w, Real* a, Real* b) { \
     weighted_pair_of(x, ca, cb, count, w, a, b);                                                                   \
@@ -164,6 +179,8 @@ HWY_AFTER_NAMESPACE();
 namespace tandem::replay::rows {
 
 #define TD_ROWS_OF(Real, suffix)                                                                                     \
+  HWY_EXPORT(weigh_##suffix);                                                                                        \
+  void weigh(const Weigh<Real>& w) { HWY_DYNAMIC_DISPATCH(weigh_##suffix)(w); }                                      \
   HWY_EXPORT(exp_negative_##suffix);                                                                                 \
   HWY_EXPORT(weighted_pair_##suffix);                                                                                \
   HWY_EXPORT(add_weighted_##suffix);                                                                                 \

@@ -46,6 +46,20 @@ void add_weighted(const double* data, const double* c, int count, int width, dou
 void add_pointed(const float* const* rows, const float* c, int count, int width, float* out);
 void add_pointed(const double* const* rows, const double* c, int count, int width, double* out);
 
+// m0[i] = e^-u (m0[i], or with moments (1 + shift + u) m0[i] + m1[i]), u = distances[i] / tau >= 0; 0 where e^-u is.
+// May read and write up to lanes(count).
+template <class Real>
+struct Weigh {
+  const Real* distances;
+  Real* m0;
+  const Real* m1;
+  int count;
+  bool moments;
+  Real shift, tau;
+};
+void weigh(const Weigh<float>& w);
+void weigh(const Weigh<double>& w);
+
 // Running sums: from `first` by `step` (+1 or -1) to the last of `count` rows,
 //   sums_j = item_j + e^-u sums_{j-step},   u = |anchor_j - anchor_{j-step}| / tau
 // and with moments (a second row behind each) sums'_j = item'_j + e^-u (sums'_{j-step} + u sums_{j-step}).

@@ -97,16 +97,17 @@ class Sampler {
     const int at = side == Side::kBefore && !tile.only ? 0 : tile.child;
     const int end = side == Side::kAfter && !tile.only ? tile.node->size : tile.child + 1;
     const std::size_t to = add({tile.node, at, end, side}, 1);
-    u_[to] = distance(probe, tile.anchor, side);
+    u_[to] = Distance(probe, side)(tile.anchor);
     put_row(to, tile.row);
   }
   void put_children(const Probe<Real>& probe, const Inner<Real>* n, int from, int to, Side side) {
     const bool after = side == Side::kAfter;
     const std::size_t begin = add({n, from, from, side}, to - from);
-    for (int c = from; c < to; ++c) {
-      u_[begin + (c - from)] = distance(probe, after ? n->lo[c] : n->hi[c], side);
-      put_row(begin + (c - from), after ? nodes_.right(n, c) : nodes_.left(n, c));
-    }
+    const Distance distance(probe, side);
+    const Real* const keys = after ? n->lo : n->hi;
+    Real* const u = u_.data() + begin;
+    for (int c = from; c < to; ++c) u[c - from] = distance(keys[c]);
+    for (int c = from; c < to; ++c) put_row(begin + (c - from), after ? nodes_.right(n, c) : nodes_.left(n, c));
   }
   void put_row(std::size_t to, const Real* row) {
     m0_[to] = row[nodes_.width];
@@ -115,12 +116,11 @@ class Sampler {
   void put_entries(const Probe<Real>& probe, const Leaf<Real>* n, int from, int to, Side side) {
     if (from == to) return;
     const std::size_t begin = add({n, from, from, side}, to - from);
-    Real *u = u_.data() + begin, *m0 = m0_.data() + begin, *m1 = m1_.data() + begin;
-    for (int i = from; i < to; ++i) {
-      u[i - from] = distance(probe, n->keys[i], side);
-      m0[i - from] = n->weights[i];
-      m1[i - from] = 0;
-    }
+    const Distance distance(probe, side);
+    Real* const u = u_.data() + begin;
+    for (int i = from; i < to; ++i) u[i - from] = distance(n->keys[i]);
+    std::copy(n->weights + from, n->weights + to, m0_.data() + begin);
+    std::fill_n(m1_.data() + begin, to - from, Real(0));
   }
   // Room for the masses of a group. K is (1 + shift + u) e^-u m0 + e^-u m1 with moments, and e^-u m0 without.
   std::size_t add(const Choice& first, int count) {
@@ -128,16 +128,25 @@ class Sampler {
     groups_.push_back({begin, first});
     count_ += static_cast<std::size_t>(count);
     if (count_ + 32 / sizeof(Real) > u_.size()) {  // whole vectors are read
-      for (auto* grown : {&u_, &m0_, &m1_, &e_}) grown->resize(2 * count_ + 64);
+      for (auto* grown : {&u_, &m0_, &m1_}) grown->resize(2 * count_ + 64);
     }
     return begin;
   }
-  // Over tau, and never below 0: of an entry without weight it is of no account.
-  Real distance(const Probe<Real>& probe, Real key, Side side) const {
-    if (side == Side::kAt) return 0;
-    return side == Side::kBefore ? (probe.beyond_before + std::max(Real(0), probe.before - key)) / nodes_.tau
-                                 : (probe.beyond_after + std::max(Real(0), key - probe.after)) / nodes_.tau;
-  }
+  // Of a key beyond the nearest, never below 0: of an entry without weight it is of no account.
+  struct Distance {
+    Distance(const Probe<Real>& probe, Side side)
+        : sign(side == Side::kBefore ? -1
+               : side == Side::kAt   ? 0
+                                     : 1),
+          near(side == Side::kBefore ? probe.before
+               : side == Side::kAt   ? 0
+                                     : probe.after),
+          beyond(side == Side::kBefore ? probe.beyond_before
+                 : side == Side::kAt   ? 0
+                                       : probe.beyond_after) {}
+    Real operator()(Real key) const { return beyond + std::max(Real(0), sign * (key - near)); }
+    Real sign, near, beyond;
+  };
 
   // Of what has been put. True and the id if it is an entry; else what it leads to is asked for.
   bool choose(Draw& draw, EntryId& id) {
@@ -170,11 +179,7 @@ class Sampler {
   }
 
   Choice pick(double& uniform, Real shift) {
-    rows::exp_negative(u_.data(), e_.data(), static_cast<int>(count_));
-    for (std::size_t c = 0; c < count_; ++c) {
-      const Real m = nodes_.moments ? (1 + shift + u_[c]) * m0_[c] + m1_[c] : m0_[c];
-      m0_[c] = e_[c] > 0 ? e_[c] * m : 0;
-    }
+    rows::weigh({u_.data(), m0_.data(), m1_.data(), static_cast<int>(count_), nodes_.moments, shift, nodes_.tau});
     double left = uniform * static_cast<double>(rows::sum(m0_.data(), static_cast<int>(count_)));
     std::size_t chosen = 0;  // the last with mass, if rounding leads beyond it
     for (std::size_t c = 0; c < count_; ++c) {
@@ -194,7 +199,7 @@ class Sampler {
   const N& nodes_;
   std::vector<Draw> draws_;
   std::vector<Group> groups_;
-  std::vector<Real> u_ = std::vector<Real>(256), m0_ = u_, m1_ = u_, e_ = u_;
+  std::vector<Real> u_ = std::vector<Real>(256), m0_ = u_, m1_ = u_;
   std::size_t count_ = 0;
 };
 

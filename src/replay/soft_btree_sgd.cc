@@ -168,6 +168,7 @@ Status SoftBTree<Real>::sgd_values(Real query, std::span<const Real> d_read, Rea
     if (!std::isfinite(g)) return invalid_argument("sgd_values: d_read has {}, not finite", g);
     if (!std::isfinite(rate * g)) return not_finite();
   }
+  impl_->nodes.repair(impl_->root.node);
   if (impl_->nodes.window) return impl_->step_window(query, d_read, rate);
   tree::Probe<Real> probe;
   probe.locate(impl_->nodes, impl_->root.node, query);

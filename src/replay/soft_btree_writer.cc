@@ -193,6 +193,7 @@ std::optional<EntryId> SoftBTree<Real>::Impl::lightest() {
 template <class Real>
 SoftBTreeSnapshot<Real> SoftBTree<Real>::Impl::snapshot() {
   using Version = typename SoftBTreeSnapshot<Real>::Impl;
+  nodes.repair(root.node);
   SoftBTreeSnapshot<Real> snapshot;
   snapshot.impl_ = std::make_shared<const Version>(nodes, nodes.share(root.node), keys, size, version);
   return snapshot;
