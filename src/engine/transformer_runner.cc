@@ -39,7 +39,7 @@ struct TransformerRunner::StepLayout {
 namespace {
 
 constexpr std::int64_t kGraphRowsMax = 64;
-constexpr std::size_t kGraphBytes = std::size_t{1} << 20;  // of device memory, at most: measured
+constexpr std::size_t kGraphBytes = std::size_t{1} << 20;  // of device memory: an allowance, not measured
 
 // CUDA's own switch for finding the operation that fails: each launch then waits for its kernel. A graph would hide it.
 bool launches_wait() {
