@@ -67,11 +67,12 @@ struct InputNorm {
 //   weight    bf16 under kBf16, f32 under kF32 (other dtypes of a checkpoint are converted when it is loaded)
 //   bias      f32     residual  f32; may be y itself
 //   norm      as kernels/norm has it for f32 rows; its output is rounded to bf16 under kBf16
-// Weights (the norm's too) are asked for before the kernels ahead on the stream have ended. Whoever writes weights
-// there lets a copy follow, or waits, before the next layer is queued. Order: one f32 accumulator for each output, k
-// ascending: in steps of 16 on the tensor cores under kBf16, one fma each under kF32. The same bits for any T, on every
-// path (docs/kernels/numerics.md). Errors: kInvalidArgument (also: a build without CUDA), before any write;
-// kDeviceLost. Memory: none allocated; scratch, on 256 bytes, from linear_cuda_scratch_bytes().
+// Order: one f32 accumulator for each output, k ascending: in steps of 16 on the tensor cores under kBf16, one fma each
+// under kF32. The same bits for any T, on every path (docs/kernels/numerics.md).
+// Weights (the norm's too) are asked for before the kernels ahead on the stream have ended: whoever writes them there
+// lets a copy follow, or waits, before the next layer is queued.
+// Errors: kInvalidArgument (also: a build without CUDA), before any write; kDeviceLost.
+// Memory: none allocated; scratch, on 256 bytes, from linear_cuda_scratch_bytes().
 std::size_t linear_cuda_scratch_bytes(std::int64_t T, std::int64_t K);
 
 [[nodiscard]] Status linear_cuda(tensor::TensorView x, const InputNorm& norm, tensor::TensorView weight,
