@@ -8,23 +8,6 @@
 
 namespace tandem::kernels::sm80 {
 
-// Eight floats that an earlier kernel may have written while this one was beginning.
-template <bool kAligned>
-__device__ __forceinline__ void load_new_floats(const float* from, int count, float (&values)[kChunk]) {
-  if constexpr (kAligned) {
-    float4 low{}, high{};
-    if (count > 0) {
-      low = *reinterpret_cast<const float4*>(from);
-      high = *(reinterpret_cast<const float4*>(from) + 1);
-    }
-    values[0] = low.x, values[1] = low.y, values[2] = low.z, values[3] = low.w;
-    values[4] = high.x, values[5] = high.y, values[6] = high.z, values[7] = high.w;
-  } else {
-#pragma unroll
-    for (int i = 0; i < kChunk; ++i) values[i] = i < count ? from[i] : 0.0f;
-  }
-}
-
 // As turn() of rope/head_sm80.cuh, by tables that an earlier kernel may have written.
 template <bool kAligned>
 __device__ __forceinline__ void turn_new(const NormRopeAppendCall& call, const HeadPart& part, std::int64_t token,

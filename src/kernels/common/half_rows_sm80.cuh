@@ -81,6 +81,24 @@ __device__ __forceinline__ void load_floats(const float* from, int count, float 
 // An element type of rows, beside Bf16 and F16.
 struct F32 {};
 
+// Eight floats, or as many as there are and zeros, which a kernel before this one may still have written while this one
+// was beginning.
+template <bool kAligned>
+__device__ __forceinline__ void load_new_floats(const float* from, int count, float (&values)[kChunk]) {
+  if constexpr (kAligned) {
+    float4 low{}, high{};
+    if (count > 0) {
+      low = *reinterpret_cast<const float4*>(from);
+      high = *(reinterpret_cast<const float4*>(from) + 1);
+    }
+    values[0] = low.x, values[1] = low.y, values[2] = low.z, values[3] = low.w;
+    values[4] = high.x, values[5] = high.y, values[6] = high.z, values[7] = high.w;
+  } else {
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) values[i] = i < count ? from[i] : 0.0f;
+  }
+}
+
 // 8 elements of a row of HalfRows from `begin` on, as load_chunk() and store_chunk() take them. The launch may write
 // what is loaded.
 template <class E, bool kAligned>
@@ -89,19 +107,7 @@ __device__ __forceinline__ void load_values(const HalfRows& rows, std::uint32_t 
   if constexpr (!std::is_same_v<E, F32>) {
     widen<E>(load_chunk<kAligned>(rows.row(token, head) + begin, count), values);
   } else {
-    const float* const from = rows.row_of_f32(token, head) + begin;
-    if constexpr (kAligned) {
-      float4 low{}, high{};
-      if (count > 0) {
-        low = *reinterpret_cast<const float4*>(from);
-        high = *(reinterpret_cast<const float4*>(from) + 1);
-      }
-      values[0] = low.x, values[1] = low.y, values[2] = low.z, values[3] = low.w;
-      values[4] = high.x, values[5] = high.y, values[6] = high.z, values[7] = high.w;
-    } else {
-#pragma unroll
-      for (int i = 0; i < kChunk; ++i) values[i] = i < count ? from[i] : 0.0f;
-    }
+    load_new_floats<kAligned>(rows.row_of_f32(token, head) + begin, count, values);
   }
 }
 template <class E, bool kAligned>
