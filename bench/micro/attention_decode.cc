@@ -3,7 +3,6 @@
 // order, bf16 or e4m3, L2 overwritten before each call, medians. One JSON line a case.
 //   bench_attention_decode              a fixed list
 //   bench_attention_decode CASE...      B,queries,context,H,G,D,P[,window[,bytes of an element: 2 or 1]]
-#include <cuda_runtime_api.h>
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -18,6 +17,7 @@
 #include <vector>
 
 #include "base/rng.h"
+#include "bench/micro/cuda_timer.h"
 #include "device/device.h"
 #include "device/memory.h"
 #include "kernels/attention/attention.h"
@@ -28,24 +28,16 @@ namespace {
 using tensor::DType;
 using tensor::Shape;
 using tensor::TensorView;
-
-constexpr device::Device kDevice{device::DeviceKind::kCuda, 0};
-constexpr double kFlopsPeak = 989e12, kBytesPeak = 4.57e12;  // H200: datasheet; measured by a copy
+using namespace bench;
 
 struct Case {
   std::int64_t B, queries, context, H, G, D, P, window, element_bytes = 2;
 };
 
-void require(const Status& status) {
-  if (status.ok()) return;
-  fmt::print(stderr, "{}\n", status.to_string());
-  std::exit(1);
-}
-
 class Buffer {
  public:
   explicit Buffer(std::int64_t bytes)
-      : memory_(std::move(device::Memory::create(kDevice, static_cast<std::size_t>(bytes))).value()) {}
+      : memory_(std::move(device::Memory::create(kCuda, static_cast<std::size_t>(bytes))).value()) {}
   template <class T>
   Buffer(const std::vector<T>& values, device::Stream& stream)
       : Buffer(static_cast<std::int64_t>(values.size() * sizeof(T))) {
@@ -76,14 +68,14 @@ class Buffer {
     if (dtype == DType::kBf16) return fill_with(tensor::bf16_from_f32, stream);
     fill_with(tensor::f8e4m3_from_f32, stream);
   }
-  TensorView view(DType dtype, const Shape& shape) const { return TensorView(memory_.data(), dtype, shape, kDevice); }
+  TensorView view(DType dtype, const Shape& shape) const { return TensorView(memory_.data(), dtype, shape, kCuda); }
   device::Memory& memory() { return memory_; }
 
  private:
   device::Memory memory_;
 };
 
-void measure(const Case& c, Buffer& flush, device::Stream& stream) {
+void measure(const Case& c, CudaTimer& timer, device::Stream& stream) {
   const std::int64_t blocks_each = (c.context + c.P - 1) / c.P, blocks = c.B * blocks_each, T = c.B * c.queries;
   const DType dtype = c.element_bytes == 2 ? DType::kBf16 : DType::kF8E4m3;
   const std::int64_t cache_bytes = blocks * c.G * c.P * c.D * c.element_bytes;
@@ -103,26 +95,12 @@ void measure(const Case& c, Buffer& flush, device::Stream& stream) {
   Buffer scratch(static_cast<std::int64_t>(kernels::attention_cuda_scratch_bytes(
       {.T = T, .B = c.B, .H = c.H, .G = c.G, .D = c.D, .context_max = c.context})));
 
-  cudaEvent_t begin, end;
-  cudaEventCreate(&begin);
-  cudaEventCreate(&end);
-  std::vector<float> ms;
-  for (int i = 0; i < 24; ++i) {
-    cudaMemsetAsync(flush.memory().data(), i, flush.memory().bytes(), stream.cuda());
-    cudaEventRecord(begin, stream.cuda());
-    require(kernels::attention_cuda(q.view(DType::kBf16, {T, c.H, c.D}), kv, query_start.view(DType::kI32, {c.B + 1}),
-                                    context_len.view(DType::kI32, {c.B}), TensorView(), params, c.context,
-                                    out.view(DType::kBf16, {T, c.H, c.D}), scratch.memory().span(), stream));
-    cudaEventRecord(end, stream.cuda());
-    require(stream.synchronize());
-    float elapsed = 0.0f;
-    cudaEventElapsedTime(&elapsed, begin, end);
-    if (i >= 3) ms.push_back(elapsed);
-  }
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
-  std::sort(ms.begin(), ms.end());
-  const double seconds = ms[ms.size() / 2] * 1e-3;
+  const CudaTimer::Times us = timer.time({}, [&] {
+    return kernels::attention_cuda(q.view(DType::kBf16, {T, c.H, c.D}), kv, query_start.view(DType::kI32, {c.B + 1}),
+                                   context_len.view(DType::kI32, {c.B}), TensorView(), params, c.context,
+                                   out.view(DType::kBf16, {T, c.H, c.D}), scratch.memory().span(), stream);
+  });
+  const double seconds = us.median * 1e-6;
   double pairs = 0.0;
   for (std::int64_t i = 0; i < c.queries; ++i) {
     const std::int64_t sees = c.context - c.queries + i + 1;
@@ -136,9 +114,8 @@ void measure(const Case& c, Buffer& flush, device::Stream& stream) {
       "\"window\":{},\"kv\":\"{}\",\"us\":{:.1f},\"us_p95\":{:.1f},\"tb_per_s\":{:.3f},\"of_bandwidth\":{:.3f},"
       "\"tflops\":{:.1f},"
       "\"of_peak\":{:.3f}}}\n",
-      c.B, c.queries, c.context, c.H, c.G, c.D, c.P, c.window, tensor::dtype_name(dtype), seconds * 1e6,
-      ms[ms.size() * 95 / 100] * 1e3, bytes / seconds * 1e-12, bytes / seconds / kBytesPeak, flops / seconds * 1e-12,
-      flops / seconds / kFlopsPeak);
+      c.B, c.queries, c.context, c.H, c.G, c.D, c.P, c.window, tensor::dtype_name(dtype), us.median, us.p95,
+      bytes / seconds * 1e-12, bytes / seconds / kBytesPeak, flops / seconds * 1e-12, flops / seconds / kFlopsPeak);
 }
 
 Case parse(std::string_view text) {
@@ -157,7 +134,7 @@ int run(int count, char** texts) {
     return 1;
   }
   const auto stream = std::move(device::Stream::create_cuda(0)).value();
-  Buffer flush(std::int64_t{256} << 20);
+  CudaTimer timer(*stream);
   std::vector<Case> cases;
   for (int i = 0; i < count; ++i) cases.push_back(parse(texts[i]));
   if (cases.empty()) {
@@ -182,7 +159,7 @@ int run(int count, char** texts) {
       cases.push_back({4, 2048, 2048, 32, 8, D, 32, 0});
     }
   }
-  for (const Case& c : cases) measure(c, flush, *stream);
+  for (const Case& c : cases) measure(c, timer, *stream);
   return 0;
 }
 

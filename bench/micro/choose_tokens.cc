@@ -4,20 +4,19 @@
 // noise), or are normal with deviation 1 ("flat"), the worst case for top_p.
 //
 //   bench_choose_tokens [--smoke]
-#include <cuda_runtime_api.h>
 #include <fmt/core.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
-#include <functional>
 #include <memory>
 #include <random>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "bench/micro/cuda_timer.h"
 #include "device/device.h"
 #include "device/memory.h"
 #include "kernels/sampling/choose.h"
@@ -32,20 +31,7 @@ using kernels::TokenChoice;
 using tensor::DType;
 using tensor::Shape;
 using tensor::TensorView;
-
-constexpr device::Device kDevice{device::DeviceKind::kCuda, 0};
-constexpr double kBytesPeak = 4.57e12;  // H200: measured by a copy
-
-void require(const Status& status) {
-  if (status.ok()) return;
-  fmt::print(stderr, "{}\n", status.to_string());
-  std::exit(1);
-}
-template <class T>
-T require(Result<T> result) {
-  require(result.status());
-  return std::move(result).value();
-}
+using namespace bench;
 
 device::Memory make_logits(std::int64_t N, std::int64_t V, bool flat, device::Stream& stream) {
   std::mt19937 random(1);
@@ -64,44 +50,11 @@ device::Memory make_logits(std::int64_t N, std::int64_t V, bool flat, device::St
     }
     std::shuffle(own, own + V, random);
   }
-  device::Memory memory = require(device::Memory::create(kDevice, rows.size() * sizeof(float)));
+  device::Memory memory = require(device::Memory::create(kCuda, rows.size() * sizeof(float)));
   require(device::copy(memory.data(), rows.data(), memory.bytes(), stream));
   require(stream.synchronize());
   return memory;
 }
-
-class Timer {
- public:
-  explicit Timer(device::Stream& stream) : stream_(stream) {
-    cudaEventCreate(&begin_);
-    cudaEventCreate(&end_);
-  }
-  ~Timer() {
-    cudaEventDestroy(begin_);
-    cudaEventDestroy(end_);
-  }
-  // Median over `repeats` of the time of `calls` calls.
-  float median_us(int repeats, int calls, bool flushes, const std::function<Status()>& call) {
-    std::vector<float> us;
-    for (int i = 0; i < repeats + 2; ++i) {
-      if (flushes) cudaMemsetAsync(flush_.data(), i, flush_.bytes(), stream_.cuda());
-      cudaEventRecord(begin_, stream_.cuda());
-      for (int j = 0; j < calls; ++j) require(call());
-      cudaEventRecord(end_, stream_.cuda());
-      require(stream_.synchronize());
-      float ms = 0.0f;
-      cudaEventElapsedTime(&ms, begin_, end_);
-      if (i >= 2) us.push_back(ms * 1e3f / static_cast<float>(calls));
-    }
-    std::sort(us.begin(), us.end());
-    return us[us.size() / 2];
-  }
-
- private:
-  device::Stream& stream_;
-  device::Memory flush_ = require(device::Memory::create(kDevice, std::size_t{256} << 20));
-  cudaEvent_t begin_, end_;
-};
 
 struct Mode {
   const char* name;
@@ -111,14 +64,14 @@ struct Mode {
 
 void run(const std::vector<std::int64_t>& batches, std::int64_t V, int repeats) {
   const auto stream = require(device::Stream::create_cuda(0));
-  Timer timer(*stream);
+  CudaTimer timer(*stream);
   const auto rows_max = static_cast<std::size_t>(*std::max_element(batches.begin(), batches.end()));
   const device::Memory falling = make_logits(static_cast<std::int64_t>(rows_max), V, false, *stream),
                        flat = make_logits(static_cast<std::int64_t>(rows_max), V, true, *stream);
-  const device::Memory choices = require(device::Memory::create(kDevice, rows_max * sizeof(TokenChoice))),
-                       ids = require(device::Memory::create(kDevice, rows_max * 4)),
+  const device::Memory choices = require(device::Memory::create(kCuda, rows_max * sizeof(TokenChoice))),
+                       ids = require(device::Memory::create(kCuda, rows_max * 4)),
                        scratch = require(device::Memory::create(
-                           kDevice, kernels::largest_cuda_scratch_bytes(static_cast<std::int64_t>(rows_max)))),
+                           kCuda, kernels::largest_cuda_scratch_bytes(static_cast<std::int64_t>(rows_max)))),
                        chosen = require(device::Memory::create_pinned(rows_max * sizeof(ChosenToken)));
   const std::vector<Mode> modes = {
       {"largest", {}},
@@ -139,8 +92,8 @@ void run(const std::vector<std::int64_t>& batches, std::int64_t V, int repeats) 
     for (TokenChoice& choice : asked) choice.uniform = random();
     require(device::copy(choices.data(), asked.data(), choices.bytes(), *stream));
     for (const std::int64_t N : batches) {
-      const TensorView logits(mode.flat ? flat.data() : falling.data(), DType::kF32, Shape{N, V}, kDevice);
-      const TensorView found(ids.data(), DType::kI32, Shape{N}, kDevice);
+      const TensorView logits(mode.flat ? flat.data() : falling.data(), DType::kF32, Shape{N, V}, kCuda);
+      const TensorView found(ids.data(), DType::kI32, Shape{N}, kCuda);
       const auto count = static_cast<std::size_t>(N);
       const std::span out(static_cast<ChosenToken*>(chosen.data()), count);
       const std::span in(static_cast<const TokenChoice*>(choices.data()), count);
@@ -150,7 +103,8 @@ void run(const std::vector<std::int64_t>& batches, std::int64_t V, int repeats) 
         }
         return kernels::choose_tokens_cuda(logits, in, found, out, *stream);
       };
-      const float once = timer.median_us(repeats, 1, true, call), again = timer.median_us(repeats, 20, false, call);
+      const double once = timer.time({.repeats = repeats}, call).median;
+      const double again = timer.time({.repeats = repeats, .calls = 20, .overwrites_l2_cache = false}, call).median;
       const double bound = static_cast<double>(logits.bytes()) / kBytesPeak * 1e6;
       std::uint32_t hash = 0;
       for (const ChosenToken& token : out) hash = hash * 31 + static_cast<std::uint32_t>(token.token);

@@ -5,7 +5,6 @@
 //
 //   bench_soft_read_cuda [--smoke] [--repeats N] [--only OP] [--width D] [--queries M]
 // bench/micro/soft_read_peer.py times the dense formula in PyTorch.
-#include <cuda_runtime_api.h>
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -18,6 +17,7 @@
 #include <vector>
 
 #include "base/rng.h"
+#include "bench/micro/cuda_timer.h"
 #include "device/device.h"
 #include "device/memory.h"
 #include "replay/flat_soft_table.h"
@@ -28,27 +28,14 @@ namespace {
 using tensor::DType;
 using tensor::Shape;
 using tensor::TensorView;
-
-constexpr device::Device kDevice{device::DeviceKind::kCuda, 0};
-constexpr double kBytesPeak = 4.57e12;  // H200: measured by a copy
-
-void require(const Status& status) {
-  if (status.ok()) return;
-  fmt::print(stderr, "{}\n", status.to_string());
-  std::exit(1);
-}
-template <class T>
-T require(Result<T> result) {
-  require(result.status());
-  return std::move(result).value();
-}
+using namespace bench;
 
 // [shape] f32 of uniform numbers from `low` on, in a range of 1.
 class Floats {
  public:
   // Of no value yet.
   explicit Floats(const Shape& shape)
-      : shape_(shape), memory_(require(device::Memory::create(kDevice, static_cast<std::size_t>(shape.count()) * 4))) {}
+      : shape_(shape), memory_(require(device::Memory::create(kCuda, static_cast<std::size_t>(shape.count()) * 4))) {}
   Floats(const Shape& shape, std::uint64_t seed, double low, bool sorted, device::Stream& stream) : Floats(shape) {
     std::vector<float> values(static_cast<std::size_t>(shape.count()));
     for (std::size_t i = 0; i < values.size(); i += 4) {
@@ -61,7 +48,7 @@ class Floats {
     require(device::copy(memory_.data(), values.data(), values.size() * 4, stream));
     require(stream.synchronize());
   }
-  TensorView view() const { return TensorView(memory_.data(), DType::kF32, shape_, kDevice); }
+  TensorView view() const { return TensorView(memory_.data(), DType::kF32, shape_, kCuda); }
 
  private:
   Shape shape_;
@@ -70,37 +57,19 @@ class Floats {
 
 class Bench {
  public:
-  Bench(int repeats, std::string_view only) : repeats_(repeats), only_(only) {
-    cudaEventCreate(&begin_);
-    cudaEventCreate(&end_);
-  }
-  ~Bench() {
-    cudaEventDestroy(begin_);
-    cudaEventDestroy(end_);
-  }
+  Bench(int repeats, std::string_view only) : repeats_(repeats), only_(only) {}
   device::Stream& stream() { return *stream_; }
   bool wants(std::string_view op) const { return only_.empty() || op == only_; }
 
   // `items` are what a second is asked for: reads, entries.
   void measure(std::string_view op, std::string_view shape, double items, double bytes,
                const std::function<Status()>& call) {
-    std::vector<float> us;
-    for (int i = 0; i < repeats_ + 2; ++i) {
-      cudaMemsetAsync(flush_.data(), i, flush_.bytes(), stream_->cuda());
-      cudaEventRecord(begin_, stream_->cuda());
-      require(call());
-      cudaEventRecord(end_, stream_->cuda());
-      require(stream_->synchronize());
-      float ms = 0.0f;
-      cudaEventElapsedTime(&ms, begin_, end_);
-      if (i >= 2) us.push_back(ms * 1e3f);
-    }
-    std::sort(us.begin(), us.end());
-    const double median = us[us.size() / 2], bound = bytes / kBytesPeak * 1e6;
+    const CudaTimer::Times us = timer_.time({.repeats = repeats_}, call);
+    const double bound = bytes / kBytesPeak * 1e6;
     fmt::print(
         "{{\"op\":\"{}\",{},\"us\":{:.1f},\"us_p95\":{:.1f},\"m_per_s\":{:.1f},\"bound_us\":{:.1f},\"of_bound\":{:.3f}}"
         "}\n",
-        op, shape, median, us[us.size() * 95 / 100], items / median, bound, bound / median);
+        op, shape, us.median, us.p95, items / us.median, bound, bound / us.median);
     std::fflush(stdout);
   }
 
@@ -108,8 +77,7 @@ class Bench {
   int repeats_;
   std::string_view only_;
   std::unique_ptr<device::Stream> stream_ = require(device::Stream::create_cuda(0));
-  device::Memory flush_ = require(device::Memory::create(kDevice, std::size_t{256} << 20));
-  cudaEvent_t begin_, end_;
+  CudaTimer timer_{*stream_};
 };
 
 void run_width(Bench& bench, std::int64_t n, std::int64_t D, const std::vector<std::int64_t>& batches) {
@@ -123,7 +91,7 @@ void run_width(Bench& bench, std::int64_t n, std::int64_t D, const std::vector<s
                                                                        .capacity = S,
                                                                        .recent_capacity = 8 * more,
                                                                        .backward_queries_max = m_max},
-                                                                      kDevice));
+                                                                      kCuda));
   const auto nD = static_cast<double>(n * D), n1 = static_cast<double>(n);
   const std::string of = fmt::format("\"n\":{},\"D\":{}", n, D);
   const auto rebuild = [&] { return table.rebuild(keys.view(), values.view(), weights.view(), stream); };

@@ -73,16 +73,18 @@ class Guarded {
 
   template <class Change>
   void change(Change&& make) {
-    run([&] {
-      const std::lock_guard lock(mutex_);
-      return make(value_);
-    });
+    run([&] { return in_turn(make); });
   }
   template <class Look>
   auto look(Look&& at) {
     const nanobind::gil_scoped_release release;
+    return in_turn(at);
+  }
+  // For callers that hold no GIL.
+  template <class Work>
+  auto in_turn(Work&& work) {
     const std::lock_guard lock(mutex_);
-    return at(value_);
+    return work(value_);
   }
 
  private:

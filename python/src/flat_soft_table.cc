@@ -3,11 +3,11 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
-#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
 
+#include "arrays.h"
 #include "attention.h"
 #include "convert.h"
 #include "replay/flat_soft_table.h"
@@ -23,33 +23,17 @@ using MaybeInput = std::optional<InputArray>;
 using MaybeOutput = std::optional<OutputArray>;
 
 // Threads: any; callers take turns.
-class CoreTable {
+class CoreTable : public Guarded<FlatSoftTable> {
  public:
   CoreTable(const replay::FlatSoftTableOptions& options, const std::string& device)
-      : table_(check([&] {
-          const device::Device parsed = check(device::parse_device(device));
-          const nb::gil_scoped_release release;
-          return FlatSoftTable::create(options, parsed);
-        }())) {}
+      : Guarded(made(
+            [&, parsed = check(device::parse_device(device))] { return FlatSoftTable::create(options, parsed); })) {}
 
   // Runs `work(table, stream)` without the GIL and raises what it returns.
   template <class Work>
   void run(CoreStream& stream, Work&& work) {
-    stream.run([&](Stream& on) {
-      const std::lock_guard lock(mutex_);
-      return work(table_, on);
-    });
+    stream.run([&](Stream& on) { return in_turn([&](FlatSoftTable& table) { return work(table, on); }); });
   }
-  template <class Look>
-  auto look(Look&& at) {
-    const nb::gil_scoped_release release;
-    const std::lock_guard lock(mutex_);
-    return at(table_);
-  }
-
- private:
-  std::mutex mutex_;
-  FlatSoftTable table_;
 };
 
 }  // namespace
