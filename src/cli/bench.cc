@@ -243,6 +243,7 @@ Status bench(const BenchFlags& flags) {
           {"temperature", flags.sampling.temperature},
           {"top_k", flags.sampling.top_k},
           {"top_p", flags.sampling.top_p},
+          {"logprobs", flags.logprobs.value_or(-1)},
           {"read_bytes_per_s", median(reads)},
           {"peak_flops_per_s", median(peaks)},
           {"prefill_tokens_per_s", prefill_tokens_per_s},

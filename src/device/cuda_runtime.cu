@@ -9,8 +9,8 @@ namespace {
 Status device_lost(const char* what, cudaError_t error) {
   return make_status(
       StatusCode::kDeviceLost,
-      "{}: {}: restart the process; with CUDA_LAUNCH_BLOCKING=1 the error names the operation that failed", what,
-      cudaGetErrorString(error));
+      "{}: {}: restart the process; the operation that failed may be an earlier one: CUDA_LAUNCH_BLOCKING=1 names it",
+      what, cudaGetErrorString(error));
 }
 
 Status done(const char* what, cudaError_t error) {
@@ -154,6 +154,10 @@ Result<CudaGraphHandle> end_capture(CudaStreamHandle handle, bool keep) {
     return nullptr;
   }
   if (error == cudaSuccess) return ready;
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    return resource_exhausted("no memory on the device for a captured step; make the KV cache smaller");
+  }
   return device_lost("capturing failed", error);
 }
 

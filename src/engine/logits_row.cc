@@ -159,12 +159,6 @@ RowMax row_max(const LogitsRow& row, std::span<float> block_max, std::span<float
   return max;
 }
 
-float exp_of_negative(float x) {
-  Lanes<4>::F32 lanes = Lanes<4>::F32{} + x;
-  exp_in_place<4>(lanes);
-  return lanes[0];
-}
-
 Weight weight_of(const RowScale& scale, float logit) {
   Lanes<4>::F32 lanes = Lanes<4>::F32{} + scale.exponent(logit);
   exp_in_place<4>(lanes);

@@ -72,9 +72,6 @@ struct RowScale {
 using Weight = std::uint64_t;  // of one token or, in a vocabulary below kWeighedTokensMax, of any number of them
 inline constexpr std::int64_t kWeighedTokensMax = std::int64_t{1} << 19;
 
-// e^x for x <= 0, to 1e-7 of itself; 0 below -87.
-float exp_of_negative(float x);
-
 Weight weight_of(const RowScale& scale, float logit);
 
 // The weights of one block, as fractions of 1; 0 for tokens that `cut` drops.   weights [kRowBlockTokens]

@@ -1,9 +1,10 @@
 // Which steps are kept captured as graphs. Capturing takes about as long as queueing a step by itself, and a captured
 // step takes memory on the device: so a shape is captured when it has come kUsesBefore times, and of the captured ones
-// the kGraphsMax used last are kept.
+// the kGraphsMax used last are kept; one that is dropped counts as new.
 // Threads: one at a time.
 #pragma once
 
+#include <algorithm>
 #include <compare>
 #include <cstddef>
 #include <cstdint>
@@ -26,34 +27,68 @@ class StepGraphs {
  public:
   static constexpr int kUsesBefore = 2;
   static constexpr std::size_t kGraphsMax = 64;
+  static constexpr std::size_t kShapesMax = 1024;  // that are remembered
 
   // The place of this shape's graph, for the caller to fill if it is none; null if the shape has not come often enough.
   // Valid until the next call.
   Graph* use(const StepShape& shape) {
-    const auto [found, is_new] = places_.try_emplace(shape);
-    if (is_new) {
-      kept_.push_front({shape, 0, {}});
-      found->second = kept_.begin();
-      // Those that came once and long ago are forgotten with the others.
-      if (kept_.size() > kGraphsMax) {
-        places_.erase(kept_.back().shape);
-        kept_.pop_back();
-      }
-    } else {
-      kept_.splice(kept_.begin(), kept_, found->second);
+    if (is_stopped_) return nullptr;
+    Entry& entry = to_front(shape);
+    if (entry.uses_before < kUsesBefore) {
+      entry.uses_before += 1;
+      return nullptr;
     }
-    Entry& entry = kept_.front();
-    return entry.uses_before++ < kUsesBefore ? nullptr : &entry.graph;
+    if (!entry.has_place) {
+      if (places_taken_ == kGraphsMax) {
+        drop(*std::find_if(entries_.rbegin(), entries_.rend(), [](const Entry& other) { return other.has_place; }));
+      }
+      entry.has_place = true;
+      places_taken_ += 1;
+    }
+    return &entry.graph;
+  }
+
+  // No further graphs, and none of those that there are: the device has no memory for them.
+  void stop() {
+    is_stopped_ = true;
+    found_.clear();
+    entries_.clear();
   }
 
  private:
   struct Entry {
     StepShape shape;
-    std::int64_t uses_before;
+    int uses_before = 0;
+    bool has_place = false;
     Graph graph;
   };
-  std::list<Entry> kept_;  // the last used first
-  std::map<StepShape, typename std::list<Entry>::iterator> places_;
+
+  Entry& to_front(const StepShape& shape) {
+    const auto [found, is_new] = found_.try_emplace(shape);
+    if (!is_new) {
+      entries_.splice(entries_.begin(), entries_, found->second);
+      return entries_.front();
+    }
+    entries_.push_front({.shape = shape});
+    found->second = entries_.begin();
+    if (entries_.size() > kShapesMax) {
+      if (entries_.back().has_place) drop(entries_.back());
+      found_.erase(entries_.back().shape);
+      entries_.pop_back();
+    }
+    return entries_.front();
+  }
+  void drop(Entry& entry) {
+    entry.graph = Graph();
+    entry.has_place = false;
+    entry.uses_before = 0;
+    places_taken_ -= 1;
+  }
+
+  std::list<Entry> entries_;  // the last used first
+  std::map<StepShape, typename std::list<Entry>::iterator> found_;
+  std::size_t places_taken_ = 0;
+  bool is_stopped_ = false;
 };
 
 }  // namespace tandem::engine

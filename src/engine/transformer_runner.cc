@@ -95,8 +95,11 @@ Result<RunnerPlan> TransformerRunner::plan(const model::Transformer& transformer
   const std::uint64_t available =
       on_cuda ? TD_TRY(device::cuda_free_memory_bytes(stream.device().index)) : device::available_memory_bytes();
   if (on_cuda) weights_bytes = model::DeviceWeights::bytes(transformer.weights(), plan.compute);
+  const std::size_t found_bytes = kernels::largest_cuda_scratch_bytes(limits.logit_rows_max) + ids_bytes(limits);
+  const std::uint64_t arrays_bytes = on_cuda ? kQueuedStepsMax * (step_arrays_bytes(limits) + found_bytes) : 0;
+  const std::uint64_t graphs_bytes = on_cuda ? StepGraphs<device::Graph>::kGraphsMax * kGraphBytes : 0;
   // Of a machine's memory a third; of a device's, which has nothing else to do, nine tenths of what the rest leaves.
-  const std::uint64_t taken = weights_bytes + plan.workspace_bytes;
+  const std::uint64_t taken = weights_bytes + plan.workspace_bytes + arrays_bytes + graphs_bytes;
   const std::uint64_t for_cache = !on_cuda ? available / 3 : available > taken ? (available - taken) / 10 * 9 : 0;
   const std::uint64_t block_bytes = model::kv_block_bytes(config, plan.kv_dtype, kBlockTokens);
   if (options.kv_blocks > 0) {
@@ -123,10 +126,8 @@ Result<RunnerPlan> TransformerRunner::plan(const model::Transformer& transformer
                    fmt::format("{} tokens, {} sequences a step (--step-tokens, --sequences)", limits.step_tokens_max,
                                limits.sequences_max)});
   if (on_cuda) {
-    const std::size_t found = kernels::largest_cuda_scratch_bytes(limits.logit_rows_max) + ids_bytes(limits);
-    plan.ledger.add({"step arrays", kQueuedStepsMax * (step_arrays_bytes(limits) + found),
-                     "of two steps: token ids, slots, block tables, choices"});
-    plan.ledger.add({"captured steps", StepGraphs<device::Graph>::kGraphsMax * kGraphBytes,
+    plan.ledger.add({"step arrays", arrays_bytes, "of two steps: token ids, slots, block tables, choices"});
+    plan.ledger.add({"captured steps", graphs_bytes,
                      fmt::format("at most {} of up to {} sequences", StepGraphs<device::Graph>::kGraphsMax,
                                  std::min(kGraphRowsMax, limits.sequences_max))});
   }
@@ -256,15 +257,16 @@ Status TransformerRunner::queue_step(const model::ForwardBatch& batch, Gives giv
 
   TD_TRY(events.begin.record(stream_));
   const auto queue_all = [&] { return queue_forward(staged, gives, choices_there, index); };
-  device::Graph* const graph = T == B && T <= kGraphRowsMax && !launches_wait()
-                                   ? graphs_.use({B, N, context_max, static_cast<int>(gives), index})
-                                   : nullptr;
-  if (graph == nullptr) {
-    TD_TRY(queue_all());
-  } else {
-    if (!*graph) *graph = TD_TRY(device::Graph::capture(stream_, queue_all));
-    TD_TRY(graph->launch(stream_));
+  device::Graph* graph = T == B && T <= kGraphRowsMax && !launches_wait()
+                             ? graphs_.use({B, N, context_max, static_cast<int>(gives), index})
+                             : nullptr;
+  if (graph != nullptr && !*graph) {
+    Result<device::Graph> captured = device::Graph::capture(stream_, queue_all);
+    if (captured.ok()) *graph = std::move(captured).value();
+    if (captured.code() == StatusCode::kResourceExhausted) graphs_.stop(), graph = nullptr;
+    if (!captured.ok() && graph != nullptr) return captured.status();
   }
+  TD_TRY(graph != nullptr ? graph->launch(stream_) : queue_all());
   TD_TRY(events.end.record(stream_));
   queued_steps_ += 1;
   return ok_status();

@@ -6,8 +6,8 @@
 //   o = attention(q, k, v)                   over the plan's segments: packed sequences, windows, prompts with answers
 //   y = x + alpha * (o Wo^T + bias)          with output_norm: y = x + alpha * rms_norm(o Wo^T + bias)
 //
-// A composition of ops (ops.h), one forward with and without a tape, of the same bits. With an f32 cache they are also
-// those of the cached path, op by op. Each row's y depends on its own segment only. Rows of x in no segment must be
+// A composition of ops (ops.h), one forward with and without a tape, of the same bits. On the CPU, with an f32 cache,
+// they are also those of the cached path, op by op. Each row's y depends on its own segment only. Rows of x in no segment must be
 // finite: they give y from o = 0, and take part in sums over rows of the weights' gradients.
 //
 // Memory in the context's arena, floats for each token, C wide:
@@ -16,8 +16,9 @@
 //                    turning is undone); HD for o, H for its log-sum-exp; C for y (2C more with output_norm). h, roots
 //                    of mean squares and scores are made again.
 //   on CUDA          o is bf16 (product_dtype()), and q, k and v rounded to it are scratch of attention
-//   backward         scratch: two of x's size, the linear layers' strips, attention's; and in the tape's arena one
-//                    gradient for each of the buffers above, used again by the next layer
+//   backward         scratch: two of x's size (bf16 on CUDA, where h and the packed gradient are rounded), what
+//                    kernels/linear/linear_backward.h and attention ask for; and in the tape's arena one gradient for
+//                    each of the buffers above, used again by the next layer
 // Errors: as ops.h; kInvalidArgument if the plan's T, S are not the rows of x.   Threads: the stream's.
 #pragma once
 

@@ -15,9 +15,20 @@ bool normalises_rows(TensorView x, const kernels::QkNormRope& params) {
 }
 NormParams norm_of(const kernels::QkNormRope& params) { return {params.eps, params.offset}; }
 
+// Heads next to each other, as one row; absent stays absent.
+Result<TensorView> whole_rows(const char* name, TensorView x) {
+  if (!x) return x;
+  if (x.count() > 0 && !x.is_dense_from(1)) {
+    return invalid_argument("norm_rope: {} has gaps between its heads; whole rows are normalised where heads are dense",
+                            name);
+  }
+  return as_rows(x);
+}
+
 Status norm_rope_on_cuda(Context& context, TensorView x, kernels::QkNormRope params, TensorView y) {
   if (normalises_rows(x, params)) {
-    TD_TRY(run_rms_norm(context, as_rows(x), params.weight, norm_of(params), as_rows(y)));
+    const TensorView x_rows = TD_TRY(whole_rows("x", x)), y_rows = TD_TRY(whole_rows("y", y));
+    TD_TRY(run_rms_norm(context, x_rows, params.weight, norm_of(params), y_rows));
     params.weight = TensorView();
     x = y;
   }
@@ -53,9 +64,10 @@ Status norm_rope_backward_on_cuda(Context& context, Tape& tape, TensorView x, co
   kernels::QkNormRope turning = params;
   turning.weight = TensorView();
   if (normalises_rows(x, params)) {
+    const TensorView x_rows = TD_TRY(whole_rows("x", x)), dy_rows = TD_TRY(whole_rows("dy", dy)),
+                     dx_rows = TD_TRY(whole_rows("dx", dx));
     TD_TRY(norm_rope_heads_backward_on_cuda(context, x, turning, dy, dy, TensorView()));
-    return run_rms_norm_backward(context, tape, as_rows(x), params.weight, norm_of(params), as_rows(dy),
-                                 dx ? as_rows(dx) : dx);
+    return run_rms_norm_backward(context, tape, x_rows, params.weight, norm_of(params), dy_rows, dx_rows);
   }
   if (!params.weight) return norm_rope_heads_backward_on_cuda(context, x, turning, dy, dx ? dx : dy, TensorView());
   const TensorView dweight = TD_TRY(tape.grad_if_wanted(params.weight));

@@ -49,7 +49,8 @@ struct NormParams {
   float eps = 0.0f, offset = 0.0f;
 };
 
-// x [T,C] or [T,H,D], weight [C] or [D] -> the same shape. Backward computes the root mean square of x again.
+// x [T,C] or [T,H,D], weight [C] or [D] -> the same shape. Backward computes the root mean square of x again, on CUDA
+// of rows of up to 16,384.
 [[nodiscard]] Result<TensorView> rms_norm(Context& context, TensorView x, TensorView weight, float eps, float offset,
                                           Tape* tape);
 
@@ -95,7 +96,8 @@ struct RopeTable {
 };
 [[nodiscard]] Result<RopeTable> rope_table(Context& context, TensorView positions, TensorView inv_freq,
                                            float attention_factor);
-// rms_norm of each head (weight [D]), of each row ([H*D]) or of neither (absent), then rope, in one pass. Without a
+// rms_norm of each head (weight [D]), of each row ([H*D]) or of neither (absent), then rope; in one pass, but for whole
+// rows on CUDA. Without a
 // tape x is overwritten and returned. Backward reads x.
 [[nodiscard]] Result<TensorView> norm_rope(Context& context, TensorView x, TensorView weight, const NormParams& norm,
                                            const RopeTable& table, Tape* tape);

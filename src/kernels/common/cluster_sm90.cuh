@@ -1,5 +1,5 @@
-// Blocks that work together on Hopper: clusters, copies to several of them at once, barriers of each other's, tiles
-// written by the copy engine; and a kernel's place after the one before it.
+// Blocks that work together on Hopper: clusters, copies to several of them at once, barriers of each other's; and tiles
+// written by the copy engine.
 #pragma once
 
 #include "kernels/common/sm90.cuh"

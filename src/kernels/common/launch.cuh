@@ -28,15 +28,17 @@ struct LaunchShape {
   int threads = 0;
   int shared_bytes = 0;
   // The kernel may start while the one before it on the stream still runs, once each of that one's blocks has called
-  // start_next() or ended; and so may that one have, and those before it, back to the last operation without overlap (a
-  // copy is one, and so is whatever the host waited for). Such a kernel calls wait_for_previous() in every thread,
-  // whatever its work, before it ends and before it writes anything or reads what others wrote: the one before it has
-  // then ended, and by the same rule all those before that. Earlier it may read what none of them writes, as weights.
+  // start_next() or ended; and so may that one have, and those before it, back to the last kernel launched without
+  // overlap, that one included, or the last copy or wait of the host. Such a kernel calls wait_for_previous() in every
+  // thread, whatever its work, before it ends and before it writes anything or reads what others wrote: the one before
+  // it has then ended, and by the same rule all those before that. Earlier it may read what none of them writes, as
+  // weights.
   bool overlaps_previous = false;
 };
 
 #if defined(__CUDACC__)
-// On cards before Hopper, and in kernels launched without overlap, these do nothing.
+// On cards before Hopper these do nothing; nor does wait_for_previous() in a kernel launched without overlap, where
+// start_next() lets the next kernel begin as anywhere.
 __device__ __forceinline__ void wait_for_previous() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -72,7 +74,10 @@ Status launch(const char* op, void (*kernel)(Parameters...), const LaunchShape& 
     cudaGetLastError();  // it is in `error`
   }
   if (error == cudaSuccess) return ok_status();
-  return make_status(StatusCode::kDeviceLost, "{}: {}: restart the process", op, cudaGetErrorString(error));
+  return make_status(
+      StatusCode::kDeviceLost,
+      "{}: {}: restart the process; the operation that failed may be an earlier one: CUDA_LAUNCH_BLOCKING=1 names it",
+      op, cudaGetErrorString(error));
 }
 
 }  // namespace tandem::kernels

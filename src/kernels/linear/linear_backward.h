@@ -40,8 +40,8 @@ std::size_t linear_backward_scratch_bytes(std::int64_t T, std::int64_t K, std::i
 // (kF32); then alpha, and one addition to what was there. So bits do not depend on the tile; a row's dx depends on
 // neither T nor its neighbours. dbias: blocks of rows, whose sums are added in an order that depends on T alone.
 // Errors: kInvalidArgument (also: a build without CUDA), before any write; kDeviceLost.
-// Memory: none allocated; scratch, on 256 bytes: bf16 copies of dy and x, and of a weight that does not lie on 16
-// bytes row by row.
+// Memory: none allocated; scratch, on 256 bytes: the blocks' sums for dbias, and under kBf16 bf16 copies of dy and x
+// (room for them also where they are bf16) and of a weight that does not lie on 16 bytes row by row.
 std::size_t linear_backward_cuda_scratch_bytes(std::int64_t T, tensor::TensorView weight, Compute compute);
 
 [[nodiscard]] Status linear_backward_cuda(tensor::TensorView x, tensor::TensorView weight, float alpha,

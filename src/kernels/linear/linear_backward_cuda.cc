@@ -61,9 +61,6 @@ Status multiply(LinearCall call, const TensorView& to, Compute compute, device::
   call.weight_is_turned = true;
   if (compute == Compute::kF32) return linear_plain_f32(call, stream);
   call.x_is_bf16 = true;
-  if (!many_rows_turned_sm90_takes(call)) {
-    return invalid_argument("{}: sizes of {}, {} and {}; each must be below 2^30", kOp, call.T, call.K, call.N);
-  }
   return linear_many_rows_turned_sm90(call, stream);
 }
 
@@ -94,6 +91,10 @@ Status linear_backward_cuda(TensorView x, TensorView weight, float alpha, Tensor
   TD_TRY(expect_view(kOp, "dy", dy, dy_is_bf16 ? DType::kBf16 : DType::kF32, {kAnyExtent, N}, Layout::kLastAxisDense,
                      device));
   const std::int64_t T = dy.extent(0);
+  constexpr std::int64_t kMost = std::int64_t{1} << 30;
+  if (is_bf16 && std::max({T, K, N}) >= kMost) {
+    return invalid_argument("{}: sizes of {}, {} and {}; each must be below 2^30", kOp, T, K, N);
+  }
   const TensorView &dx = gradients.dx, &dweight = gradients.dweight, &dbias = gradients.dbias;
   if (!is_absent(dx)) TD_TRY(expect_view(kOp, "dx", dx, DType::kF32, {T, K}, Layout::kLastAxisDense, device));
   if (!is_absent(dweight)) {

@@ -3,7 +3,7 @@
 // memory.
 //   dx      += dy W       W is turned
 //   dweight += dy^T x     both are
-// A slab of 64 outputs by 64 of the sum is one box of the copy engine: twice as many boxes a stage as in the forward.
+// A slab of 64 outputs by 64 of the sum is one box of the copy engine: up to twice as many boxes a stage as forward.
 // Bound   2 T K N flop each over the tensor cores' rate.
 #include <array>
 #include <limits>

@@ -4,7 +4,7 @@
 //   shared   the block's part of dweight, 4 C bytes; a thread adds to its own columns only
 // The blocks' dweight is added up in a second launch; nothing of it depends on the order in which blocks run.
 //
-// Bound: bytes 3 * 4 * T*H*C (x and dy are read twice, the second time from a cache); memory bound.
+// Bound: bytes 3 * 4 * T*H*C, or 4 * 4 where dx is added to (x and dy are read twice, the second time from a cache).
 #include <cuda_runtime.h>
 
 #include "kernels/common/launch.cuh"

@@ -263,6 +263,31 @@ TEST(Engine, AFailedStepAheadLosesNoToken) {
   }
 }
 
+// A row of NaN ends its own request, though a step that goes on from it is queued already; its neighbour's goes on.
+TEST(Engine, ARowOfNanAheadEndsItsOwnRequest) {
+  const RunnerLimits limits = small_limits(64, 64, 8);
+  for (const float temperature : {0.0f, 1.0f}) {
+    FakeRunner runner(limits);
+    auto engine = Engine::create(config_of(), runner, nullptr, kClock).value();
+    auto sink = std::make_shared<Collector>();
+    Request request = request_of(5, 20);
+    request.sampling.temperature = temperature;
+    engine->pause();
+    const RequestId spoilt = engine->submit(request, sink).value(), other = engine->submit(request, sink).value();
+    runner.spoilt_call = 6;
+    engine->resume();
+    ASSERT_TRUE(sink->wait_for(2));
+    const Answer answer = sink->answer(spoilt), whole = expected_answers(request, limits, kEos)[0];
+    EXPECT_EQ(answer.finish, FinishReason::kError) << temperature;
+    EXPECT_EQ(answer.error.code(), StatusCode::kAborted);
+    ASSERT_LT(answer.tokens.size(), whole.tokens.size());
+    EXPECT_TRUE(std::equal(answer.tokens.begin(), answer.tokens.end(), whole.tokens.begin()));
+    EXPECT_TRUE(sink->answer(other).same_content(whole));
+    EXPECT_GT(runner.steps_ahead(), 0);
+    EXPECT_EQ(engine->stats().blocks_free, limits.blocks_count);
+  }
+}
+
 TEST(Engine, PenaltiesBeginWithTheFirstToken) {
   const RunnerLimits limits = small_limits(64, 64, 8);
   Request request = request_of(5, 40);

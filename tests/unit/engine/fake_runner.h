@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <limits>
 #include <map>
 #include <string>
 #include <vector>
@@ -31,7 +32,9 @@ class FakeRunner final : public ModelRunner {
 
   const RunnerLimits& limits() const override { return limits_; }
   Result<tensor::TensorView> forward(const model::ForwardBatch& batch) override;
-  bool chooses(const kernels::TokenChoice& choice) const override { return !only_greedy || choice.temperature == 0.0f; }
+  bool chooses(const kernels::TokenChoice& choice) const override {
+    return !only_greedy || (choice.temperature == 0.0f && choice.logprob == kernels::ChoiceLogprob::kNone);
+  }
   Status queue(const model::ForwardBatch& batch, std::span<const kernels::TokenChoice> choices) override;
   Result<std::span<const kernels::ChosenToken>> take() override;
 
@@ -40,6 +43,7 @@ class FakeRunner final : public ModelRunner {
 
   // The calls numbered first, first + 1, ..., first + count - 1 fail with kAborted and leave rubbish in the cache.
   void fail_calls(std::int64_t first, std::int64_t count) { fail_first_ = first, fail_count_ = count; }
+  std::int64_t spoilt_call = 0;  // of this one the first row of logits is NaN
   std::int64_t calls() const { return calls_; }
   bool only_greedy = false;        // what it chooses
   bool fails_when_queued = false;  // else when the step's tokens are taken
@@ -199,6 +203,10 @@ inline Result<tensor::TensorView> FakeRunner::run(const model::ForwardBatch& bat
     }
   }
   TD_CHECK(logit_row == batch.logit_rows.count(), logit_row);
+  if (call == spoilt_call) {
+    std::ranges::fill(logits_.span<float>().first(static_cast<std::size_t>(limits_.vocab_size)),
+                      std::numeric_limits<float>::quiet_NaN());
+  }
   if (fails) return Status(StatusCode::kAborted, "a test asked this step to fail");
   return logits_.view().rows(0, logit_row);
 }
@@ -221,7 +229,9 @@ inline Status FakeRunner::queue(const model::ForwardBatch& batch, std::span<cons
     TD_CHECK(chooses(choice), choice.temperature);
     const auto values = logits_.span<float>().subspan(static_cast<std::size_t>(row * limits_.vocab_size),
                                                       static_cast<std::size_t>(limits_.vocab_size));
-    chosen_.push_back(sampler_.choose(choice, values).value());
+    const auto chosen = sampler_.choose(choice, values);
+    TD_CHECK(chosen.ok() || chosen.code() == StatusCode::kAborted, chosen.status().message());
+    chosen_.push_back(chosen.ok() ? *chosen : kernels::ChosenToken());
   }
   if (logits.ok()) {
     queued_.emplace_back(chosen_);

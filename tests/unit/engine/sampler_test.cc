@@ -357,13 +357,16 @@ TEST(Sampler, InstructionSetsAgreeBitForBit) {
   }
 }
 
-TEST(Sampler, ExpIsAccurateAndExactAtZero) {
-  EXPECT_EQ(exp_of_negative(0.0f), 1.0f);
-  EXPECT_EQ(exp_of_negative(-kInfinity), 0.0f);
-  EXPECT_EQ(exp_of_negative(-87.5f), 0.0f);
+TEST(Sampler, WeightsAreAccurateAndExactAtTheLargestLogit) {
+  constexpr double kUnits = 1 / kernels::kWeightUnit;
+  const RowScale scale{.max = 3.0f, .inverse_temperature = 1.0f};
+  EXPECT_EQ(static_cast<double>(weight_of(scale, 3.0f)), kUnits);
+  EXPECT_EQ(weight_of(scale, -kInfinity), 0u);
+  EXPECT_EQ(weight_of(scale, -84.5f), 0u);
   for (float x = 0; x > -87; x -= 0.00137f) {
-    const double exact = std::exp(static_cast<double>(x));
-    ASSERT_NEAR(exp_of_negative(x), exact, 1.2e-7 * exact) << x;
+    const float logit = x + 3.0f;
+    const double exact = std::exp(static_cast<double>(logit - 3.0f)) * kUnits;
+    ASSERT_NEAR(static_cast<double>(weight_of(scale, logit)), exact, 1.2e-7 * exact + 0.5) << x;
   }
 }
 

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <deque>
-#include <map>
 #include <memory>
 #include <vector>
 
@@ -48,28 +47,44 @@ TEST(StepGraphs, EveryPartOfAShapeCounts) {
   for (const StepShape& other : others) EXPECT_EQ(graphs.use(other), nullptr);
 }
 
-// Against a list of what was used last.
-TEST(StepGraphs, TheLastUsedAreKept) {
-  constexpr std::size_t kMax = StepGraphs<CountedGraph>::kGraphsMax;
-  StepGraphs<CountedGraph> graphs;
-  std::deque<std::int64_t> last_used;
-  std::map<std::int64_t, int> uses;
+// Against a list of shapes in the order of their use.
+TEST(StepGraphs, TheCapturedOnesUsedLastAreKept) {
+  using Graphs = StepGraphs<CountedGraph>;
+  struct Shape {
+    std::int64_t name = 0;
+    int uses = 0;
+    bool is_captured = false;
+  };
+  Graphs graphs;
+  std::deque<Shape> shapes;
   std::vector<std::weak_ptr<int>> made;
-  for (std::uint64_t i = 0; i < 20'000; ++i) {
+  for (std::uint64_t i = 0; i < 30'000; ++i) {
     const auto random = philox({7, 0}, i);
-    const std::int64_t name = random[0] % (random[1] % 8 == 0 ? 3 * kMax : kMax / 2);
-    const auto at = std::ranges::find(last_used, name);
-    if (at != last_used.end()) last_used.erase(at);
-    last_used.push_front(name);
-    if (last_used.size() > kMax) {
-      uses.erase(last_used.back());
-      last_used.pop_back();
+    const std::size_t names = random[1] % 8 == 0 ? 2 * Graphs::kShapesMax : Graphs::kGraphsMax / 2;
+    const auto name = static_cast<std::int64_t>(random[0] % names);
+    const auto at = std::ranges::find(shapes, name, &Shape::name);
+    Shape shape{name};
+    if (at != shapes.end()) {
+      shape = *at;
+      shapes.erase(at);
     }
+    shapes.push_front(shape);
+    if (shapes.size() > Graphs::kShapesMax) shapes.pop_back();
     CountedGraph* const graph = graphs.use(shape_of(name));
-    ASSERT_EQ(graph != nullptr, uses[name]++ >= StepGraphs<CountedGraph>::kUsesBefore) << i;
-    if (graph == nullptr) continue;
-    ASSERT_EQ(static_cast<bool>(*graph), uses[name] > StepGraphs<CountedGraph>::kUsesBefore + 1) << i;
-    if (!*graph) {
+    Shape& used = shapes.front();
+    ASSERT_EQ(graph != nullptr, used.uses >= Graphs::kUsesBefore) << i;
+    if (graph == nullptr) {
+      used.uses += 1;
+      continue;
+    }
+    ASSERT_EQ(static_cast<bool>(*graph), used.is_captured) << i;
+    if (!used.is_captured) {
+      if (std::ranges::count(shapes, true, &Shape::is_captured) == std::ptrdiff_t{Graphs::kGraphsMax}) {
+        const auto last = std::find_if(shapes.rbegin(), shapes.rend(), [](const Shape& s) { return s.is_captured; });
+        last->is_captured = false;
+        last->uses = 0;
+      }
+      used.is_captured = true;
       const auto value = std::make_shared<int>(static_cast<int>(name));
       made.push_back(value);
       *graph = CountedGraph(value);
@@ -77,9 +92,19 @@ TEST(StepGraphs, TheLastUsedAreKept) {
     ASSERT_EQ(graph->name(), name);
   }
   const auto alive = std::ranges::count_if(made, [](const auto& graph) { return !graph.expired(); });
-  EXPECT_GT(alive, 0);
-  EXPECT_LE(alive, static_cast<std::ptrdiff_t>(kMax));
-  EXPECT_GT(made.size(), kMax);
+  EXPECT_EQ(alive, std::ptrdiff_t{Graphs::kGraphsMax});
+  EXPECT_GT(made.size(), 2 * Graphs::kGraphsMax);
+}
+
+TEST(StepGraphs, AfterTheEndThereAreNone) {
+  StepGraphs<CountedGraph> graphs;
+  for (int i = 0; i < StepGraphs<CountedGraph>::kUsesBefore; ++i) graphs.use(shape_of(3));
+  const auto value = std::make_shared<int>(3);
+  *graphs.use(shape_of(3)) = CountedGraph(value);
+  EXPECT_EQ(value.use_count(), 2);
+  graphs.stop();
+  EXPECT_EQ(value.use_count(), 1);
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(graphs.use(shape_of(3)), nullptr);
 }
 
 }  // namespace
