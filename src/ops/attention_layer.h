@@ -7,8 +7,8 @@
 //   y = x + alpha * (o Wo^T + bias)          with output_norm: y = x + alpha * rms_norm(o Wo^T + bias)
 //
 // A composition of ops (ops.h), one forward with and without a tape, of the same bits. On the CPU, with an f32 cache,
-// they are also those of the cached path, op by op. Each row's y depends on its own segment only. Rows of x in no segment must be
-// finite: they give y from o = 0, and take part in sums over rows of the weights' gradients.
+// they are also those of the cached path, op by op. Each row's y depends on its own segment only. Rows of x in no
+// segment must be finite: they give y from o = 0, and take part in sums over rows of the weights' gradients.
 //
 // Memory in the context's arena, floats for each token, C wide:
 //   without a tape   (H+2G)D + HD, scratch besides; q and k are normalised and turned where they lie, y overwrites x

@@ -41,8 +41,8 @@ std::string bits(const Output& output) {
   return text.append(reinterpret_cast<const char*>(output.logprobs.data()), output.logprobs.size() * sizeof(float));
 }
 
-// Runs requests `order` through one engine, all submitted at once. Each `on_host_every`-th asks for what makes its
-// steps' tokens be chosen on the host.
+// Runs requests `order` through one engine, all submitted at once. Each `on_host_every`-th, if it wants
+// log-probabilities, asks for what makes its steps' tokens be chosen on the host.
 std::vector<std::string> run(const std::string& model, const cli::ModelFlags& flags, const std::vector<int>& order,
                              engine::EngineStats* stats = nullptr, std::int64_t answer_tokens = kAnswerTokens,
                              int on_host_every = kRequests + 1) {
@@ -52,7 +52,7 @@ std::vector<std::string> run(const std::string& model, const cli::ModelFlags& fl
   std::map<std::uint64_t, int> index_of;
   for (const int index : order) {
     engine::Request request = make_request(index, host->config().V, answer_tokens);
-    if ((index + 1) % on_host_every == 0) request.logprobs = 1;
+    if (request.logprobs && (index + 1) % on_host_every == 0) request.logprobs = 1;
     const auto id = engine.submit(std::move(request), queue);
     EXPECT_TRUE(id.ok()) << id.status().message();
     index_of[id->value()] = index;
