@@ -31,11 +31,11 @@ def test_sigterm_under_load(tmp_path):
     with Server(tmp_path) as server:
         idle = server.connection()
         assert exchange(idle, "GET", "/livez").status == 200
-        over_h1 = [begin_stream(server, max_tokens=100, seed=i) for i in range(4)]
+        over_h1 = [begin_stream(server, max_tokens=1500, seed=i) for i in range(4)]
         whole = server.connection()
-        whole.request("POST", CHAT, json.dumps(long_request(max_tokens=100)))
+        whole.request("POST", CHAT, json.dumps(long_request(max_tokens=1500)))
         with Http2Client(server) as client:
-            streams = [client.post(CHAT, long_request(stream=True, max_tokens=100, seed=i)) for i in range(4)]
+            streams = [client.post(CHAT, long_request(stream=True, max_tokens=1500, seed=i)) for i in range(4)]
             assert eventually(lambda: server.stats()["calls"] == 9)
             server.send_signal(signal.SIGTERM)
             assert eventually(lambda: "finishing the calls" in server.stderr())
