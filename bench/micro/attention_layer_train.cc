@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "bench/micro/cuda_timer.h"
 #include "device/memory.h"
 #include "kernels/linear/linear_backward.h"
 #include "kernels/linear/many_rows_sm90.h"
@@ -26,20 +27,9 @@ namespace {
 
 using tensor::DType;
 using tensor::Shape;
+using namespace bench;
 
-constexpr device::Device kCuda{device::DeviceKind::kCuda, 0};
 constexpr double kPeakFlops = 989.4e12;  // dense bf16 of an H100 or H200 SXM
-
-void must(const Status& status) {
-  if (status.ok()) return;
-  fmt::print(stderr, "{}\n", status.to_string());
-  std::exit(1);
-}
-template <class T>
-T must(Result<T> result) {
-  must(result.status());
-  return std::move(result).value();
-}
 
 struct Options {
   std::int64_t T = 4096, C = 4096, H = 32, G = 8, D = 128, segments = 4;
@@ -62,10 +52,10 @@ class Tensors {
     }
     std::vector<std::uint16_t> halves(dtype == DType::kBf16 ? count : 0);
     for (std::size_t i = 0; i < halves.size(); ++i) halves[i] = tensor::bf16_from_f32(values[i]);
-    memories_.push_back(must(device::Memory::create(kCuda, bytes)));
+    memories_.push_back(require(device::Memory::create(kCuda, bytes)));
     const void* const from = dtype == DType::kBf16 ? static_cast<const void*>(halves.data()) : values.data();
-    must(device::copy(memories_.back().data(), from, bytes, stream_));
-    must(stream_.synchronize());
+    require(device::copy(memories_.back().data(), from, bytes, stream_));
+    require(stream_.synchronize());
     return TensorView(memories_.back().data(), dtype, shape, kCuda);
   }
 
@@ -112,46 +102,47 @@ void time_layer(const Options& o, device::Stream& stream) {
     const auto count = static_cast<std::int32_t>(o.T * (i + 1) / o.segments) - begin;
     segments.push_back({begin, count, 0, 0, begin, count});
   }
-  const auto plan = must(kernels::FusedAttentionPlan::create(segments, {.right = 0}, {o.T, o.T, o.H, o.G, o.D},
-                                                             must(kernels::attention_path(kCuda))));
+  const auto plan = require(kernels::FusedAttentionPlan::create(segments, {.right = 0}, {o.T, o.T, o.H, o.G, o.D},
+                                                                require(kernels::attention_path(kCuda))));
 
   device::Arena planning = device::Arena::create_planning(), planning_gradients = device::Arena::create_planning();
-  device::Event begin = must(device::Event::create(kCuda, true)), middle = must(device::Event::create(kCuda, true)),
-                seeded = must(device::Event::create(kCuda, true)), end = must(device::Event::create(kCuda, true));
+  device::Event begin = require(device::Event::create(kCuda, true)),
+                middle = require(device::Event::create(kCuda, true)),
+                seeded = require(device::Event::create(kCuda, true)), end = require(device::Event::create(kCuda, true));
   const auto step = [&](Context& context, Tape& tape, const PlacedPlan& placed) {
     const bool runs = !context.arena.is_planning();
     const device::Arena::Scope scope(context.arena);
-    if (runs) must(begin.record(stream));
-    const TensorView y = must(attention_layer(context, x, weights, config, table, placed, &tape));
-    if (runs) must(middle.record(stream));
-    const TensorView seed = must(tape.grad(y));
-    if (runs) must(device::copy(seed.data(), dy.data(), static_cast<std::size_t>(dy.bytes()), stream));
-    if (runs) must(seeded.record(stream));  // a loss would have written it
-    must(tape.backward());
-    if (runs) must(end.record(stream));
+    if (runs) require(begin.record(stream));
+    const TensorView y = require(attention_layer(context, x, weights, config, table, placed, &tape));
+    if (runs) require(middle.record(stream));
+    const TensorView seed = require(tape.grad(y));
+    if (runs) require(device::copy(seed.data(), dy.data(), static_cast<std::size_t>(dy.bytes()), stream));
+    if (runs) require(seeded.record(stream));  // a loss would have written it
+    require(tape.backward());
+    if (runs) require(end.record(stream));
   };
   const auto prepare = [&](Context& context, Tape& tape) {
-    must(tape.watch(x));
-    must(watch(tape, weights));
-    return must(place(context, plan));
+    require(tape.watch(x));
+    require(watch(tape, weights));
+    return require(place(context, plan));
   };
   {
     Context context{stream, planning, kernels::Compute::kBf16};
     Tape tape(stream, planning_gradients);
     step(context, tape, prepare(context, tape));
   }
-  device::Arena arena = must(device::Arena::create(kCuda, planning.peak_bytes()));
-  device::Arena gradients = must(device::Arena::create(kCuda, planning_gradients.peak_bytes()));
+  device::Arena arena = require(device::Arena::create(kCuda, planning.peak_bytes()));
+  device::Arena gradients = require(device::Arena::create(kCuda, planning_gradients.peak_bytes()));
   Context context{stream, arena, kernels::Compute::kBf16};
   Tape tape(stream, gradients);
   const PlacedPlan placed = prepare(context, tape);
   std::vector<double> forward, backward, both;
   for (int i = -3; i < o.repeats; ++i) {
     step(context, tape, placed);
-    must(end.wait());
+    require(end.wait());
     if (i < 0) continue;
-    forward.push_back(must(device::Event::microseconds_between(begin, middle)));
-    backward.push_back(must(device::Event::microseconds_between(seeded, end)));
+    forward.push_back(require(device::Event::microseconds_between(begin, middle)));
+    backward.push_back(require(device::Event::microseconds_between(seeded, end)));
     both.push_back(forward.back() + backward.back());
   }
   const double products = 2.0 * static_cast<double>(o.T * o.C * (2 * q + 2 * k));
@@ -169,17 +160,17 @@ void time_linear(const Options& o, std::int64_t K, std::int64_t N, device::Strea
   const TensorView x = tensors.random(DType::kBf16, {o.T, K}, 1.0f), dy = tensors.random(DType::kF32, {o.T, N}, 1.0f);
   const TensorView weight = tensors.random(DType::kBf16, {N, K}, 0x1p-5f);
   const TensorView dx = tensors.random(DType::kF32, {o.T, K}, 1.0f), dw = tensors.random(DType::kF32, {N, K}, 1.0f);
-  const auto scratch = must(
+  const auto scratch = require(
       device::Memory::create(kCuda, kernels::linear_backward_cuda_scratch_bytes(o.T, weight, kernels::Compute::kBf16)));
-  device::Event begin = must(device::Event::create(kCuda, true)), end = must(device::Event::create(kCuda, true));
+  device::Event begin = require(device::Event::create(kCuda, true)), end = require(device::Event::create(kCuda, true));
   const auto time_calls = [&](const std::string& what, double products, const auto& queue) {
     std::vector<double> us;
     for (int i = -3; i < o.repeats; ++i) {
-      must(begin.record(stream));
-      must(queue());
-      must(end.record(stream));
-      must(end.wait());
-      if (i >= 0) us.push_back(must(device::Event::microseconds_between(begin, end)));
+      require(begin.record(stream));
+      require(queue());
+      require(end.record(stream));
+      require(end.wait());
+      if (i >= 0) us.push_back(require(device::Event::microseconds_between(begin, end)));
     }
     const double flops = products * 2.0 * static_cast<double>(o.T * K * N), took = median(us);
     fmt::print(
@@ -230,7 +221,7 @@ int run(int count, char** arguments) {
     fmt::print("no CUDA device\n");
     return 0;
   }
-  const auto stream = must(device::Stream::create_cuda(0));
+  const auto stream = require(device::Stream::create_cuda(0));
   if (o.linear) {
     const std::int64_t q = o.H * o.D, k = o.G * o.D;
     for (const auto& [K, N] : {std::pair{o.C, q + 2 * k}, {q, o.C}, {o.C, k}}) time_linear(o, K, N, *stream);

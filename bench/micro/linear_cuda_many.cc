@@ -5,11 +5,8 @@
 // Before each call the L2 cache is overwritten, which also keeps the GPU busy until the call is queued. Random values;
 // median and 95th percentile of the calls. bench/micro/linear_cuda_many.py measures cuBLAS the same way beside it.
 #ifdef TANDEM_WITH_CUDA
-#include <cuda_runtime_api.h>
-
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <memory>
 #include <span>
 #include <sstream>
@@ -17,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "bench/micro/cuda_timer.h"
 #include "device/memory.h"
 #include "kernels/linear/many_rows_sm90.h"
 #include "tensor/dtype.h"
@@ -24,7 +22,8 @@
 namespace tandem::kernels {
 namespace {
 
-constexpr device::Device kCuda{device::DeviceKind::kCuda, 0};
+using namespace bench;
+
 constexpr double kPeakFlops = 989.4e12;  // dense bf16 of an H100 or H200 SXM
 
 struct Layer {
@@ -61,19 +60,10 @@ std::vector<Case> cases(bool smoke) {
   return all;
 }
 
-template <class T>
-T must(Result<T> result) {
-  if (!result.ok()) std::fprintf(stderr, "%s\n", result.status().to_string().c_str()), std::exit(1);
-  return std::move(result).value();
-}
-void must(const Status& status) {
-  if (!status.ok()) std::fprintf(stderr, "%s\n", status.to_string().c_str()), std::exit(1);
-}
-
 // Values in [-1, 1), or of weights in [-1/32, 1/32): the same 16 MiB of them over and over.
 device::Memory random_memory(std::int64_t count, bool is_bf16, device::Stream& stream, float range = 1.0f) {
   const std::size_t bytes = static_cast<std::size_t>(count) * (is_bf16 ? 2 : 4);
-  device::Memory memory = must(device::Memory::create(kCuda, bytes));
+  device::Memory memory = require(device::Memory::create(kCuda, bytes));
   static const auto values = [] {
     std::pair<std::vector<std::uint16_t>, std::vector<float>> all;
     std::uint64_t state = 88172645463325252;
@@ -92,9 +82,9 @@ device::Memory random_memory(std::int64_t count, bool is_bf16, device::Stream& s
   }
   const void* from = is_bf16 ? static_cast<const void*>(halves.data()) : values.second.data();
   for (std::size_t at = 0; at < bytes; at += kPiece) {
-    must(device::copy(static_cast<std::byte*>(memory.data()) + at, from, std::min(kPiece, bytes - at), stream));
+    require(device::copy(static_cast<std::byte*>(memory.data()) + at, from, std::min(kPiece, bytes - at), stream));
   }
-  must(stream.synchronize());
+  require(stream.synchronize());
   return memory;
 }
 
@@ -122,9 +112,9 @@ class Bench {
     for (const double end : ends) {
       offsets.push_back(static_cast<std::int32_t>(end / ends.back() * static_cast<double>(c.T)));
     }
-    offsets_ = must(device::Memory::create(kCuda, offsets.size() * sizeof(std::int32_t)));
-    must(device::copy(offsets_.data(), offsets.data(), offsets_.bytes(), stream));
-    must(stream.synchronize());
+    offsets_ = require(device::Memory::create(kCuda, offsets.size() * sizeof(std::int32_t)));
+    require(device::copy(offsets_.data(), offsets.data(), offsets_.bytes(), stream));
+    require(stream.synchronize());
     if (layer.X > 1) {
       call_.offsets = static_cast<const std::int32_t*>(offsets_.data());
       call_.groups = layer.X;
@@ -139,10 +129,10 @@ class Bench {
     for (int i = -warm; i < repeats; ++i) {
       cudaMemsetAsync(flush.data(), i & 0xff, flush.bytes(), stream.cuda());
       if (i >= 0) cudaEventRecord(events[static_cast<std::size_t>(2 * i)], stream.cuda());
-      must(linear_many_rows_sm90_as(call_, order, stream));
+      require(linear_many_rows_sm90_as(call_, order, stream));
       if (i >= 0) cudaEventRecord(events[static_cast<std::size_t>(2 * i + 1)], stream.cuda());
     }
-    must(stream.synchronize());
+    require(stream.synchronize());
     std::vector<float> us;
     for (int i = 0; i < repeats; ++i) {
       float ms = 0.0f;
@@ -167,7 +157,7 @@ class Bench {
   }
   int chosen() const {
     return many_rows_tile_for(case_.T, case_.layer.K, case_.layer.N, case_.layer.is_gated,
-                              must(device::cuda_multiprocessors(0)), case_.layer.X > 1 ? case_.layer.X : 0);
+                              require(device::cuda_multiprocessors(0)), case_.layer.X > 1 ? case_.layer.X : 0);
   }
 
  private:
@@ -201,8 +191,8 @@ int run(int count, char** arguments) {
   std::unique_ptr<device::Stream> stream;
   device::Memory flush;
   if (!list) {
-    stream = must(device::Stream::create_cuda(0));
-    flush = must(device::Memory::create(kCuda, 256 << 20));
+    stream = require(device::Stream::create_cuda(0));
+    flush = require(device::Memory::create(kCuda, 256 << 20));
   }
   for (const Case& c : cases(smoke)) {
     const std::string name = c.layer.name, rows = "," + std::to_string(c.T);

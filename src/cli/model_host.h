@@ -15,11 +15,6 @@
 
 namespace tandem::cli {
 
-// Where the time until a model is ready went, in seconds.
-struct StartTimes {
-  double files = 0, tokenizer = 0, device = 0, weights = 0, memory = 0;
-};
-
 // Owns, in the order of their lives: files, weights, runner. Movable only as a whole, behind a unique_ptr.
 class ModelHost {
  public:
@@ -57,7 +52,9 @@ class ModelHost {
   ModelFlags flags_;
   SteadyClock clock_;
   TimePoint lap_begin_ = clock_.now();
-  StartTimes times_;
+  struct {
+    double files = 0, tokenizer = 0, device = 0, weights = 0, memory = 0;
+  } times_;  // in seconds, where those until the model is ready went
   std::optional<model::Checkpoint> checkpoint_;
   std::optional<model::Tokenizer> tokenizer_;
   std::optional<model::Transformer> transformer_;

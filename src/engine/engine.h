@@ -4,9 +4,10 @@
 // (decode rows first, then prefill chunks), reserve their blocks, run the model once, sample, send events. On a device,
 // steps whose tokens can be chosen there are queued one ahead; pause(), cancel_all() and set_weights_version() wait for
 // them. When blocks run out the lowest-priority, latest row is preempted; its tokens are kept and recomputed later, to
-// the same bits. Rule: a request's tokens and log-probabilities depend on the request alone, never on what else is
-// running. Threads: every method from any thread; everything else happens on the engine's thread. Memory: queues and
-// pools are sized in create(); a full queue refuses with kResourceExhausted.
+// the same bits.
+// Rule: a request's tokens and log-probabilities depend on the request alone, never on what else is running.
+// Threads: every method from any thread; everything else happens on the engine's thread.
+// Memory: queues and pools are sized in create(); a full queue refuses with kResourceExhausted.
 #pragma once
 
 #include <cstdint>

@@ -48,7 +48,7 @@ class StepGraphs {
     return &entry.graph;
   }
 
-  // No further graphs, and none of those that there are: the device has no memory for them.
+  // No further graphs, and none of those that there are.
   void stop() {
     is_stopped_ = true;
     found_.clear();

@@ -153,6 +153,7 @@ Status TransformerRunner::create_slots() {
   const device::Device device = stream_.device();
   chooses_all_ =
       TD_TRY(device::cuda_compute_capability(device.index)) == 90 && limits_.vocab_size <= kernels::kChooseVocabMax;
+  if (launches_wait()) graphs_.stop();
   copies_ = TD_TRY(device::Stream::create_cuda(device.index));
   for (Slot& slot : slots_) {
     slot.on_host = TD_TRY(device::Memory::create_pinned(bytes));
@@ -257,14 +258,18 @@ Status TransformerRunner::queue_step(const model::ForwardBatch& batch, Gives giv
 
   TD_TRY(events.begin.record(stream_));
   const auto queue_all = [&] { return queue_forward(staged, gives, choices_there, index); };
-  device::Graph* graph = T == B && T <= kGraphRowsMax && !launches_wait()
-                             ? graphs_.use({B, N, context_max, static_cast<int>(gives), index})
-                             : nullptr;
+  device::Graph* graph =
+      T == B && T <= kGraphRowsMax ? graphs_.use({B, N, context_max, static_cast<int>(gives), index}) : nullptr;
   if (graph != nullptr && !*graph) {
     Result<device::Graph> captured = device::Graph::capture(stream_, queue_all);
-    if (captured.ok()) *graph = std::move(captured).value();
-    if (captured.code() == StatusCode::kResourceExhausted) graphs_.stop(), graph = nullptr;
-    if (!captured.ok() && graph != nullptr) return captured.status();
+    if (captured.ok()) {
+      *graph = std::move(captured).value();
+    } else if (captured.code() == StatusCode::kResourceExhausted) {
+      graphs_.stop();
+      graph = nullptr;
+    } else {
+      return captured.status();
+    }
   }
   TD_TRY(graph != nullptr ? graph->launch(stream_) : queue_all());
   TD_TRY(events.end.record(stream_));

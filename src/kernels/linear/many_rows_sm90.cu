@@ -30,17 +30,16 @@ namespace {
 
 using namespace many_rows;
 
-// What a tile costs: nanoseconds for each 64 of k, and around them. From docs/kernels/linear_cuda.md.
 struct Variant {
   ManyRowsTile tile;
-  int depth_ns, around_ns;
+  ManyRowsCost cost;
   Status (*launch)(const LinearCall&, const ManyRowsOrder&, device::Stream&);
   Status (*launch_grouped)(const LinearCall&, const ManyRowsOrder&, device::Stream&);  // or null
 };
 template <int kRows, int kColumns, int kCluster, int kStages, int kWarpgroups, bool kGrouped>
 constexpr Variant variant(int depth_ns, int around_ns) {
   using C = Config<kRows, kColumns, kCluster, kStages, kWarpgroups>;
-  Variant made{{kRows, kColumns, kCluster, kGrouped}, depth_ns, around_ns, launch_as<C, false>, nullptr};
+  Variant made{{kRows, kColumns, kCluster, kGrouped}, {depth_ns, around_ns}, launch_as<C, false>, nullptr};
   if constexpr (kGrouped) made.launch_grouped = launch_as<C, true>;
   return made;
 }
@@ -67,15 +66,13 @@ int many_rows_tile_for(std::int64_t T, std::int64_t K, std::int64_t N, bool is_g
   int best = 0;
   std::int64_t best_ns = std::numeric_limits<std::int64_t>::max();
   for (int i = 0; i < static_cast<int>(std::size(kVariants)); ++i) {
-    const auto& [tile, depth_ns, around_ns, launch, launch_grouped] = kVariants[i];
+    const auto& [tile, cost, launch, launch_grouped] = kVariants[i];
     // Small tiles read a group's weights once for each of its row tiles: only where one is enough for most.
     if (groups > 0 && (!tile.takes_groups || (tile.rows == 64 && T > tile.rows * groups))) continue;
     const std::int64_t rows = tile.rows * tile.cluster, columns = tile.columns / (is_gated ? 2 : 1);
     // Each group has rows of its own, and wastes half a tile of them on average.
     const std::int64_t row_tiles = std::max((T + rows - 1) / rows + groups / 2, groups);
-    const std::int64_t tiles = row_tiles * ((N + columns - 1) / columns);
-    const std::int64_t at_once = multiprocessors / tile.cluster, turns = (tiles + at_once - 1) / at_once;
-    const std::int64_t total = turns * ((K + 63) / 64 * depth_ns + around_ns);
+    const std::int64_t total = cost.ns(tile, row_tiles * ((N + columns - 1) / columns), K, multiprocessors);
     if (total < best_ns) best = i, best_ns = total;
   }
   return best;

@@ -13,6 +13,16 @@ struct ManyRowsTile {
   int cluster = 1;            // blocks, one below the other, that share the weights that they load
   bool takes_groups = false;
 };
+// What a tile costs, in nanoseconds for each 64 of the sum and around them: docs/kernels/linear_cuda.md.
+struct ManyRowsCost {
+  int depth_ns = 0, around_ns = 0;
+
+  // Of so many clusters of tiles, over sums of K.
+  std::int64_t ns(const ManyRowsTile& tile, std::int64_t clusters, std::int64_t K, int multiprocessors) const {
+    const std::int64_t at_once = multiprocessors / tile.cluster;
+    return (clusters + at_once - 1) / at_once * ((K + 63) / 64 * depth_ns + around_ns);
+  }
+};
 std::span<const ManyRowsTile> many_rows_tiles();
 
 // The tile that is fastest for these sizes, by what was measured. Changes no bit. Of grouped layers (groups > 0),

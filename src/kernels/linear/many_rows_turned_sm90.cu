@@ -15,18 +15,16 @@ namespace {
 
 using namespace many_rows;
 
-// Of many_rows_sm90.cu's tiles: what a tile costs, in nanoseconds for each 64 of the sum and around them.
 struct Variant {
   ManyRowsTile tile;
-  int depth_ns, around_ns;
+  ManyRowsCost cost;
   Status (*launch)(const LinearCall&, const ManyRowsOrder&, device::Stream&);         // x as in a forward
   Status (*launch_turned)(const LinearCall&, const ManyRowsOrder&, device::Stream&);  // or turned
 };
 template <int kRows, int kColumns, int kCluster, int kStages>
 constexpr Variant variant(int depth_ns, int around_ns) {
   return {{kRows, kColumns, kCluster},
-          depth_ns,
-          around_ns,
+          {depth_ns, around_ns},
           launch_as<Config<kRows, kColumns, kCluster, kStages, 2, false, true>, false>,
           launch_as<Config<kRows, kColumns, kCluster, kStages, 2, true, true>, false>};
 }
@@ -60,10 +58,10 @@ Status linear_many_rows_turned_sm90(const LinearCall& call, device::Stream& stre
   ManyRowsOrder order{.band = 4};  // measured: docs/kernels/linear_cuda.md
   std::int64_t best_ns = std::numeric_limits<std::int64_t>::max();
   for (int i = 0; i < static_cast<int>(std::size(kVariants)); ++i) {
-    const auto& [tile, depth_ns, around_ns, launch, launch_turned] = kVariants[i];
-    const std::int64_t rows = tile.rows * tile.cluster, at_once = multiprocessors / tile.cluster;
-    const std::int64_t tiles = (call.T + rows - 1) / rows * ((call.N + tile.columns - 1) / tile.columns);
-    const std::int64_t total = (tiles + at_once - 1) / at_once * ((call.K + 63) / 64 * depth_ns + around_ns);
+    const auto& [tile, cost, launch, launch_turned] = kVariants[i];
+    const std::int64_t rows = tile.rows * tile.cluster;
+    const std::int64_t clusters = (call.T + rows - 1) / rows * ((call.N + tile.columns - 1) / tile.columns);
+    const std::int64_t total = cost.ns(tile, clusters, call.K, multiprocessors);
     if (total < best_ns) best_ns = total, order.tile = i;
   }
   return linear_many_rows_turned_sm90_as(call, order, stream);

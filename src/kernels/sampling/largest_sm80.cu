@@ -5,19 +5,14 @@
 // integers does all; NaN and +infinity become the largest of all keys.
 #include "kernels/common/launch.cuh"
 #include "kernels/sampling/paths.h"
+#include "kernels/sampling/place.cuh"
 
 namespace tandem::kernels {
 namespace {
 
 constexpr int kThreads = 512;
-constexpr std::uint64_t kBad = ~std::uint64_t{0};
-
-__device__ std::uint64_t key_of(float logit, std::uint32_t index) {
-  const std::uint32_t bits = __float_as_uint(logit);
-  if ((bits & 0x7fffffffu) > 0x7f800000u || bits == 0x7f800000u) return kBad;
-  const std::uint32_t value = logit == 0.0f ? 0u : bits;  // -0 is 0
-  const std::uint32_t ordered = (value & 0x80000000u) != 0 ? ~value : value | 0x80000000u;
-  return std::uint64_t{ordered} << 32 | ~index;
+__device__ std::uint64_t key_of(float logit, int index) {
+  return logit < __int_as_float(0x7f800000) ? place_of(logit, index) : kBadPlace;  // NaN and +infinity
 }
 
 __device__ std::uint64_t warp_max(std::uint64_t key) {
@@ -37,7 +32,7 @@ __global__ void __launch_bounds__(kThreads)
   const float* const row = logits + blockIdx.y * V;
   std::uint64_t key = 0;
   for (std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x; i < V; i += kLargestParts * kThreads) {
-    const std::uint64_t other = key_of(row[i], static_cast<std::uint32_t>(i));
+    const std::uint64_t other = key_of(row[i], static_cast<int>(i));
     key = other > key ? other : key;
   }
   key = warp_max(key);
@@ -55,8 +50,8 @@ __global__ void __launch_bounds__(32)
   const std::uint64_t mine = threadIdx.x < kLargestParts ? parts[blockIdx.x * kLargestParts + threadIdx.x] : 0;
   const std::uint64_t key = warp_max(mine);
   if (threadIdx.x != 0) return;
-  const bool is_none = key == kBad || static_cast<std::uint32_t>(key >> 32) == 0x007fffffu;  // -infinity
-  const std::int32_t id = is_none ? -1 : static_cast<std::int32_t>(~static_cast<std::uint32_t>(key));
+  const bool is_none = key == kBadPlace || key < kLastFinitePlace;
+  const std::int32_t id = is_none ? -1 : token_at(key);
   ids[blockIdx.x] = id;
   chosen[blockIdx.x].token = id;
 }

@@ -45,7 +45,7 @@ std::vector<ChosenToken> choose(const std::vector<float>& logits, const std::vec
   return {chosen.begin(), chosen.end() - 1};
 }
 
-std::vector<float> row(std::vector<float>& logits, std::int64_t V, std::size_t n) {
+std::vector<float> row(const std::vector<float>& logits, std::int64_t V, std::size_t n) {
   const auto begin = logits.begin() + static_cast<std::ptrdiff_t>(n) * V;
   return {begin, begin + V};
 }
@@ -58,6 +58,16 @@ class Cases {
  public:
   explicit Cases(std::uint64_t seed) : random_(seed) {}
   std::uint64_t below(std::uint64_t n) { return random_() % n; }
+
+  // [N,V] logits, and a choice for each row.
+  std::pair<std::vector<float>, std::vector<TokenChoice>> rows(std::size_t N, std::int64_t V) {
+    std::pair<std::vector<float>, std::vector<TokenChoice>> made;
+    for (std::size_t n = 0; n < N; ++n) {
+      add_row(V, made.first);
+      made.second.push_back(choice(V));
+    }
+    return made;
+  }
 
   void add_row(std::int64_t V, std::vector<float>& logits) {
     const auto begin = logits.size();
@@ -107,12 +117,7 @@ TEST(ChooseTokensCuda, AsTheSamplerOnTheHost) {
     Cases cases(static_cast<std::uint64_t>(V));
     engine::Sampler sampler(V);
     const std::size_t N = V > 10000 ? 24 : 150;
-    std::vector<float> logits;
-    std::vector<TokenChoice> choices;
-    for (std::size_t n = 0; n < N; ++n) {
-      cases.add_row(V, logits);
-      choices.push_back(cases.choice(V));
-    }
+    const auto [logits, choices] = cases.rows(N, V);
     const std::vector<ChosenToken> got = choose(logits, choices, stream);
     for (std::size_t n = 0; n < N; ++n) {
       const ChosenToken want = sampler.choose(choices[n], row(logits, V, n)).value();
@@ -136,12 +141,7 @@ TEST(ChooseTokensCuda, AsTheFormulaInDoublePrecision) {
   for (const std::int64_t V : {7, 1001, 128256}) {
     Cases cases(static_cast<std::uint64_t>(V) + 1);
     const std::size_t N = V > 10000 ? 16 : 200;
-    std::vector<float> logits;
-    std::vector<TokenChoice> choices;
-    for (std::size_t n = 0; n < N; ++n) {
-      cases.add_row(V, logits);
-      choices.push_back(cases.choice(V));
-    }
+    const auto [logits, choices] = cases.rows(N, V);
     const std::vector<ChosenToken> got = choose(logits, choices, stream);
     for (std::size_t n = 0; n < N; ++n, ++all) {
       const std::vector<float> z = row(logits, V, n);
@@ -230,12 +230,7 @@ TEST(ChooseTokensCuda, ARowDependsOnNothingElse) {
   TANDEM_HOPPER_STREAM(stream);
   for (const std::int64_t V : {1003, 128256}) {
     Cases cases(5);
-    std::vector<float> logits;
-    std::vector<TokenChoice> choices;
-    for (int n = 0; n < 64; ++n) {
-      cases.add_row(V, logits);
-      choices.push_back(cases.choice(V));
-    }
+    const auto [logits, choices] = cases.rows(64, V);
     const std::vector<ChosenToken> together = choose(logits, choices, stream), again = choose(logits, choices, stream);
     std::vector<float> reversed;
     for (std::size_t n = 64; n-- > 0;) {
