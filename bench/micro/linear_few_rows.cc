@@ -1,5 +1,5 @@
 // Linear layers of few rows on CUDA, as a decode step has them, against the time that reading the weights takes.
-//   bench_linear_few_rows [--smoke] [--step] [--floor GB/s] [--only SUBSTRING] [--T N]
+//   bench_linear_few_rows [--smoke] [--step] [--floor GB/s] [--only SUBSTRING] [--T N] [--under-way STAGES]
 // Each number is of a CUDA graph of many launches in a row, each with weights of its own (at least --weights bytes of
 // them in all), replayed; bf16 weights, made of random bits. --step: whole models' layers in sequence instead.
 #include <cuda_runtime_api.h>
@@ -25,7 +25,7 @@ using kernels::LinearCall;
 struct Options {
   bool smoke = false, step = false;
   double floor_gbs = 4570.0;
-  std::int64_t weight_bytes = 1'500'000'000, T = 0;
+  std::int64_t weight_bytes = 1'500'000'000, T = 0, under_way = 0;
   std::string only;
 };
 
@@ -154,7 +154,10 @@ class Bench {
       call.x_is_bf16 = true;
       call.norm_weight = nullptr;
     }
-    check(kernels::linear_few_rows_sm90(call, *stream_));
+    if (options_.under_way == 0) return check(kernels::linear_few_rows_sm90(call, *stream_));
+    kernels::FewRowsPlan plan = kernels::plan_few_rows(kernels::few_rows_shape(call), multiprocessors_);
+    plan.under_way = std::min(static_cast<int>(options_.under_way), plan.stages);
+    check(kernels::linear_few_rows_planned_sm90(call, plan, *stream_));
   }
 
   void one_layer(const Layer& layer) {
@@ -204,6 +207,7 @@ class Bench {
   }
 
   Options options_;
+  int multiprocessors_ = device::cuda_multiprocessors(0).value();
   std::unique_ptr<device::Stream> stream_;
   device::Memory x_, norm_, y_, residual_;
 };
@@ -220,6 +224,7 @@ int main(int count, char** arguments) {
     if (name == "--floor") options.floor_gbs = std::atof(value);
     if (name == "--weights") options.weight_bytes = std::atoll(value);
     if (name == "--only") options.only = value;
+    if (name == "--under-way") options.under_way = std::atoll(value);
     if (name == "--T") options.T = std::atoll(value);
   }
   if (device::cuda_devices().empty()) {

@@ -12,8 +12,6 @@ bool is_copied_by_engine(const void* data, std::int64_t stride) {  // rows of bf
   return reinterpret_cast<std::uintptr_t>(data) % 16 == 0 && stride % 8 == 0;
 }
 
-FewRowsShape shape_of(const LinearCall& call) { return {call.T, call.K, call.N, call.up != nullptr, !call.x_is_bf16}; }
-
 // Of rows of bf16: a box is `box_rows` of them, `slabs` times 64 columns. Of ragged rows, whose end lies within a slab
 // and must not be read past, a box has one slab.
 Result<CUtensorMap> map_of(const void* data, std::int64_t rows, std::int64_t K, std::int64_t stride, int box_rows,
@@ -39,6 +37,11 @@ Status launch_few_rows(const sm90::FewRowsArguments& arguments, device::Stream& 
 
 }  // namespace
 
+FewRowsShape few_rows_shape(const LinearCall& call) {
+  const bool keeps_halves = call.T == 1 && call.K % kFewRowsSlab == 0 && call.K <= kFewRowsKeptHalvesMax;
+  return {call.T, call.K, call.N, call.up != nullptr, !call.x_is_bf16 || keeps_halves};
+}
+
 bool few_rows_sm90_takes(const LinearCall& call) {
   if (call.T < 1 || call.T > kFewRows || call.K < 1 || call.N < 1) return false;
   if (call.K > (1 << 24) || call.N > (1 << 30)) return false;
@@ -50,14 +53,15 @@ bool few_rows_sm90_takes(const LinearCall& call) {
 
 Status linear_few_rows_sm90(const LinearCall& call, device::Stream& stream) {
   const int multiprocessors = TD_TRY(device::cuda_multiprocessors(stream.device().index));
-  return linear_few_rows_planned_sm90(call, plan_few_rows(shape_of(call), multiprocessors), stream);
+  return linear_few_rows_planned_sm90(call, plan_few_rows(few_rows_shape(call), multiprocessors), stream);
 }
 
 Status linear_few_rows_planned_sm90(const LinearCall& call, const FewRowsPlan& plan, device::Stream& stream) {
   sm90::FewRowsArguments arguments{.T = static_cast<int>(call.T),
                                    .K = static_cast<int>(call.K),
                                    .N = call.N,
-                                   .x_f32 = plan.keeps_x ? static_cast<const float*>(call.x) : nullptr,
+                                   .x_kept = call.x,
+                                   .x_is_bf16 = call.x_is_bf16,
                                    .x_stride = call.x_stride,
                                    .norm_weight = call.norm_weight,
                                    .norm_eps = call.norm_eps,

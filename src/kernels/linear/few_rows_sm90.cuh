@@ -3,9 +3,9 @@
 //   y^T[n,t] = sum over k of W[n,k] x[t,k]: the weights are the products' left side, 64 rows at a time (fewer are
 //   used, the others read what lies behind and are dropped), the tokens the right side, 8 to 64 of them.
 //
-//   1 warp          copies weights (and x, if it is bf16) through a ring of stages
-//   2 warpgroups    multiply what has arrived, k ascending, one f32 accumulator an output; before that, normalise and
-//                   round x if it is f32
+//   1 warp          copies weights (and x, if it is bf16 of several rows) through a ring of stages
+//   2 warpgroups    multiply what has arrived, k ascending, one f32 accumulator an output; before that, read the other
+//                   x, normalised and rounded if it is f32
 //
 // The weights do not depend on the kernel before this one (which must not write them), so their first stages are asked
 // for at once; everything else waits for it to end (wait_for_previous).
@@ -29,7 +29,8 @@ struct FewRowsArguments {
   CUtensorMap weight, up, x;  // x: if it is not kept
   int T = 0, K = 0;
   std::int64_t N = 0;
-  const float* x_f32 = nullptr;  // if it is kept
+  const void* x_kept = nullptr;  // if it is kept: f32, or one row of bf16
+  bool x_is_bf16 = false;
   std::int64_t x_stride = 0;
   const float* norm_weight = nullptr;
   float norm_eps = 0.0f, norm_offset = 0.0f;
@@ -167,6 +168,7 @@ __device__ __forceinline__ void copy_weights(const FewRowsArguments& arguments, 
     }
   };
   for (; stage < plan.stages && tile < plan.tiles; ++stage) {
+    if (kKeepsX && stage >= plan.under_way) barrier_wait(&shared.full[stage - plan.under_way], 0);
     load_weights(tile, step, stage);
     next();
   }
@@ -175,9 +177,13 @@ __device__ __forceinline__ void copy_weights(const FewRowsArguments& arguments, 
     fence_async();
     for (int i = 0, of = 0; i < stage; ++i, of = of + 1 == steps ? 0 : of + 1) load_x(of, i);
   }
-  StageCursor cursor;
+  StageCursor cursor, under_way{.stage = plan.stages - plan.under_way};
   while (tile < plan.tiles) {
     barrier_wait(&shared.empty[cursor.stage], cursor.parity);
+    if (plan.under_way < plan.stages) {
+      barrier_wait(&shared.full[under_way.stage], under_way.parity);
+      under_way.advance(plan.stages);
+    }
     load_weights(tile, step, cursor.stage);
     load_x(step, cursor.stage);
     next();
@@ -185,47 +191,63 @@ __device__ __forceinline__ void copy_weights(const FewRowsArguments& arguments, 
   }
 }
 
+// A thread's four of f32 from column k on; zeros past K.
+__device__ __forceinline__ float4 load_four(const float* from, int k, int K, bool is_aligned) {
+  float4 four = {};
+  if (is_aligned) {
+    if (k < K) four = *reinterpret_cast<const float4*>(from + k);
+  } else {
+    if (k < K) four.x = from[k];
+    if (k + 1 < K) four.y = from[k + 1];
+    if (k + 2 < K) four.z = from[k + 2];
+    if (k + 3 < K) four.w = from[k + 3];
+  }
+  return four;
+}
+__device__ __forceinline__ bool is_on_16_bytes(const void* from) {
+  return (reinterpret_cast<std::uintptr_t>(from) & 15) == 0;
+}
+
+inline constexpr int kKeptEach = static_cast<int>(kFewRowsKeptColumnsMax / (4 * kNormThreads));
+
+// A thread's part of the norm's weight. Asked for before anything else, since it waits in no queue then: behind the
+// first stages it took longer than x.
+struct NormGains {
+  float4 of[kKeptEach];
+  __device__ __forceinline__ void load(const FewRowsArguments& arguments) {
+    const bool is_aligned = arguments.K % 4 == 0 && is_on_16_bytes(arguments.norm_weight);
+#pragma unroll
+    for (int j = 0; j < kKeptEach; ++j) {
+      const int k = 4 * static_cast<int>(threadIdx.x) + 4 * kNormThreads * j;
+      of[j] =
+          arguments.norm_weight != nullptr ? load_four(arguments.norm_weight, k, arguments.K, is_aligned) : float4{};
+    }
+  }
+};
+
 // x, of at most kRows rows, as bf16, normalised if it is to be, into shared memory (few_rows_chunk_bytes). A thread
 // holds its elements of all rows between the sum of squares and the product: one wait for memory.
 template <int kRows>
-__device__ __forceinline__ void keep_rows(const FewRowsArguments& arguments, FewRowsShared& shared, std::byte* kept) {
-  constexpr int kEach = kFewRowsKeptColumnsMax / (4 * kNormThreads);
-  const bool is_aligned = arguments.K % 4 == 0 && arguments.x_stride % 4 == 0 &&
-                          (reinterpret_cast<std::uintptr_t>(arguments.x_f32) & 15) == 0 &&
-                          (reinterpret_cast<std::uintptr_t>(arguments.norm_weight) & 15) == 0;
+__device__ __forceinline__ void keep_rows(const FewRowsArguments& arguments, const NormGains& gains,
+                                          FewRowsShared& shared, std::byte* kept) {
+  const bool is_aligned = arguments.K % 4 == 0 && arguments.x_stride % 4 == 0 && is_on_16_bytes(arguments.x_kept);
   const int member = static_cast<int>(threadIdx.x), K = arguments.K;
   const bool has_norm = arguments.norm_weight != nullptr;
-  float4 values[kRows][kEach];
-  const auto load = [&](const float* from, int k, bool is_row) {
-    float4 four = {};
-    if (is_aligned) {
-      if (is_row && k < K) four = *reinterpret_cast<const float4*>(from + k);
-    } else if (is_row) {
-      if (k < K) four.x = from[k];
-      if (k + 1 < K) four.y = from[k + 1];
-      if (k + 2 < K) four.z = from[k + 2];
-      if (k + 3 < K) four.w = from[k + 3];
-    }
-    return four;
-  };
+  float4 values[kRows][kKeptEach];
 #pragma unroll
-  for (int j = 0; j < kEach; ++j) {
+  for (int j = 0; j < kKeptEach; ++j) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      values[r][j] = load(arguments.x_f32 + r * arguments.x_stride, 4 * member + 4 * kNormThreads * j, r < arguments.T);
+      const float* const row = static_cast<const float*>(arguments.x_kept) + r * arguments.x_stride;
+      values[r][j] = r < arguments.T ? load_four(row, 4 * member + 4 * kNormThreads * j, K, is_aligned) : float4{};
     }
-  }
-  float4 gains[kEach];
-#pragma unroll
-  for (int j = 0; j < kEach; ++j) {
-    gains[j] = has_norm ? load(arguments.norm_weight, 4 * member + 4 * kNormThreads * j, true) : float4{};
   }
   if (has_norm) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       float sum = 0.0f;  // as norm_part(); the zeros past the end change nothing
 #pragma unroll
-      for (int j = 0; j < kEach; ++j) {
+      for (int j = 0; j < kKeptEach; ++j) {
         sum = __fmaf_rn(values[r][j].x, values[r][j].x, sum);
         sum = __fmaf_rn(values[r][j].y, values[r][j].y, sum);
         sum = __fmaf_rn(values[r][j].z, values[r][j].z, sum);
@@ -244,10 +266,10 @@ __device__ __forceinline__ void keep_rows(const FewRowsArguments& arguments, Few
   const int columns = (K + kFewRowsSlab - 1) / kFewRowsSlab * kFewRowsSlab;
   const int chunk_bytes = arguments.plan.chunk_bytes;
 #pragma unroll
-  for (int j = 0; j < kEach; ++j) {
+  for (int j = 0; j < kKeptEach; ++j) {
     const int k = 4 * member + 4 * kNormThreads * j;
     if (k >= columns) break;
-    const float4 gain = gains[j];
+    const float4 gain = gains.of[j];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       if (r >= arguments.T) break;
@@ -262,6 +284,26 @@ __device__ __forceinline__ void keep_rows(const FewRowsArguments& arguments, Few
       const uint2 packed = {pack<__nv_bfloat16>(value.x, value.y), pack<__nv_bfloat16>(value.z, value.w)};
       *reinterpret_cast<uint2*>(kept + k / 8 * chunk_bytes + 16 * r + k % 8 * 2) = packed;
     }
+  }
+  fence_async_shared();
+  named_sync(1, kNormThreads);
+}
+
+// x, one row of bf16, into shared memory as it is.
+__device__ __forceinline__ void keep_halves(const FewRowsArguments& arguments, std::byte* kept) {
+  constexpr int kEach = static_cast<int>(kFewRowsKeptHalvesMax / (8 * kNormThreads));
+  const int member = static_cast<int>(threadIdx.x), count = arguments.K / 8;
+  const uint4* const row = static_cast<const uint4*>(arguments.x_kept);
+  uint4 words[kEach];
+#pragma unroll
+  for (int j = 0; j < kEach; ++j) {
+    const int at = member + kNormThreads * j;
+    words[j] = at < count ? row[at] : uint4{};
+  }
+#pragma unroll
+  for (int j = 0; j < kEach; ++j) {
+    const int at = member + kNormThreads * j;
+    if (at < count) reinterpret_cast<uint4*>(kept)[at] = words[j];
   }
   fence_async_shared();
   named_sync(1, kNormThreads);
@@ -419,6 +461,10 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
   // The same in all lanes, and known to be: products may not lie where a warp could split.
   const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
 
+  NormGains gains;
+  if constexpr (kKeepsX) {
+    if (warpgroup < kFewRowsWarpgroups) gains.load(arguments);
+  }
   start_next();  // nobody fits beside a block, so the next kernel's may as well wait at the door
   if (threadIdx.x == 128 * kFewRowsWarpgroups) {
     prefetch_map(&arguments.weight);
@@ -441,10 +487,12 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
   }
   wait_for_previous();
   if constexpr (kKeepsX) {
-    if (arguments.T == 1) {
-      keep_rows<1>(arguments, shared, kept);
+    if (arguments.x_is_bf16) {
+      keep_halves(arguments, kept);
+    } else if (arguments.T == 1) {
+      keep_rows<1>(arguments, gains, shared, kept);
     } else {
-      keep_rows<kFewRowsKeptRowsMax>(arguments, shared, kept);
+      keep_rows<kFewRowsKeptRowsMax>(arguments, gains, shared, kept);
     }
   }
   if (warpgroup < plan.warpgroups) {

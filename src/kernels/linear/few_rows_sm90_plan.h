@@ -14,9 +14,10 @@ struct FewRowsPlan {
   int piece_rows = 0, pieces = 1, warpgroups = 1;
   int tokens = 8;        // the products' width: 8, 16, 32 or 64
   int x_rows = 8;        // T rounded up to 8: the rows of x in shared memory
-  bool keeps_x = false;  // x is made bf16 by the block itself, and stays; else copied as it lies, with the weights
+  bool keeps_x = false;  // x is read, made bf16, by the block's threads, and stays; else copied with the weights
   int chunk_bytes = 0, kept_bytes = 0;  // if it is kept
   int slabs = 1, stages = 0;
+  int under_way = 0;  // stages that are asked for and have not come, at most
   int blocks = 1;
   std::int64_t tiles = 0;
   int slab_bytes = 0, stage_bytes = 0, shared_bytes = 0;
@@ -34,8 +35,13 @@ inline constexpr int kFewRowsPastBytes = (64 - 8) * 128;
 // A block has its multiprocessor to itself: what it holds of its weights when x arrives counts for more than another
 // layer's block beside it.
 inline constexpr int kFewRowsSharedBytes = 227 * 1024;
+// What is asked for at a time where x is kept: about what keeps memory busy. More would only wait in a queue, and x
+// behind it.
+inline constexpr int kFewRowsUnderWayBytes = 100 * 1024;
 // x is kept up to here; for more rows, making it in every block takes longer than making it once before.
 inline constexpr std::int64_t kFewRowsKeptRowsMax = 4, kFewRowsKeptColumnsMax = 4096;
+// One row that is bf16 already is kept too, up to what the threads can ask for at once.
+inline constexpr std::int64_t kFewRowsKeptHalvesMax = 28672;
 
 constexpr int few_rows_x_rows(std::int64_t T) { return static_cast<int>((T + 7) / 8 * 8); }
 // x, if it is kept, lies in chunks of 8 columns, 16 bytes to a row, the chunks an odd number of rows apart (so that
@@ -62,6 +68,8 @@ inline bool fit_stages(FewRowsPlan& plan, const FewRowsShape& shape, int stage_b
   const int other = kFewRowsFixedBytes + kFewRowsPastBytes + plan.kept_bytes;
   plan.stages = std::min((kFewRowsSharedBytes - other) / plan.stage_bytes, kFewRowsStagesMax);
   plan.shared_bytes = other + plan.stages * plan.stage_bytes;
+  plan.under_way =
+      plan.keeps_x ? std::clamp(kFewRowsUnderWayBytes / plan.stage_bytes, 1, std::max(plan.stages, 1)) : plan.stages;
   return plan.stages >= 3;
 }
 

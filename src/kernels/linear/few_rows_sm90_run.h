@@ -6,6 +6,7 @@
 
 namespace tandem::kernels {
 
+FewRowsShape few_rows_shape(const LinearCall& call);
 [[nodiscard]] Status linear_few_rows_planned_sm90(const LinearCall& call, const FewRowsPlan& plan,
                                                   device::Stream& stream);
 

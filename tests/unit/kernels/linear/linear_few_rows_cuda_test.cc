@@ -96,8 +96,7 @@ std::vector<float> run(const Case& c, const Values& values, bool by_chain, devic
     const Status status =
         c.multiprocessors == 0
             ? linear_few_rows_sm90(call, stream)
-            : linear_few_rows_planned_sm90(
-                  call, plan_few_rows({c.T, c.K, c.N, c.is_pair, !c.x_is_bf16}, c.multiprocessors), stream);
+            : linear_few_rows_planned_sm90(call, plan_few_rows(few_rows_shape(call), c.multiprocessors), stream);
     EXPECT_TRUE(status.ok()) << c << ": " << status.to_string();
   }
   return y.get();

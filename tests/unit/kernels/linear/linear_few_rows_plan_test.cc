@@ -24,6 +24,7 @@ TEST(LinearFewRowsPlan, CoversEveryRowAndFits) {
               EXPECT_GE(plan.x_rows, T);
               EXPECT_GE(plan.stages, 3);
               EXPECT_LE(plan.stages, kFewRowsStagesMax);
+              EXPECT_TRUE(plan.under_way >= 1 && plan.under_way <= plan.stages);
               EXPECT_TRUE(plan.slabs == 1 || K % kFewRowsSlab == 0);
               EXPECT_EQ(plan.stage_bytes % 1024, 0);
               EXPECT_LE(plan.shared_bytes, kFewRowsSharedBytes);
