@@ -166,6 +166,19 @@ template <int kPending>
 __device__ __forceinline__ void product_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
+// Has x, which is never negative, computed before a wait that follows. ptxas moves waits up, above all that they do not
+// order, so that what stands before one and should run under the products runs after them. It does not move them above
+// accesses to memory: x is stored if it is negative.
+__device__ __forceinline__ void compute_before_wait(float x) {
+  asm volatile(
+      "{\n"
+      ".reg .pred never;\n"
+      "setp.lt.f32 never, %0, 0f00000000;\n"
+      "@never st.shared.f32 [%1], %0;\n"
+      "}\n" ::"f"(x),
+      "r"(0)
+      : "memory");
+}
 // Tells the compiler that a product under way changes these registers up to here.
 template <int kCount>
 __device__ __forceinline__ void product_touch(float (&sums)[kCount]) {

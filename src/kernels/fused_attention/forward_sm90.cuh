@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "kernels/common/cluster_sm90.cuh"
 #include "kernels/common/sm90.cuh"
 #include "kernels/fused_attention/plan.h"
 
@@ -20,6 +21,12 @@ struct Config {
   static constexpr int kStages = kD == 64 ? 4 : 2;  // of K and V
   // Whether warpgroups issue their products in turns: measured, and at D = 128 they fall into step by themselves.
   static constexpr bool kTurns = kD != 128;
+  // Whether the softmax comes before the wait for O += P V. Three warpgroups hide it under each other's products, and
+  // are faster if the compiler mixes it with what follows the wait.
+  static constexpr bool kSoftmaxBeforeWait = kWarpgroups == 2;
+  // Whether a warpgroup leaves out the tile's last blocks where it sees nothing of them; in tiles of 128 rows all see
+  // some of each, as a rule.
+  static constexpr bool kLeavesOut = kWarpgroups == 3;
   static constexpr int kQBuffers = kD == 256 ? 1 : 2;
   // A single one is given back once the item's last scores are there; else rows are written through it.
   static constexpr bool kWritesThroughQ = kQBuffers > 1;
@@ -47,15 +54,29 @@ struct ForwardArguments {
   int D;
 };
 
-// What the producer tells the rest of an item, and of each key block, so that they keep few registers.
-struct ItemNote {
-  int query_row, rows, position, context, head;
+// What is told of an item, and of each key block, so that all who work on them keep few registers.
+struct alignas(16) ItemNote {
+  ForwardTile tile;
+  int head;
   int state;  // kBlocks, kNoBlocks (no row sees a key), kEnd
   static constexpr int kBlocks = 0, kNoBlocks = 1, kEnd = 2;
+
+  __device__ __forceinline__ int context() const { return tile.prefix_count + tile.key_count; }
 };
 struct alignas(16) BlockNote {
   int position, keys;  // of the block's first key; keys that are the range's
   int is_whole, is_last;
+};
+
+constexpr int kItemNotes = 2, kBlockNotes = 8;
+
+template <class C>
+struct alignas(16) Barriers {
+  BlockNote block[kBlockNotes];  // more than stages: read after the stage's K may have been given back
+  ItemNote item[kItemNotes];
+  std::uint64_t item_full[kItemNotes], item_empty[kItemNotes];
+  std::uint64_t q_full[C::kQBuffers], q_empty[C::kQBuffers];
+  std::uint64_t k_full[C::kStages], k_empty[C::kStages], v_full[C::kStages], v_empty[C::kStages];
 };
 
 // Four values of each of four neighbouring lanes: lane i then has the i-th of lanes 0 .. 3.
@@ -77,8 +98,8 @@ __device__ __forceinline__ void transpose_in_quad(std::uint32_t (&values)[4]) {
 template <class Half>
 __device__ __forceinline__ void write_nothing_seen(const ForwardArguments& args, const ItemNote& item, int first) {
   const int lane = threadIdx.x % 32;
-  for (int row = first; row < min(first + 16, item.rows); ++row) {
-    const std::int64_t r = item.query_row + row;
+  for (int row = first; row < min(first + 16, item.tile.rows); ++row) {
+    const std::int64_t r = item.tile.query_row + row;
     Half* const to = static_cast<Half*>(args.out) + r * args.out_row_stride + item.head * args.out_head_stride;
     if (lane * 8 < args.D) *reinterpret_cast<uint4*>(to + lane * 8) = make_uint4(0, 0, 0, 0);
     if (args.lse != nullptr && lane == 0) {
@@ -94,8 +115,8 @@ __device__ __forceinline__ void write_from_registers(const ForwardArguments& arg
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const bool is_row = row + 8 * r < item.rows;
-    Half* const to = static_cast<Half*>(args.out) + (item.query_row + row + 8 * r) * args.out_row_stride +
+    const bool is_row = row + 8 * r < item.tile.rows;
+    Half* const to = static_cast<Half*>(args.out) + (item.tile.query_row + row + 8 * r) * args.out_row_stride +
                      item.head * args.out_head_stride;
 #pragma unroll
     for (int c = 0; c < C::kD / 32; ++c) {
@@ -115,14 +136,17 @@ __device__ __forceinline__ void write_from_registers(const ForwardArguments& arg
   }
 }
 
-// Through the warpgroup's own rows of Q, which nobody reads any more, so that whole lines are written.
+// The warp's 16 rows from `first` of the tile on, through their places in Q's, which nobody reads any more. True if the
+// copy engine reads them now: lane 0 then waits (bulk_wait_read) before anybody writes there. `out_map` has boxes of 16
+// rows.
 template <class C, class Half>
-__device__ __forceinline__ void write_through(std::byte* q_tile, int barrier, const ForwardArguments& args,
-                                              const ItemNote& item, int warpgroup, const float (&sums)[C::kD / 2],
-                                              const float (&inverse)[2]) {
-  const int thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
+__device__ __forceinline__ bool write_through(const CUtensorMap* out_map, std::byte* q_tile, int barrier,
+                                              const ForwardArguments& args, const ItemNote& item, int first,
+                                              const float (&sums)[C::kD / 2], const float (&inverse)[2]) {
+  const int lane = threadIdx.x % 32;
+  std::byte* const tile = q_tile + first * 128;
+  const std::uint32_t stage = shared_address(tile) + (lane % 16) * 128;
   named_sync(barrier, 128);
-  const std::uint32_t stage = shared_address(q_tile) + (warp * 16 + lane % 16) * 128;
 #pragma unroll
   for (int c = 0; c < C::kD / 16; ++c) {
     const float* const s = sums + 8 * c;
@@ -131,20 +155,30 @@ __device__ __forceinline__ void write_through(std::byte* q_tile, int barrier, co
                    pack<Half>(s[0] * inverse[0], s[1] * inverse[0]), pack<Half>(s[2] * inverse[1], s[3] * inverse[1]),
                    pack<Half>(s[4] * inverse[0], s[5] * inverse[0]), pack<Half>(s[6] * inverse[1], s[7] * inverse[1]));
   }
+  fence_async_shared();
   __syncwarp();
-  constexpr int kChunks = C::kD / 8, kRowsAtOnce = 32 / kChunks;
+  if (first + 16 <= item.tile.rows) {
+    if (lane == 0) {
 #pragma unroll
-  for (int i = 0; i < 16 / kRowsAtOnce; ++i) {
-    const int r = warp * 16 + i * kRowsAtOnce + lane / kChunks, chunk = lane % kChunks;
-    const uint4 piece =
-        *reinterpret_cast<const uint4*>(q_tile + (chunk / 8) * C::kRows * 128 + r * 128 + ((chunk % 8) ^ (r % 8)) * 16);
-    if (warpgroup * 64 + r < item.rows && chunk * 8 < args.D) {
-      Half* const to = static_cast<Half*>(args.out) + (item.query_row + warpgroup * 64 + r) * args.out_row_stride +
-                       item.head * args.out_head_stride;
-      *reinterpret_cast<uint4*>(to + chunk * 8) = piece;
+      for (int c = 0; c < C::kD / 64; ++c) {
+        store_box(out_map, shared_address(tile) + c * C::kRows * 128, c * 64, item.tile.query_row + first, item.head);
+      }
+      bulk_commit();
+    }
+    return true;
+  }
+  // The rows that follow the segment's last are others'.
+  Half* const to = static_cast<Half*>(args.out) + (item.tile.query_row + first) * args.out_row_stride +
+                   item.head * args.out_head_stride + lane * 8;
+#pragma unroll 1
+  for (int r = 0; r < item.tile.rows - first; ++r) {
+    const std::byte* const piece = tile + (lane / 8) * C::kRows * 128 + r * 128 + ((lane % 8) ^ (r % 8)) * 16;
+    if (lane * 8 < args.D) {
+      *reinterpret_cast<uint4*>(to + r * args.out_row_stride) = *reinterpret_cast<const uint4*>(piece);
     }
   }
   fence_async_shared();
+  return false;
 }
 
 }  // namespace tandem::kernels::sm90::forward

@@ -94,23 +94,6 @@ FusedAttentionPlan::Table append(std::vector<std::int32_t>& words, const std::ve
   return table;
 }
 
-// What the forward multiplies, in rows times key blocks, with tiles of `rows`; starting a tile costs about one block
-// more.
-std::int64_t count_forward_work(std::span<const AttentionSegment> segments, const AttentionWindow& window,
-                                std::int32_t rows, std::int32_t key_block) {
-  std::int64_t work = 0;
-  for (const AttentionSegment& s : segments) {
-    const RowInterval row{window.left, window.right, s.prefix_count + s.key_count};
-    const std::int32_t position = row.context - s.query_count;
-    for (std::int32_t t = 0; t < s.query_count; t += rows) {
-      const std::int32_t last = std::min(t + rows, s.query_count) - 1;
-      const std::int64_t seen = std::max(0, row.end(position + last) - row.begin(position + t));
-      work += rows * (ceil_div(seen, key_block) + 1);
-    }
-  }
-  return work;
-}
-
 }  // namespace
 
 AttentionTiling attention_tiling(AttentionPath path, std::int64_t D) {
@@ -152,14 +135,6 @@ Result<FusedAttentionPlan> FusedAttentionPlan::create(std::span<const AttentionS
   plan.shape_ = shape;
   plan.window_ = {std::min(window.left, kBoundMax), std::min(window.right, kBoundMax)};
   plan.tiling_ = attention_tiling(path, shape.D);
-  if (path == AttentionPath::kSm90 && shape.D <= 64) {
-    // Three warpgroups hide each other's softmax better than two; two waste less of short sequences. Bits are equal.
-    constexpr std::int32_t kTwoWarpgroups = 128;
-    const auto work = [&](std::int32_t rows) {
-      return count_forward_work(segments, plan.window_, rows, plan.tiling_.key_block);
-    };
-    if (work(kTwoWarpgroups) * 20 < work(plan.tiling_.forward_rows) * 17) plan.tiling_.forward_rows = kTwoWarpgroups;
-  }
   plan.segments_.assign(segments.begin(), segments.end());
   plan.visible_pairs = count_visible_pairs(segments, plan.window_);
 
@@ -291,8 +266,9 @@ Result<FusedAttentionPlan> FusedAttentionPlan::create(std::span<const AttentionS
         return ranked.family == range_of_tile[static_cast<std::size_t>(ranked.tile)];
       });
   const std::int64_t heads_min = waits ? heads_together(shape) : 0;
-  std::vector<WorkItem> key_work = order_work({key_order.begin(), answers}, kv_family_bytes, shape.G, heads_min);
-  const auto answers_work = order_work({answers, key_order.end()}, kv_family_bytes, shape.G, heads_min);
+  std::vector<WorkItem> key_work =
+      order_work({key_order.begin(), answers}, kv_family_bytes, shape.G, heads_min, kAnyPairs);
+  const auto answers_work = order_work({answers, key_order.end()}, kv_family_bytes, shape.G, heads_min, kAnyPairs);
   key_work.insert(key_work.end(), answers_work.begin(), answers_work.end());
   const std::int64_t group = shape.H / shape.G;
   std::vector<std::int64_t> heads_of_tile(key_tiles.size(), group);
@@ -329,7 +305,8 @@ Result<FusedAttentionPlan> FusedAttentionPlan::create(std::span<const AttentionS
   }
 
   plan.forward_tiles = append(plan.words_, forward_tiles);
-  plan.forward_items = append(plan.words_, order_work(std::move(forward_order), family_bytes, shape.H, 0));
+  plan.forward_items =
+      append(plan.words_, order_work(std::move(forward_order), family_bytes, shape.H, 0, kForwardPairs));
   plan.key_tiles = append(plan.words_, key_tiles);
   plan.key_visits = append(plan.words_, key_visits);
   plan.backward_steps = append(plan.words_, backward_steps);

@@ -34,22 +34,40 @@ struct RowEnd {
   float inverse, max_log2, total;
 };
 
-// Of a row whose total lies in parts in four neighbouring lanes; all lanes call. `sink`: the head's, or null; it joins
-// last.
-__device__ __forceinline__ RowEnd end_row(float total, float max, float scale_log2, const float* sink) {
+// A row's total, of which four neighbouring lanes have a part each; all lanes call.
+__device__ __forceinline__ float total_of_quad(float total) {
   total += __shfl_xor_sync(0xffffffffu, total, 1);
-  total += __shfl_xor_sync(0xffffffffu, total, 2);
-  float max_log2 = max == -INFINITY ? -INFINITY : __fmul_rn(max, scale_log2);
-  float fade = 1.0f;
-  if (sink != nullptr) {
+  return total + __shfl_xor_sync(0xffffffffu, total, 2);
+}
+
+// 1 / x to the nearest, where that is a normal number: what a division does, without its other cases.
+__device__ __forceinline__ float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return __fmaf_rn(y, __fmaf_rn(-x, y, 1.0f), y);
+}
+
+// Of a row's whole total. `sink`: the head's, or null; it joins last.
+__device__ __forceinline__ RowEnd end_total(float total, float max, float scale_log2, const float* sink) {
+  float max_log2 = max == -INFINITY ? -INFINITY : __fmul_rn(max, scale_log2), inverse;
+  if (sink == nullptr) {
+    inverse = reciprocal(total);
+  } else {
+    float fade = 1.0f;
     const float sink_log2 = __fmul_rn(*sink, kLog2E), with_sink = fmaxf(max_log2, sink_log2);
     if (with_sink != -INFINITY) {
       fade = exp2_approx(__fsub_rn(max_log2, with_sink));
       total = __fmaf_rn(total, fade, exp2_approx(__fsub_rn(sink_log2, with_sink)));
       max_log2 = with_sink;
     }
+    inverse = fade / total;
   }
-  return {total > 0.0f ? fade / total : (total == 0.0f ? 0.0f : total), max_log2, total};  // NaN stays NaN
+  return {total > 0.0f ? inverse : (total == 0.0f ? 0.0f : total), max_log2, total};  // NaN stays NaN
+}
+
+// Of a row whose total lies in parts in four neighbouring lanes; all lanes call.
+__device__ __forceinline__ RowEnd end_row(float total, float max, float scale_log2, const float* sink) {
+  return end_total(total_of_quad(total), max, scale_log2, sink);
 }
 
 // One warpgroup's 64 rows: what a thread holds of them. Rows r = lane/4 and r + 8 of its warp's 16; of every 8 columns,
@@ -96,11 +114,20 @@ class Rows {
 
   // Columns outside begin .. end-1 of the block, for each of the two rows, become invisible.
   __device__ __forceinline__ void mask(const int (&begin)[2], const int (&end)[2]) {
+    // Of every 8 of a row's columns the thread has 2: those below a bound are the lowest so many bits.
     const int column = 2 * (threadIdx.x % 4);
+    const auto below = [column](int bound) {
+      const unsigned past = bound > column ? bound - column : 0, count = 2 * (past / 8) + min(past % 8, 2u);
+      return count < 32 ? (1u << count) - 1 : ~0u;
+    };
+    static_assert(kScores / 2 <= 32);
 #pragma unroll
-    for (int i = 0; i < kScores; ++i) {
-      const int c = column + 8 * (i / 4) + i % 2, row = i / 2 % 2;
-      if (c < begin[row] || c >= end[row]) scores[i] = -INFINITY;
+    for (int row = 0; row < 2; ++row) {
+      const unsigned visible = below(end[row]) & ~below(begin[row]);
+#pragma unroll
+      for (int i = 0; i < kScores / 2; ++i) {
+        if ((visible >> i & 1) == 0) scores[4 * (i / 2) + 2 * row + i % 2] = -INFINITY;
+      }
     }
   }
 

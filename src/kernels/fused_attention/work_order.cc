@@ -16,19 +16,20 @@ constexpr std::int64_t kItemsOfRange = 256, kItemRows = 4096;
 }  // namespace
 
 std::vector<WorkItem> order_work(std::vector<Ranked> tiles, const std::vector<std::int64_t>& family_bytes,
-                                 std::int64_t heads, std::int64_t heads_min) {
+                                 std::int64_t heads, std::int64_t heads_min, std::int64_t pairs_max) {
   std::stable_sort(tiles.begin(), tiles.end(), [](const Ranked& a, const Ranked& b) { return a.family < b.family; });
   std::vector<WorkItem> items;
   items.reserve(tiles.size() * static_cast<std::size_t>(heads));
   for (std::size_t begin = 0; begin < tiles.size();) {
     // As many families as fit with all heads; or one family with as many heads as fit.
     std::size_t end = begin;
-    std::int64_t bytes = 0;
+    std::int64_t bytes = 0, families = 0;
     while (end < tiles.size()) {
       const std::int64_t family = tiles[end].family;
       const std::int64_t more = family_bytes[static_cast<std::size_t>(family)];
       if (end > begin && (bytes + more) * heads > kSectionBytes) break;
-      bytes += more;
+      if (end > begin && families * heads >= pairs_max) break;
+      ++families, bytes += more;
       while (end < tiles.size() && tiles[end].family == family) ++end;
     }
     std::sort(tiles.begin() + static_cast<std::ptrdiff_t>(begin), tiles.begin() + static_cast<std::ptrdiff_t>(end),

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "kernels/fused_attention/plan.h"
@@ -16,11 +17,16 @@ struct Ranked {
   std::int64_t family, cost, order;
 };
 
-// Families are taken together, as many (family, head) pairs as fit the section's bytes; within a section, the tiles in
-// descending cost (and, for equal cost, in `order`), each for all of the section's heads. With `heads_min` above zero,
-// so many heads at least, and sections of one size.
+// Families are taken together, as many (family, head) pairs as fit the section's bytes, and not more than `pairs_max`
+// except for a single family; within a section, the tiles in descending cost (and, for equal cost, in `order`), each
+// for all of the section's heads. With `heads_min` above zero, so many heads at least, and sections of one size.
 std::vector<WorkItem> order_work(std::vector<Ranked> tiles, const std::vector<std::int64_t>& family_bytes,
-                                 std::int64_t heads, std::int64_t heads_min);
+                                 std::int64_t heads, std::int64_t heads_min, std::int64_t pairs_max);
+
+// Pairs of a section where items do not wait for each other and each reads its family's keys: with few of them several
+// tiles of each are at work at a time, so that keys come from device memory all the time, and not for the first tiles
+// of a section alone. And where nothing is gained by it: any number.
+inline constexpr std::int64_t kForwardPairs = 32, kAnyPairs = std::numeric_limits<std::int64_t>::max();
 
 // For backwards whose items wait for each other: kv heads that are worked on together at least. Where sequences are so
 // long that few would fit the section's bytes, their tiles go through the queries at one pace anyway; and the more
