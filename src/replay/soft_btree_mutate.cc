@@ -1,9 +1,11 @@
 // Insertion and removal of sorted batches (a single entry is a batch of one).
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <vector>
 
 #include "base/check.h"
+#include "replay/soft_btree_ahead.h"
 #include "replay/soft_btree_nodes.h"
 
 namespace tandem::replay::tree {
@@ -15,41 +17,25 @@ int pieces_of(std::int64_t total, int most, int fill) {
   return total <= 2 * most ? 2 : static_cast<int>((total + fill - 1) / fill);
 }
 
-// The items that belong to child `child` of a node: [begin, end).
+// The shares of a node's items. Those of a single item are asked for from memory; a batch has been ahead.
 template <class Real>
-struct Share {
-  int child;
-  const Item<Real>*begin, *end;
-};
-template <class Real>
-using Shares = std::array<Share<Real>, kInnerMost>;
-
-// Splits sorted items among the children, and asks for those from memory; returns how many have some.
-template <class Real>
-int divide(const Nodes<Real>& nodes, const Inner<Real>* n, const Item<Real>* begin, const Item<Real>* end,
-           Shares<Real>& shares) {
-  int count = 0;
-  while (begin != end) {
-    const int j = Nodes<Real>::child_of(n, begin->key, begin->id);
-    const Item<Real>* stop = end;
-    if (end - begin > 1 && j + 1 < n->size) {
-      stop = std::partition_point(begin + 1, end, [n, j](const Item<Real>& item) {
-        return before(item.key, item.id, n->first_keys[j + 1], n->first_ids[j + 1]);
-      });
-    }
-    shares[count++] = {j, begin, stop};
-    begin = stop;
-    if (n->level <= 2) nodes.prefetch_head(n->children[j], n->level - 1);
+void shares_of(const Nodes<Real>& nodes, const Inner<Real>* n, const Item<Real>* begin, const Item<Real>* end,
+               Ahead<Real>* ahead, Shares<Real>& shares) {
+  if (n->level == 1 && ahead != nullptr) {
+    shares = ahead->next();
+    return;
   }
-  if (n->level == 1) nodes.prefetch_sums(n, shares[0].child, shares[count - 1].child);
-  return count;
+  divide(n, begin, end, shares);
+  if (ahead != nullptr || n->level > 2) return;
+  for (const Share<Real>& share : shares) nodes.prefetch_head(n->children[share.child], n->level - 1);
+  if (n->level == 1) nodes.prefetch_sums(n, shares[0].child, shares.last().child);
 }
 
 template <class Real>
 class Insertion {
  public:
   using N = Nodes<Real>;
-  explicit Insertion(const N& nodes) : nodes_(nodes) {}
+  Insertion(const N& nodes, Ahead<Real>* ahead) : nodes_(nodes), ahead_(ahead) {}
 
   // Puts items [begin, end) below `node`; nodes that had to be made beside it, to its right, are appended to `made`.
   void below(Node*& node, const Item<Real>* begin, const Item<Real>* end, std::vector<Node*>& made) {
@@ -122,21 +108,29 @@ class Insertion {
     std::vector<Node*> beside;  // of all children, in order; of share s: up to ends[s]
     std::array<std::size_t, kInnerMost> ends;
     Shares<Real> shares;
-    const int count = divide(nodes_, n, begin, end, shares);
-    for (int s = 0; s < count; ++s) {
+    shares_of(nodes_, n, begin, end, ahead_, shares);
+    const bool at_once = n->level == 2 && 2 * shares.count >= n->size;
+    if (at_once) nodes_.repair(n);
+    for (int s = 0; s < shares.count; ++s) {
       const int j = shares[s].child;
+      if (n->level == 1 && ahead_ != nullptr) ahead_->advance();
       nodes_.unshare(n->children[j]);
       nodes_.push(n, j);
       below(n->children[j], shares[s].begin, shares[s].end, beside);
       ends[s] = beside.size();
+      if (at_once) nodes_.summarise(n, j);
+    }
+    if (at_once && beside.empty()) {
+      nodes_.refresh(n, shares[0].child, shares.last().child);
+      return;
     }
     if (n->level > 1) {
-      for (int s = 0; s < count; ++s) nodes_.put_off(n, shares[s].child);
+      for (int s = 0; s < shares.count; ++s) nodes_.put_off(n, shares[s].child);
       if (beside.empty()) return;
       nodes_.repair(n);
     } else if (beside.empty()) {
-      for (int s = 0; s < count; ++s) nodes_.summarise(n, shares[s].child);
-      nodes_.refresh(n, shares[0].child, shares[count - 1].child);
+      for (int s = 0; s < shares.count; ++s) nodes_.summarise(n, shares[s].child);
+      nodes_.refresh(n, shares[0].child, shares.last().child);
       return;
     }
     // More children than before: they go to as many nodes as it takes, those untouched with their sums.
@@ -162,7 +156,7 @@ class Insertion {
     int share = 0;
     std::size_t next_beside = 0;
     for (int j = 0; j < n->size; ++j) {
-      const bool touched = share < count && shares[share].child == j;
+      const bool touched = share < shares.count && shares[share].child == j;
       const int own = slot();
       nodes_.move_slots(piece, own, n, j, 1);
       if (touched) nodes_.summarise(piece, own);
@@ -179,13 +173,14 @@ class Insertion {
   }
 
   const N& nodes_;
+  Ahead<Real>* const ahead_;  // null: for a single item
 };
 
 template <class Real>
 class Removal {
  public:
   using N = Nodes<Real>;
-  explicit Removal(const N& nodes) : nodes_(nodes) {}
+  Removal(const N& nodes, Ahead<Real>* ahead) : nodes_(nodes), ahead_(ahead) {}
 
   void below(Node* node, const Item<Real>* begin, const Item<Real>* end) {
     if (node->leaf()) {
@@ -195,9 +190,10 @@ class Removal {
     auto* n = N::inner(node);
     bool thin = false;
     Shares<Real> shares;
-    const int count = divide(nodes_, n, begin, end, shares);
-    for (int s = 0; s < count; ++s) {
+    shares_of(nodes_, n, begin, end, ahead_, shares);
+    for (int s = 0; s < shares.count; ++s) {
       const int j = shares[s].child;
+      if (n->level == 1 && ahead_ != nullptr) ahead_->advance();
       nodes_.unshare(n->children[j]);
       nodes_.push(n, j);
       below(n->children[j], shares[s].begin, shares[s].end);
@@ -212,7 +208,7 @@ class Removal {
       nodes_.repair(n);
       mend(n);
     } else if (n->level == 1) {
-      nodes_.refresh(n, shares[0].child, shares[count - 1].child);
+      nodes_.refresh(n, shares[0].child, shares.last().child);
     }
   }
 
@@ -294,6 +290,7 @@ class Removal {
   }
 
   const N& nodes_;
+  Ahead<Real>* const ahead_;  // null: for a single item
 };
 
 }  // namespace
@@ -301,8 +298,10 @@ class Removal {
 template <class Real>
 void insert_sorted(const Nodes<Real>& nodes, Node*& root, const Item<Real>* items, std::int64_t count) {
   if (count == 0) return;
-  Insertion<Real> insertion(nodes);
   nodes.unshare(root);
+  std::optional<Ahead<Real>> ahead;
+  if (count > 1) ahead.emplace(nodes, root, items, items + count);
+  Insertion<Real> insertion(nodes, ahead ? &*ahead : nullptr);
   std::vector<Node*> beside;
   insertion.below(root, items, items + count, beside);
   if (beside.empty()) return;
@@ -319,8 +318,10 @@ void insert_sorted(const Nodes<Real>& nodes, Node*& root, const Item<Real>* item
 template <class Real>
 void erase_sorted(const Nodes<Real>& nodes, Node*& root, const Item<Real>* items, std::int64_t count) {
   if (count == 0) return;
-  Removal<Real> removal(nodes);
   nodes.unshare(root);
+  std::optional<Ahead<Real>> ahead;
+  if (count > 1) ahead.emplace(nodes, root, items, items + count);
+  Removal<Real> removal(nodes, ahead ? &*ahead : nullptr);
   removal.below(root, items, items + count);
   while (!root->leaf() && root->size <= 1) {
     Node* old = root;

@@ -159,35 +159,10 @@ void Nodes<Real>::summarise(InnerT* parent, int j) const {
     std::fill_n(r, stride, Real(0));
     return;
   }
-  const Real lo = parent->lo[j] = c->keys[first], hi = parent->hi[j] = c->keys[last];
-  alignas(64) Real ul[kLeafMost] = {}, ur[kLeafMost] = {}, el[kLeafMost], er[kLeafMost];
-  const int live_count = last - first + 1;
-  const Real* keys = c->keys + first;
-  for (int i = 0; i < live_count; ++i) {
-    ul[i] = (hi - keys[i]) / tau;
-    ur[i] = (keys[i] - lo) / tau;
-  }
-  rows::exp_negative(ul, el, live_count);
-  rows::exp_negative(ur, er, live_count);
-  const Real* x = value(c, first);
-  const auto sums = [&](Real* a, Real* b) {
-    rows::weighted_pair(x, el, er, live_count, value_stride, a, b);
-    std::fill(a + value_stride, a + row, Real(0));
-    std::fill(b + value_stride, b + row, Real(0));
-    a[width] = rows::sum(el, live_count);
-    b[width] = rows::sum(er, live_count);
-  };
-  for (int i = 0; i < live_count; ++i) {
-    el[i] *= c->weights[first + i];
-    er[i] *= c->weights[first + i];
-  }
-  sums(l, r);
-  if (!moments) return;
-  for (int i = 0; i < live_count; ++i) {
-    el[i] = el[i] > 0 ? el[i] * ul[i] : 0;
-    er[i] = er[i] > 0 ? er[i] * ur[i] : 0;
-  }
-  sums(l + row, r + row);
+  parent->lo[j] = c->keys[first];
+  parent->hi[j] = c->keys[last];
+  rows::edges(rows::Edges<Real>{c->keys + first, c->weights + first, value(c, first), last - first + 1, width,
+                                value_stride, row, moments, tau, l, r});
 }
 
 template <class Real>

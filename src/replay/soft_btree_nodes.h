@@ -32,7 +32,8 @@ inline constexpr std::align_val_t kNodeAlignment{64};
 inline constexpr int kProfilesMost = 4;
 inline constexpr double kWindowWidth = 2.001;  // of tau: all within a window are this near, however that is rounded
 
-static_assert(kInnerMost == 16 && kInnerMost <= rows::kScanMost && kLeafMost % 16 == 0);  // bits; whole vectors
+static_assert(kInnerMost == 16 && kInnerMost <= rows::kScanMost && kLeafMost <= rows::kEdgeMost &&
+              kLeafMost % 16 == 0);  // bits; whole vectors
 
 struct Node {
   NodePool* pool;  // that it comes from

@@ -15,6 +15,7 @@ namespace tandem::replay::rows::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 using replay::HWY_NAMESPACE::exp_of;
 using replay::HWY_NAMESPACE::Lanes;
+using replay::HWY_NAMESPACE::WideLanes;
 
 template <class Real>
 HWY_INLINE void exp_negative_of(const Real* u, Real* e, int count) {
@@ -37,29 +38,66 @@ HWY_INLINE void weigh_of(const Weigh<Real>& w) {
   }
 }
 
-template <class Real>
-HWY_INLINE void weighted_pair_of(const Real* data, const Real* ca, const Real* cb, int count, int width, Real* a,
-                                 Real* b) {
-  const Lanes<Real> d;
-  const int n = static_cast<int>(hn::Lanes(d));
-  for (int j = 0; j < width; j += n) {
-    auto a0 = hn::Zero(d), a1 = hn::Zero(d), b0 = hn::Zero(d), b1 = hn::Zero(d);
-    int i = 0;
-    for (; i + 1 < count; i += 2) {
-      const auto x0 = hn::LoadU(d, data + i * width + j), x1 = hn::LoadU(d, data + (i + 1) * width + j);
-      a0 = hn::MulAdd(hn::Set(d, ca[i]), x0, a0);
-      b0 = hn::MulAdd(hn::Set(d, cb[i]), x0, b0);
-      a1 = hn::MulAdd(hn::Set(d, ca[i + 1]), x1, a1);
-      b1 = hn::MulAdd(hn::Set(d, cb[i + 1]), x1, b1);
-    }
-    if (i < count) {
-      const auto x = hn::LoadU(d, data + i * width + j);
-      a0 = hn::MulAdd(hn::Set(d, ca[i]), x, a0);
-      b0 = hn::MulAdd(hn::Set(d, cb[i]), x, b0);
-    }
-    hn::StoreU(hn::Add(a0, a1), d, a + j);
-    hn::StoreU(hn::Add(b0, b1), d, b + j);
+// Columns of both rows at once: out = sum_i c[i] row_i.
+template <class D, class Real>
+HWY_INLINE void edge_columns(D d, const Real* x, int stride, const Real* cl, const Real* cr, int count, Real* left,
+                             Real* right) {
+  auto l0 = hn::Zero(d), l1 = l0, r0 = l0, r1 = l0;
+  int i = 0;
+  for (; i + 1 < count; i += 2, x += 2 * stride) {
+    const auto x0 = hn::LoadU(d, x), x1 = hn::LoadU(d, x + stride);
+    l0 = hn::MulAdd(hn::Set(d, cl[i]), x0, l0);
+    r0 = hn::MulAdd(hn::Set(d, cr[i]), x0, r0);
+    l1 = hn::MulAdd(hn::Set(d, cl[i + 1]), x1, l1);
+    r1 = hn::MulAdd(hn::Set(d, cr[i + 1]), x1, r1);
   }
+  if (i < count) {
+    const auto x0 = hn::LoadU(d, x);
+    l0 = hn::MulAdd(hn::Set(d, cl[i]), x0, l0);
+    r0 = hn::MulAdd(hn::Set(d, cr[i]), x0, r0);
+  }
+  hn::StoreU(hn::Add(l0, l1), d, left);
+  hn::StoreU(hn::Add(r0, r1), d, right);
+}
+
+template <class Real>
+HWY_INLINE void edge_rows(const Edges<Real>& e, const Real* cl, const Real* cr, Real* left, Real* right) {
+  const WideLanes<Real> wide;
+  const Lanes<Real> half;
+  int k = 0;
+  const auto columns = [&](auto d) HWY_ATTR {
+    edge_columns(d, e.values + k, e.value_stride, cl, cr, e.count, left + k, right + k);
+  };
+  for (const int n = static_cast<int>(hn::Lanes(wide)); k + n <= e.value_stride; k += n) columns(wide);
+  for (const int n = static_cast<int>(hn::Lanes(half)); k < e.value_stride; k += n) columns(half);
+  for (const int n = static_cast<int>(hn::Lanes(half)); k < e.row; k += n) {
+    hn::StoreU(hn::Zero(half), half, left + k);
+    hn::StoreU(hn::Zero(half), half, right + k);
+  }
+  left[e.width] = sum(cl, e.count);
+  right[e.width] = sum(cr, e.count);
+}
+
+template <class Real>
+HWY_INLINE void edges_of(const Edges<Real>& e) {
+  const WideLanes<Real> d;
+  const int n = static_cast<int>(hn::Lanes(d));
+  HWY_ALIGN Real cl[kEdgeMost], cr[kEdgeMost], ml[kEdgeMost], mr[kEdgeMost];
+  const auto lo = hn::Set(d, e.keys[0]), hi = hn::Set(d, e.keys[e.count - 1]), tau = hn::Set(d, e.tau);
+  const auto zero = hn::Zero(d);
+  for (int i = 0; i < e.count; i += n) {
+    const auto key = hn::LoadU(d, e.keys + i), weight = hn::LoadU(d, e.weights + i);
+    const auto ul = hn::Div(hn::Sub(hi, key), tau), ur = hn::Div(hn::Sub(key, lo), tau);
+    const auto l = hn::Mul(exp_of(d, hn::Neg(ul)), weight), r = hn::Mul(exp_of(d, hn::Neg(ur)), weight);
+    hn::Store(l, d, cl + i);
+    hn::Store(r, d, cr + i);
+    if (e.moments) {  // (u may be infinite.)
+      hn::Store(hn::IfThenElseZero(hn::Gt(l, zero), hn::Mul(l, ul)), d, ml + i);
+      hn::Store(hn::IfThenElseZero(hn::Gt(r, zero), hn::Mul(r, ur)), d, mr + i);
+    }
+  }
+  edge_rows(e, cl, cr, e.left, e.right);
+  if (e.moments) edge_rows(e, ml, mr, e.left + e.row, e.right + e.row);
 }
 
 // row(i): where row i begins.
@@ -155,18 +193,16 @@ HWY_INLINE void scan_of(const Scan<Real>& s) {
 }
 
 // Highway dispatches functions, not templates.
-#define TD_ROWS_OF(Real, suffix)                                                                                   \
-  void weigh_##suffix(const Weigh<Real>& w) { weigh_of(w); }                                                       \
-  void exp_negative_##suffix(const Real* u, Real* e, int count) { exp_negative_of(u, e, count); }                  \
-  void weighted_pair_##suffix(const Real* x, const Real* ca, const Real* cb, int count, int w, Real* a, Real* b) { \
-    weighted_pair_of(x, ca, cb, count, w, a, b);                                                                   \
-  }                                                                                                                \
-  void add_weighted_##suffix(const Real* x, const Real* c, int count, int width, Real* out) {                      \
-    add_rows([x, width](int i) HWY_ATTR { return x + i * width; }, c, count, width, out);                          \
-  }                                                                                                                \
-  void add_pointed_##suffix(const Real* const* x, const Real* c, int count, int width, Real* out) {                \
-    add_rows([x](int i) HWY_ATTR { return x[i]; }, c, count, width, out);                                          \
-  }                                                                                                                \
+#define TD_ROWS_OF(Real, suffix)                                                                    \
+  void weigh_##suffix(const Weigh<Real>& w) { weigh_of(w); }                                        \
+  void exp_negative_##suffix(const Real* u, Real* e, int count) { exp_negative_of(u, e, count); }   \
+  void edges_##suffix(const Edges<Real>& e) { edges_of(e); }                                        \
+  void add_weighted_##suffix(const Real* x, const Real* c, int count, int width, Real* out) {       \
+    add_rows([x, width](int i) HWY_ATTR { return x + i * width; }, c, count, width, out);           \
+  }                                                                                                 \
+  void add_pointed_##suffix(const Real* const* x, const Real* c, int count, int width, Real* out) { \
+    add_rows([x](int i) HWY_ATTR { return x[i]; }, c, count, width, out);                           \
+  }                                                                                                 \
   void scan_##suffix(const Scan<Real>& s) { scan_of(s); }
 TD_ROWS_OF(float, f32)
 TD_ROWS_OF(double, f64)
@@ -182,14 +218,12 @@ namespace tandem::replay::rows {
   HWY_EXPORT(weigh_##suffix);                                                                                        \
   void weigh(const Weigh<Real>& w) { HWY_DYNAMIC_DISPATCH(weigh_##suffix)(w); }                                      \
   HWY_EXPORT(exp_negative_##suffix);                                                                                 \
-  HWY_EXPORT(weighted_pair_##suffix);                                                                                \
+  HWY_EXPORT(edges_##suffix);                                                                                        \
   HWY_EXPORT(add_weighted_##suffix);                                                                                 \
   HWY_EXPORT(add_pointed_##suffix);                                                                                  \
   HWY_EXPORT(scan_##suffix);                                                                                         \
   void exp_negative(const Real* u, Real* e, int count) { HWY_DYNAMIC_DISPATCH(exp_negative_##suffix)(u, e, count); } \
-  void weighted_pair(const Real* x, const Real* ca, const Real* cb, int count, int w, Real* a, Real* b) {            \
-    HWY_DYNAMIC_DISPATCH(weighted_pair_##suffix)(x, ca, cb, count, w, a, b);                                         \
-  }                                                                                                                  \
+  void edges(const Edges<Real>& e) { HWY_DYNAMIC_DISPATCH(edges_##suffix)(e); }                                      \
   void add_weighted(const Real* x, const Real* c, int count, int width, Real* out) {                                 \
     HWY_DYNAMIC_DISPATCH(add_weighted_##suffix)(x, c, count, width, out);                                            \
   }                                                                                                                  \

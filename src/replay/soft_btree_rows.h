@@ -34,9 +34,21 @@ Real sum(const Real* x, int count) {
 void exp_negative(const float* u, float* e, int count);
 void exp_negative(const double* u, double* e, int count);
 
-// a = sum_i ca[i] row_i, b = sum_i cb[i] row_i; row_i = data + i width.
-void weighted_pair(const float* data, const float* ca, const float* cb, int count, int width, float* a, float* b);
-void weighted_pair(const double* data, const double* ca, const double* cb, int count, int width, double* a, double* b);
+// The rows L and R of entries sorted by key, the first and the last of which have weight: with u = (last key - k_i) /
+// tau (right: (k_i - first key) / tau),
+//   left = sum_i w_i e^-u [v_i ; 1], with moments (a second row behind it) sum_i w_i u e^-u [v_i ; 1]
+// At most kEdgeMost; up to 64 bytes behind keys and weights may be read.
+inline constexpr int kEdgeMost = 32;
+template <class Real>
+struct Edges {
+  const Real *keys, *weights, *values;  // [count], [count], [count, value_stride]
+  int count, width, value_stride, row;
+  bool moments;
+  Real tau;
+  Real *left, *right;
+};
+void edges(const Edges<float>& e);
+void edges(const Edges<double>& e);
 
 // out += sum_i c[i] row_i; row_i = data + i width.
 void add_weighted(const float* data, const float* c, int count, int width, float* out);
