@@ -10,7 +10,7 @@
 #include <hwy/foreach_target.h>
 // After foreach_target.
 #include <hwy/highway.h>
-#include "replay/soft_btree_lanes-inl.h"
+#include "replay/soft_btree_near-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace tandem::replay::tree::HWY_NAMESPACE {
@@ -19,21 +19,6 @@ namespace hn = hwy::HWY_NAMESPACE;
 using replay::HWY_NAMESPACE::exp_of;
 using replay::HWY_NAMESPACE::Lanes;
 using replay::HWY_NAMESPACE::WideLanes;
-
-// How many of x[0..size) are below q. kMost are looked at, without a branch.
-template <int kMost, bool kEqual, class Real>
-HWY_INLINE int count_of(const Real* x, int size, Real q) {
-  const WideLanes<Real> d;
-  constexpr int n = static_cast<int>(hn::MaxLanes(d));
-  const auto at = hn::Set(d, q);
-  std::size_t count = 0;
-  for (int i = 0; i < kMost; i += n) {
-    const auto v = hn::LoadU(d, x + i);
-    const auto some = hn::FirstN(d, static_cast<std::size_t>(std::max(0, size - i)));
-    count += hn::CountTrue(d, hn::And(some, kEqual ? hn::Le(v, at) : hn::Lt(v, at)));
-  }
-  return static_cast<int>(count);
-}
 
 // One level down; false: there is no further.
 template <class Real>
@@ -92,41 +77,6 @@ HWY_INLINE void descend_rest_of(const Nodes<Real>& nodes, QuickRead<Real>& read)
   if (step(nodes, read)) nodes.prefetch_leaf(read.node, true);
 }
 
-// (1 + u) e of e = e^-u; where that is 0, u may be infinite.
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE V times_slope(D d, V e, V u) {
-  return hn::IfThenElseZero(hn::Gt(e, hn::Zero(d)), hn::MulAdd(u, e, e));
-}
-
-// Coefficients of the entries of a leaf: c[i] = w_i e^-d_i, with moments w_i (1 + shift + d_i) e^-d_i.
-template <class Real>
-struct Near {
-  Real before, after, beyond_before, beyond_after, tau;
-  Real shift;  // nearest / tau, with moments
-};
-template <class Real>
-HWY_INLINE void coefficients_of(const Leaf<Real>* leaf, Real query, const Near<Real>& near, bool moments, Real* c) {
-  const WideLanes<Real> d;
-  const int n = static_cast<int>(hn::Lanes(d)), size = leaf->size;
-  const auto q = hn::Set(d, query), tau = hn::Set(d, near.tau), zero = hn::Zero(d);
-  const auto shift = hn::Set(d, near.shift);
-  const auto before = hn::Set(d, near.before), after = hn::Set(d, near.after);
-  const auto beyond_before = hn::Set(d, near.beyond_before), beyond_after = hn::Set(d, near.beyond_after);
-  for (int i = 0; i < size; i += n) {
-    const auto key = hn::LoadU(d, leaf->keys + i);
-    // Entries of weight 0 may be nearer than the nearest live one: their distance is of no account.
-    const auto to_before = hn::Add(beyond_before, hn::Max(zero, hn::Sub(before, key)));
-    const auto to_after = hn::Add(beyond_after, hn::Max(zero, hn::Sub(key, after)));
-    const auto far = hn::IfThenElse(hn::Lt(key, q), to_before, hn::IfThenElseZero(hn::Gt(key, q), to_after));
-    const auto u = hn::Div(far, tau);
-    auto e = exp_of(d, hn::Neg(u));
-    if (moments) e = times_slope(d, e, hn::Add(u, shift));
-    const auto mass = hn::Mul(e, hn::LoadU(d, leaf->weights + i));
-    const auto some = hn::FirstN(d, static_cast<std::size_t>(size - i));
-    hn::StoreU(hn::IfThenElseZero(some, mass), d, c + i);
-  }
-}
-
 // out [lanes] = sum over tiles of e row + sum over entries of c value, columns from k on.
 template <class D, class Real>
 HWY_INLINE void columns_of(D d, const Real* const* rows, const Real* e, int tiles, const Real* values, const Real* c,
@@ -153,31 +103,7 @@ template <class Real>
 HWY_INLINE QuickTotal<Real> total_of(const Nodes<Real>& nodes, const QuickRead<Real>& read, Real* values) {
   const Real q = read.query;
   const Leaf<Real>* leaf = Nodes<Real>::leaf(read.node);
-  Near<Real> near{read.before, read.after, 0, 0, nodes.tau, 0};
-  bool tie = false;
-  if (leaf != nullptr) {
-    const int at = count_of<kLeafMost, false>(leaf->keys, leaf->size, q);
-    for (int i = at - 1; i >= 0; --i) {
-      if (leaf->weights[i] > 0) {
-        near.before = leaf->keys[i];
-        break;
-      }
-    }
-    int i = at;
-    for (; i < leaf->size && leaf->keys[i] == q; ++i) tie |= leaf->weights[i] > 0;
-    for (; i < leaf->size; ++i) {
-      if (leaf->weights[i] > 0) {
-        near.after = leaf->keys[i];
-        break;
-      }
-    }
-  }
-  const Real to_before = q - near.before, to_after = near.after - q;
-  const Real nearest = tie ? Real(0) : std::min(to_before, to_after);
-  near.beyond_before = to_before == nearest ? 0 : to_before - nearest;
-  near.beyond_after = to_after == nearest ? 0 : to_after - nearest;
-
-  near.shift = nodes.moments ? nearest / nodes.tau : 0;
+  const Near<Real> near = near_of(leaf, q, read.before, read.after, nodes.tau, nodes.moments);
 
   HWY_ALIGN Real c[kLeafMost], u[2 * kLevelsMost + 64 / sizeof(Real)], e[4 * kLevelsMost + 64 / sizeof(Real)];
   const Real* rows[4 * kLevelsMost];
@@ -223,7 +149,7 @@ HWY_INLINE QuickTotal<Real> total_of(const Nodes<Real>& nodes, const QuickRead<R
   int k = 0;
   for (; k + n <= stride; k += n) columns(d, k);
   for (; k < stride; k += m) columns(half, k);
-  return {z, nearest};
+  return {z, near.nearest};
 }
 
 // Highway dispatches functions, not templates.

@@ -1,10 +1,12 @@
 // Drawing entries with the probabilities of the read, by one uniform number each: a tile by its mass, then a child of
 // it, down to an entry; what is left of the uniform number within the choice makes the next one.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <vector>
 
 #include "replay/soft_btree_probe.h"
+#include "replay/soft_btree_quick_draw.h"
 #include "replay/soft_btree_state.h"
 #include "replay/soft_btree_window.h"
 
@@ -27,26 +29,36 @@ template <class Real>
 class Sampler {
  public:
   using N = Nodes<Real>;
-  explicit Sampler(const N& nodes) : nodes_(nodes), draws_(kDrawsAhead) {}
+  explicit Sampler(const N& nodes) : nodes_(nodes) {}
 
   // At most kDrawsAhead.
   void draw(const Node* root, std::span<const Real> queries, std::span<const double> uniforms, std::span<EntryId> ids) {
-    for (std::size_t j = 0; j < queries.size(); ++j) {
-      draws_[j].uniform = uniforms[j];
-      draws_[j].probe.descend(nodes_, root, queries[j], /*values=*/false);
+    const std::size_t count = queries.size();
+    for (std::size_t j = 0; j < count; ++j) {
+      quick_[j].uniform = uniforms[j];
+      tree::quick_draw_descend(nodes_, root, queries[j], quick_[j]);
+      if (!quick_[j].usual) start_unusual(j, root, queries[j], uniforms[j]);
     }
-    for (std::size_t j = 0; j < queries.size(); ++j) draws_[j].probe.descend_rest(nodes_);
+    for (std::size_t j = 0; j < count; ++j) {
+      if (quick_[j].usual) {
+        tree::quick_draw_descend_rest(nodes_, quick_[j]);
+        if (quick_[j].usual) continue;
+        start_unusual(j, root, queries[j], uniforms[j]);
+      }
+      draws_[j].probe.descend_rest(nodes_);
+    }
+    std::array<bool, kDrawsAhead> drawn;
     std::size_t waiting = 0;
-    for (std::size_t j = 0; j < queries.size(); ++j) {
-      draws_[j].probe.arrive();
-      put_met(draws_[j].probe);
-      waiting += choose(draws_[j], ids[j]) ? 0 : 1;
+    for (std::size_t j = 0; j < count; ++j) {
+      drawn[j] = quick_[j].usual ? tree::quick_draw_choose(nodes_, quick_[j], ids[j]) : choose_met(draws_[j], ids[j]);
+      waiting += drawn[j] ? 0 : 1;
     }
     while (waiting > 0) {
-      for (std::size_t j = 0; j < queries.size(); ++j) {
-        if (draws_[j].choice.node == nullptr) continue;
-        put_below(draws_[j].probe, draws_[j].choice);
-        waiting -= choose(draws_[j], ids[j]) ? 1 : 0;
+      for (std::size_t j = 0; j < count; ++j) {
+        if (drawn[j]) continue;
+        drawn[j] =
+            quick_[j].usual ? tree::quick_draw_below(nodes_, quick_[j], ids[j]) : choose_below(draws_[j], ids[j]);
+        waiting -= drawn[j] ? 1 : 0;
       }
     }
   }
@@ -61,7 +73,7 @@ class Sampler {
   struct Draw {
     Probe<Real> probe;
     double uniform;
-    Choice choice;  // its node is null once an entry has been chosen
+    Choice choice;
   };
 
   // Neighbours in a node, each of which may be chosen: entries of a leaf, children, or one run of children as a whole.
@@ -70,6 +82,20 @@ class Sampler {
     Choice first;
   };
 
+  void start_unusual(std::size_t j, const Node* root, Real query, double uniform) {
+    if (draws_.empty()) draws_ = std::vector<Draw>(kDrawsAhead);
+    draws_[j].uniform = uniform;
+    draws_[j].probe.descend(nodes_, root, query, /*values=*/false);
+  }
+  bool choose_met(Draw& draw, EntryId& id) {
+    draw.probe.arrive();
+    put_met(draw.probe);
+    return choose(draw, id);
+  }
+  bool choose_below(Draw& draw, EntryId& id) {
+    put_below(draw.probe, draw.choice);
+    return choose(draw, id);
+  }
   void put_met(const Probe<Real>& probe) {
     for (const auto& tile : probe.left) put_tile(probe, tile, Side::kBefore);
     for (const auto& tile : probe.ties) put_tile(probe, tile, Side::kAt);
@@ -156,7 +182,6 @@ class Sampler {
     const Choice choice = draw.choice;
     if (choice.node->leaf()) {
       id = N::leaf(choice.node)->ids[choice.at];
-      draw.choice.node = nullptr;
       return true;
     }
     const auto* n = N::inner(choice.node);
@@ -197,9 +222,10 @@ class Sampler {
   }
 
   const N& nodes_;
-  std::vector<Draw> draws_;
+  std::array<tree::QuickDraw<Real>, kDrawsAhead> quick_;
+  std::vector<Draw> draws_;  // those that are not usual; none at first
   std::vector<Group> groups_;
-  std::vector<Real> u_ = std::vector<Real>(256), m0_ = u_, m1_ = u_;
+  std::vector<Real> u_, m0_, m1_;
   std::size_t count_ = 0;
 };
 

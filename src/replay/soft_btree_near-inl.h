@@ -1,0 +1,108 @@
+// How near a query is to what it has come to. Per-target header: included once for each target.
+#if defined(TANDEM_REPLAY_SOFT_BTREE_NEAR_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef TANDEM_REPLAY_SOFT_BTREE_NEAR_INL_H_
+#undef TANDEM_REPLAY_SOFT_BTREE_NEAR_INL_H_
+#else
+#define TANDEM_REPLAY_SOFT_BTREE_NEAR_INL_H_
+#endif
+
+#include <algorithm>
+
+#include "replay/soft_btree_lanes-inl.h"
+#include "replay/soft_btree_nodes.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace tandem::replay::tree::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+using replay::HWY_NAMESPACE::exp_of;
+using replay::HWY_NAMESPACE::WideLanes;
+
+// How many of x[0..size) are below q. kMost are looked at, without a branch.
+template <int kMost, bool kEqual, class Real>
+HWY_INLINE int count_of(const Real* x, int size, Real q) {
+  const WideLanes<Real> d;
+  constexpr int n = static_cast<int>(hn::MaxLanes(d));
+  const auto at = hn::Set(d, q);
+  std::size_t count = 0;
+  for (int i = 0; i < kMost; i += n) {
+    const auto v = hn::LoadU(d, x + i);
+    const auto some = hn::FirstN(d, static_cast<std::size_t>(std::max(0, size - i)));
+    count += hn::CountTrue(d, hn::And(some, kEqual ? hn::Le(v, at) : hn::Lt(v, at)));
+  }
+  return static_cast<int>(count);
+}
+
+// (1 + u) e of e = e^-u; where that is 0, u may be infinite.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V times_slope(D d, V e, V u) {
+  return hn::IfThenElseZero(hn::Gt(e, hn::Zero(d)), hn::MulAdd(u, e, e));
+}
+
+// What a query's distances are measured by.
+template <class Real>
+struct Near {
+  Real before, after;                // the nearest live keys on either side
+  Real beyond_before, beyond_after;  // how much further away they are than the nearest entry
+  Real nearest, tau;
+  Real shift;  // nearest / tau, with moments
+};
+
+// `leaf`: where the query belongs, or null; before, after: the nearest live keys above it.
+template <class Real>
+HWY_INLINE Near<Real> near_of(const Leaf<Real>* leaf, Real q, Real before, Real after, Real tau, bool moments) {
+  Near<Real> near{before, after, 0, 0, 0, tau, 0};
+  bool tie = false;
+  if (leaf != nullptr) {
+    const int at = count_of<kLeafMost, false>(leaf->keys, leaf->size, q);
+    for (int i = at - 1; i >= 0; --i) {
+      if (leaf->weights[i] > 0) {
+        near.before = leaf->keys[i];
+        break;
+      }
+    }
+    int i = at;
+    for (; i < leaf->size && leaf->keys[i] == q; ++i) tie |= leaf->weights[i] > 0;
+    for (; i < leaf->size; ++i) {
+      if (leaf->weights[i] > 0) {
+        near.after = leaf->keys[i];
+        break;
+      }
+    }
+  }
+  const Real to_before = q - near.before, to_after = near.after - q;
+  near.nearest = tie ? Real(0) : std::min(to_before, to_after);
+  near.beyond_before = to_before == near.nearest ? 0 : to_before - near.nearest;
+  near.beyond_after = to_after == near.nearest ? 0 : to_after - near.nearest;
+  near.shift = moments ? near.nearest / tau : 0;
+  return near;
+}
+
+// Coefficients of the entries of a leaf: c[i] = w_i e^-d_i, with moments w_i (1 + shift + d_i) e^-d_i.
+template <class Real>
+HWY_INLINE void coefficients_of(const Leaf<Real>* leaf, Real query, const Near<Real>& near, bool moments, Real* c) {
+  const WideLanes<Real> d;
+  const int n = static_cast<int>(hn::Lanes(d)), size = leaf->size;
+  const auto q = hn::Set(d, query), tau = hn::Set(d, near.tau), zero = hn::Zero(d);
+  const auto shift = hn::Set(d, near.shift);
+  const auto before = hn::Set(d, near.before), after = hn::Set(d, near.after);
+  const auto beyond_before = hn::Set(d, near.beyond_before), beyond_after = hn::Set(d, near.beyond_after);
+  for (int i = 0; i < size; i += n) {
+    const auto key = hn::LoadU(d, leaf->keys + i);
+    // Entries of weight 0 may be nearer than the nearest live one: their distance is of no account.
+    const auto to_before = hn::Add(beyond_before, hn::Max(zero, hn::Sub(before, key)));
+    const auto to_after = hn::Add(beyond_after, hn::Max(zero, hn::Sub(key, after)));
+    const auto far = hn::IfThenElse(hn::Lt(key, q), to_before, hn::IfThenElseZero(hn::Gt(key, q), to_after));
+    const auto u = hn::Div(far, tau);
+    auto e = exp_of(d, hn::Neg(u));
+    if (moments) e = times_slope(d, e, hn::Add(u, shift));
+    const auto mass = hn::Mul(e, hn::LoadU(d, leaf->weights + i));
+    const auto some = hn::FirstN(d, static_cast<std::size_t>(size - i));
+    hn::StoreU(hn::IfThenElseZero(some, mass), d, c + i);
+  }
+}
+
+}  // namespace tandem::replay::tree::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif
