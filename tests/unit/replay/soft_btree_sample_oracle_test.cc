@@ -52,5 +52,51 @@ TEST(SoftBTreeOracle, SamplesFollowTheirProbabilities) {
   }
 }
 
+// Each entry has one run of uniform numbers, as long as it is probable. So of numbers evenly spaced it gets its share,
+// but for one: in a tree of several levels, with runs of equal keys, entries without weight and steps that wait.
+template <class Real>
+void expect_runs(SoftKernel kernel, double tau) {
+  Random random(77);
+  const std::size_t n = kSanitized ? 2000 : 6000, draws = kSanitized ? 20000 : 100000;
+  std::vector<double> keys(n);
+  for (std::size_t i = 0; i < n; ++i) keys[i] = i % 5 == 0 ? std::round(20 * uniform(random)) / 20 : uniform(random);
+  auto made = make_case<Real>(keys, 3, kernel, tau, random);
+  for (std::size_t i = 0; i < n; i += 7) {
+    ASSERT_TRUE(made.tree.set_weight(made.ids[i], 0).ok());
+    made.dense.weights[i] = 0;
+  }
+  for (const double at : {0.2, 0.7}) {
+    const std::vector<Real> d_read = {1, -1, 2};
+    ASSERT_TRUE(made.tree.sgd_values(static_cast<Real>(at), d_read, Real(0.01)).ok());
+  }
+  const auto snapshot = made.tree.snapshot();
+  const DenseOracle oracle(made.dense, kernel, static_cast<double>(made.tree.options().tau));
+  for (const double at : {0.31, 0.5, 0.9999, -2.0, 3.0}) {
+    const std::vector<Real> queries(draws, static_cast<Real>(at));
+    std::vector<double> uniforms(draws);
+    for (std::size_t j = 0; j < draws; ++j) uniforms[j] = (static_cast<double>(j) + 0.5) / static_cast<double>(draws);
+    std::vector<EntryId> ids(draws);
+    ASSERT_TRUE(snapshot.sample(queries, uniforms, ids).ok());
+    std::vector<double> counts(n);
+    for (const EntryId id : ids) ++counts[id];
+    const double slack = 1 + static_cast<double>(draws) * 20 * std::numeric_limits<Real>::epsilon();
+    const DenseRead read = oracle.read(static_cast<double>(queries[0])).value();
+    for (std::size_t i = 0; i < n; ++i) {
+      const double want = static_cast<double>(draws) * made.dense.weights[i] * read.shares[i];
+      ASSERT_NEAR(counts[made.ids[i]], want, made.dense.weights[i] > 0 ? slack : 0)
+          << "entry " << i << ", query " << at;
+    }
+  }
+}
+
+TEST(SoftBTreeOracle, DrawsShareOutTheUniformNumbers) {
+  for (const SoftKernel kernel : kKernels) {
+    for (const double tau : {0.002, 0.1}) {
+      expect_runs<float>(kernel, tau);
+      expect_runs<double>(kernel, tau);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace tandem::replay
