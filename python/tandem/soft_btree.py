@@ -83,9 +83,13 @@ class SoftBTree:
         """keys [m], values [m,D] (or [m] where D is 1), weights [m] (default: all 1) -> ids [m], uint32.
 
         All or, if one of them cannot be stored, none."""
-        ids = np.empty(len(keys), np.uint32)
+        keys, values = self._array(keys), self._array(values)
+        # The core counts elements; a transposed array has as many.
+        if values.ndim > 1 and values.shape != (keys.size, self.value_width):
+            raise ValueError(f"values: shape {values.shape}; expected {(keys.size, self.value_width)}")
+        ids = np.empty(keys.size, np.uint32)
         weights = None if weights is None else self._array(weights)
-        self._core.insert(self._array(keys), self._array(values), weights, ids)
+        self._core.insert(keys, values, weights, ids)
         return ids
 
     def erase(self, ids):
@@ -115,13 +119,18 @@ class SoftBTree:
     def read(self, queries, *, keys=None, values=None, weights=None, tau=None, ids=None, return_log_z=False):
         """r(queries) [m,D], and with return_log_z ln Z(queries) [m].
 
-        For tensors, keys, values and weights are those that the entries `ids` were inserted from, and tau a tensor of
-        one element that holds the tree's: what is given and requires a gradient gets it."""
+        For queries that are a tensor, keys, values and weights are those that the entries `ids` were inserted from, and
+        tau a tensor of one element that holds the tree's: what is given and requires a gradient gets it. (Another
+        temperature is set_tau's business.)"""
         if is_tensor(queries):
             from .soft_btree_torch import read_torch
 
             reads, log_z = read_torch(self, queries, keys, values, weights, tau, ids)
         else:
+            given = {"keys": keys, "values": values, "weights": weights, "tau": tau, "ids": ids}
+            for name, x in given.items():
+                if x is not None:
+                    raise ValueError(f"{name}: for gradients, so only beside queries that are a tensor; leave it out")
             queries = self._array(queries)
             reads = np.empty((queries.size, self.value_width), self.dtype)
             log_z = np.empty(queries.size, self.dtype) if return_log_z else None

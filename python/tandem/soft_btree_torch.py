@@ -1,5 +1,7 @@
 """SoftBTree.read for PyTorch tensors, with gradients."""
 
+import math
+
 import numpy as np
 import torch
 
@@ -9,6 +11,16 @@ from ._arrays import ids_of
 def read_torch(tree, queries, keys, values, weights, tau, ids):
     if ids is None and any(x is not None for x in (keys, values, weights)):
         raise ValueError("ids: say which entries keys, values and weights were inserted as")
+    if ids is not None:
+        ids = ids_of(ids)
+        for name, x, width in (("keys", keys, 1), ("values", values, tree.value_width), ("weights", weights, 1)):
+            if x is not None and math.prod(x.shape) != ids.size * width:
+                want = ids.size * width
+                raise ValueError(f"{name}: shape {tuple(x.shape)} for {ids.size} ids; expected {want} elements")
+    if tau is not None:
+        given = float(tau.detach())
+        if not math.isclose(given, tree.tau, rel_tol=1e-5):  # an f32 tensor may stand for an f64 tree's
+            raise ValueError(f"tau: {given} where the tree's is {tree.tau}; call set_tau first")
     return _Read.apply(tree, queries, keys, values, weights, tau, ids)
 
 
@@ -22,7 +34,7 @@ class _Read(torch.autograd.Function):
         snapshot.read(host, reads, log_z)
         # The backward is of this snapshot: what is written later does not change it.
         ctx.tree, ctx.snapshot, ctx.host = tree, snapshot, host
-        ctx.ids = None if ids is None else ids_of(ids)
+        ctx.ids = ids
         ctx.like = [None if x is None else (x.shape, x.dtype, x.device) for x in (queries, keys, values, weights, tau)]
         shape = (*queries.shape, tree.value_width)
         return (

@@ -73,6 +73,12 @@ def test_changes():
     assert tree.oldest == ids[0]
 
 
+def test_one_entry_and_one_query_may_be_numbers():
+    tree = SoftBTree(1, 0.5)
+    assert tree.insert(0.5, 2.0).tolist() == [0]
+    assert tree.read(0.25).tolist() == [[2.0]]
+
+
 def test_sampling_follows_the_weights():
     tree, ids, keys, values, weights, rng = filled(20)
     draws = tree.sample(np.full(40000, 0.1), rng)
@@ -90,6 +96,12 @@ def test_refusals_name_the_argument_and_change_nothing():
         tree.insert([0.0], np.zeros((1, 3)), [-1.0])
     with pytest.raises(ValueError):
         tree.insert([0.0], np.zeros((1, 2)))
+    with pytest.raises(ValueError, match="values: shape"):
+        tree.insert([0.0, 1.0], np.zeros((3, 2)))  # transposed: as many numbers
+    with pytest.raises(ValueError, match="tau: for gradients"):
+        tree.read([0.0], tau=0.5)
+    with pytest.raises(ValueError, match="ids: for gradients"):
+        tree.read([0.0], ids=ids)
     with pytest.raises(ValueError, match="tau"):
         tree.set_tau(0.0)
     with pytest.raises(ValueError):

@@ -50,3 +50,16 @@ def test_ids_must_be_named():
     tree.insert(keys, values)
     with pytest.raises(ValueError, match="ids"):
         tree.read(torch.zeros(1, dtype=torch.float64), keys=keys)
+
+
+def test_what_gets_gradients_must_fit_the_tree():
+    keys, values, weights = written()
+    tree = SoftBTree(2, 0.4, dtype="float64")
+    ids = tree.insert(keys, values, weights)
+    query = torch.zeros(1, dtype=torch.float64)
+    for name, given in {"keys": keys[:3], "values": values[:, :1], "weights": weights[1:]}.items():
+        with pytest.raises(ValueError, match=f"{name}: shape .* ids"):
+            tree.read(query, ids=ids, **{name: given})
+    with pytest.raises(ValueError, match="tau: 0.5 where the tree's is 0.4"):
+        tree.read(query, tau=torch.tensor(0.5))
+    tree.read(query, tau=torch.tensor(0.4))  # f32, and near enough
