@@ -164,15 +164,15 @@ class EpisodicValue(_Memory):
         Where one of them is refused, those before it have been added."""
         values = _flat(returns, np.float32)
         ids = np.empty(values.size, np.uint32)
-        self._core.add(_flat(states, np.float32), values, ids)
+        self._core.add(self._states(states), values, ids)
         return _like(returns, ids)
 
     def values(self, states):
         """V of states [m,S] -> [m]; of one state [S] -> a number."""
-        flat = _flat(states, np.float32)
-        out = np.empty(flat.size // len(self._core.projection), np.float32)
-        self._core.values(flat, out)
-        return out if np.ndim(states) > 1 else out[0].item()
+        states = self._states(states)
+        out = np.empty(states.size // states.shape[-1], np.float32)
+        self._core.values(states, out)
+        return out if states.ndim > 1 else out[0].item()
 
     def advantages(self, ids):
         """The returns of entries `ids`, each less what the others say of its state: an unbiased baseline."""
@@ -184,8 +184,17 @@ class EpisodicValue(_Memory):
     def squared_error(self, states, returns):
         """SquaredError of states [m,S] and returns [m] that are not in the memory: its loss and gradients."""
         d_projection = np.empty(len(self._core.projection), np.float32)
-        loss, d_tau = self._core.squared_error(_flat(states, np.float32), _flat(returns, np.float32), d_projection)
+        loss, d_tau = self._core.squared_error(self._states(states), _flat(returns, np.float32), d_projection)
         return SquaredError(loss, d_projection, d_tau)
+
+    def _states(self, states):
+        # The core counts elements; a transposed array has as many.
+        states, width = _flat(states, np.float32), len(self._core.projection)
+        if states.size == 0:
+            return states.reshape(0, width)
+        if states.shape[-1] != width:
+            raise ValueError(f"states: shape {states.shape}; expected [m, {width}], or [{width}] for one")
+        return states
 
 
 class Curriculum(_Memory):

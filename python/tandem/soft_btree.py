@@ -23,9 +23,10 @@ _TREES = {"float32": _core.SoftBTreeF32, "float64": _core.SoftBTreeF64}
 
 
 def _core_of(dtype):
-    if dtype not in _TREES:
-        raise ValueError(f"dtype {dtype!r}; expected 'float32' or 'float64'")
-    return _TREES[dtype]
+    name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+    if name not in _TREES:
+        raise ValueError(f"dtype {name!r}; expected 'float32' or 'float64'")
+    return _TREES[name]
 
 
 class SoftBTree:

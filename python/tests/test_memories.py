@@ -59,6 +59,12 @@ def test_episodic_value_reads_the_dense_formula():
     np.testing.assert_allclose(memory.values(asked), dense(asked, projection, 0.4), atol=2e-5)
     np.testing.assert_allclose(memory.values(asked[0]), memory.values(asked)[0])
     np.testing.assert_allclose(memory.advantages(ids), returns - dense(states, projection, 0.4, True), atol=5e-5)
+    for call in (lambda x: memory.add(x, x[0]), memory.values, lambda x: memory.squared_error(x, x[0])):
+        with pytest.raises(ValueError, match="states: shape"):
+            call(np.zeros((3, 4)))  # transposed: as many numbers
+    with pytest.raises(ValueError, match="states: shape"):
+        memory.values(np.zeros(6))  # two states are not one
+    assert memory.values([]).size == 0 and memory.add([], []).size == 0
     error = memory.squared_error(asked, wanted)
 
     def loss(projection, tau):

@@ -112,6 +112,7 @@ def test_refusals_name_the_argument_and_change_nothing():
         SoftBTree(1, 1.0, kernel="gauss")
     with pytest.raises(ValueError, match="dtype"):
         SoftBTree(1, 1.0, dtype="int8")
+    assert SoftBTree(1, 1.0, dtype=np.float64).dtype == np.float64
     assert len(tree) == 10
 
 

@@ -24,7 +24,8 @@ float key_of(std::span<const float> projection, const float* state) {
 
 Result<EpisodicValue> EpisodicValue::create(const EpisodicValueOptions& options, std::span<const float> projection) {
   if (options.state_width < 1 || options.capacity < 1) {
-    return invalid_argument("episodic value: states of {} numbers, {} entries", options.state_width, options.capacity);
+    return invalid_argument("episodic value: state_width is {} and capacity {}; both are at least 1",
+                            options.state_width, options.capacity);
   }
   if (std::ssize(projection) != options.state_width || !all_finite(projection)) {
     return invalid_argument("episodic value: the projection must be {} finite numbers", options.state_width);
