@@ -85,7 +85,7 @@ class Ahead {
     const Item<Real>*begin, *end;
   };
 
-  // The heads of one more leaf.
+  // The head of one more leaf; with the first of a node the node's sums, and another node's head.
   void ask_for_leaf() {
     if (divided_ == 0 || asked_ == ring_[(divided_ - 1) % kRing].count) {
       if (divided_ == stops_.size()) return;
@@ -101,6 +101,7 @@ class Ahead {
     N::prefetch_bytes(leaf, sizeof(Leaf<Real>));
     leaves_[heads_++ % kRing] = {leaf, share.begin, share.end};
   }
+  // Of a leaf whose head is there.
   void ask_for_values() {
     if (values_ == heads_) return;
     const Next& next = leaves_[values_++ % kRing];

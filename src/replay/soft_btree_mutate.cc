@@ -109,7 +109,8 @@ class Insertion {
     std::array<std::size_t, kInnerMost> ends;
     Shares<Real> shares;
     shares_of(nodes_, n, begin, end, ahead_, shares);
-    const bool at_once = n->level == 2 && 2 * shares.count >= n->size;
+    // What a batch changes most of has its sums made while those of its children are at hand.
+    const bool at_once = ahead_ != nullptr && n->level == 2 && 2 * shares.count >= n->size;
     if (at_once) nodes_.repair(n);
     for (int s = 0; s < shares.count; ++s) {
       const int j = shares[s].child;

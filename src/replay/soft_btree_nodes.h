@@ -101,8 +101,8 @@ bool before(Real key_a, EntryId id_a, Real key_b, EntryId id_b) {
 
 // A changed entry changes the sums of all nodes above it. Those over leaves are made again at once, while the leaf is
 // at hand; those further up have few nodes, which many changes meet, and wait for repair(): before a snapshot, or
-// anything else that looks at sums. What comes out is the same, bit for bit. No tag waits for a child while it is
-// stale.
+// anything else that looks at sums; or, in a batch that meets most of a node's children, for the last of those. What
+// comes out is the same, bit for bit. No tag waits for a child while it is stale.
 //
 // Everything about nodes that depends on the tree's widths and temperature.
 template <class Real>
