@@ -76,8 +76,7 @@ run() {
     --gtest_filter='*Sm80*:*Sm90*:*Cuda*:*cuda*'
   tests ops 120 tools/gpu_check.sh shards 3 "$folder/test_ops" --gtest_brief=1 --gtest_filter='*Cuda*'
   tests replay 120 "$folder/test_replay" --gtest_brief=1 --gtest_filter='*Cuda*'
-  tests python 200 python3 -m pytest -q -p no:cacheprovider python/tests/test_cuda.py python/tests/test_cuda_layer.py \
-    python/tests/test_flat_soft_table.py python/tests/test_flat_soft_table_cuda.py
+  tests python 200 python3 -m pytest -q -p no:cacheprovider python/tests
   for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
 
   bench() { step "$@" || failed=1; }
