@@ -1,10 +1,24 @@
 """Arrays as the core takes them."""
 
+import math
+
 import numpy as np
 
 
 def is_tensor(x):
     return type(x).__module__.split(".")[0] == "torch"
+
+
+def check_sources(width, keys, values, weights, ids):
+    """That the tensors of a read's entries have as many elements as `ids` wants. ValueError: not so."""
+    if ids is None:
+        if any(x is not None for x in (keys, values, weights)):
+            raise ValueError("ids: say which entries keys, values and weights were inserted as")
+        return
+    for name, x, numbers in (("keys", keys, 1), ("values", values, width), ("weights", weights, 1)):
+        want = len(ids) * numbers
+        if x is not None and math.prod(x.shape) != want:
+            raise ValueError(f"{name}: shape {tuple(x.shape)} for {len(ids)} ids; expected {want} elements")
 
 
 def ids_of(ids):

@@ -3,7 +3,7 @@
 import os
 
 from . import _core
-from .plans import batch_plan, host_numbers, normalized_window, packed_plan
+from .plans import AttentionPlan, batch_plan, host_numbers, normalized_window, packed_plan
 
 
 def attention(
@@ -46,14 +46,28 @@ def attention(
     PyTorch tensors are differentiated with respect to q, k, v and sinks, also through lse, and run on torch's current
     stream. NumPy arrays run forward on the CPU.
     """
-    if plan is not None and (causal, window, lengths, cu_seqlens_q) != (False, None, None, None):
+    has_offsets = cu_seqlens_q is not None or cu_seqlens_k is not None
+    if plan is not None and (causal or window is not None or lengths is not None or has_offsets):
         raise ValueError("a plan has its mask already: give either a plan or causal, window, lengths, cu_seqlens")
+    if has_offsets and cu_seqlens_q is None:
+        raise ValueError("cu_seqlens_k is there without cu_seqlens_q: give both, or cu_seqlens_q alone for the same")
+    if plan is not None and not isinstance(plan, AttentionPlan):
+        raise TypeError(f"plan is of the type {type(plan).__name__}; expected a tandem.AttentionPlan")
     if type(q).__module__ == "numpy":
+        from numpy import ndarray as kind
+
         run = _attention_numpy
     else:
+        from torch import Tensor as kind
+
         from .torch_ops import attention_torch as run
+    if not (isinstance(q, kind) and isinstance(k, kind) and isinstance(v, kind)):
+        names = ", ".join(type(x).__name__ for x in (q, k, v))
+        raise TypeError(f"q, k and v are of the types {names}; expected three NumPy arrays or three PyTorch tensors")
+    if plan is None and not has_offsets:
+        _check_batch(q, k, v)
     window = normalized_window(causal, window)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scale = max(q.shape[-1], 1) ** -0.5 if scale is None else scale
     return run(
         q, k, v, sinks, window, lengths, cu_seqlens_q, cu_seqlens_k, plan, scale, softcap, deterministic, return_lse
     )
@@ -66,16 +80,20 @@ def make_plan(q, k, window, lengths, cu_seqlens_q, cu_seqlens_k):
         offsets_q = host_numbers(cu_seqlens_q)
         offsets_k = offsets_q if cu_seqlens_k is None else host_numbers(cu_seqlens_k)
         return packed_plan(offsets_q, offsets_k, q.shape[0], k.shape[0], window)
-    check_batch(q, k)
     lengths = None if lengths is None else host_numbers(lengths)
     return batch_plan(q.shape[0], q.shape[1], k.shape[1], window, lengths)
 
 
-def check_batch(q, k):
-    if q.ndim != 4 or k.ndim != 4:
-        raise ValueError(f"q has {q.ndim} axes, k {k.ndim}; expected [B,S,H,D], or [T,H,D] with cu_seqlens_q or a plan")
+def _check_batch(q, k, v):
+    if q.ndim != 4 or k.ndim != 4 or v.ndim != 4:
+        raise ValueError(
+            f"q has {q.ndim} axes, k {k.ndim} and v {v.ndim}; "
+            "expected [B,S,H,D], or [T,H,D] with cu_seqlens_q or a plan"
+        )
     if q.shape[0] != k.shape[0]:
         raise ValueError(f"q holds {q.shape[0]} sequences and k {k.shape[0]}; expected as many")
+    if k.shape[0] != v.shape[0] or k.shape[1] != v.shape[1]:
+        raise ValueError(f"v is {tuple(v.shape)} and k {tuple(k.shape)}; expected the same B and S")
 
 
 _cpu_streams = []
@@ -123,6 +141,8 @@ def _packed_numpy(name, x):
 
     if x.ndim not in (3, 4):
         raise ValueError(f"{name} has {x.ndim} axes; expected [B,S,H,D] or [T,H,D]")
+    if not x.dtype.isnative or x.dtype == np.longdouble:  # the core has no words for these
+        raise ValueError(f"{name} is {x.dtype!r}; expected float16, float32 or float64 in this machine's byte order")
     packed = x if x.ndim == 3 else x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
     dense = packed.shape[-1] <= 1 or packed.strides[-1] == packed.itemsize
     return packed if dense and min(packed.strides) >= 0 else np.ascontiguousarray(packed)

@@ -96,8 +96,6 @@ class FlatSoftTable:
         keys, values and weights are the tensors that the entries `ids` were inserted from, and tau a tensor of one
         element that holds the table's: what is given and requires a gradient gets it. The backward is refused
         (RuntimeError) once the table has changed. A query that is not finite reads NaN."""
-        if ids is None and any(x is not None for x in (keys, values, weights)):
-            raise ValueError("ids: say which entries keys, values and weights were inserted as")
         from .flat_soft_table_torch import read_torch
 
         reads, log_z = read_torch(self, _torch().as_tensor(queries), keys, values, weights, tau, ids)

@@ -2,10 +2,13 @@
 
 import torch
 
+from ._arrays import check_sources
 from .flat_soft_table import lent
 
 
 def read_torch(table, queries, keys, values, weights, tau, ids):
+    ids = None if ids is None else torch.as_tensor(ids, device=table.device).flatten().long()
+    check_sources(table.value_width, keys, values, weights, ids)
     return _Read.apply(table, queries, keys, values, weights, tau, ids)
 
 
@@ -21,7 +24,7 @@ class _Read(torch.autograd.Function):
             )
         version = table._core.read(*lent(flat, reads, log_z), table._stream())
         ctx.table, ctx.version = table, version
-        ctx.ids = None if ids is None else torch.as_tensor(ids, device=table.device).flatten().long()
+        ctx.ids = ids
         ctx.like = [None if x is None else (x.shape, x.dtype, x.device) for x in (queries, keys, values, weights, tau)]
         ctx.save_for_backward(flat)
         dtype = queries.dtype if queries.is_floating_point() else torch.float32

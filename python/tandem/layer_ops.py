@@ -11,7 +11,7 @@ import torch
 from torch.utils.dlpack import to_dlpack
 
 from . import _core
-from .torch_ops import _current_device, _library
+from .torch_ops import _current_device, _library, refuse_second_derivatives
 
 _WIDTH_MAX, _HEAD_DIM_MAX = 16384, 256
 
@@ -184,6 +184,8 @@ def _differentiate_heads(ctx, dq_out, dk_out):
 
 torch.library.register_autograd("tandem::rms_norm", _differentiate_norm, setup_context=_save_norm, lib=_library)
 torch.library.register_autograd("tandem::qk_norm_rope", _differentiate_heads, setup_context=_save_heads, lib=_library)
+refuse_second_derivatives("rms_norm_backward", _library)
+refuse_second_derivatives("qk_norm_rope_backward", _library)
 
 
 def _stream(x):

@@ -46,6 +46,10 @@ class Attention(torch.nn.Module):
         super().__init__()
         self.heads, self.kv_heads = heads, kv_heads or heads
         self.head_dim = head_dim or width // heads
+        if self.heads % self.kv_heads != 0:
+            raise ValueError(f"{self.heads} heads and {self.kv_heads} kv heads; expected heads to be a multiple")
+        if self.head_dim % 8 != 0 or not 8 <= self.head_dim <= 256:
+            raise ValueError(f"heads of {self.head_dim} numbers; give a head_dim that is a multiple of 8, up to 256")
         self.window = normalized_window(causal, window)
         self.softcap, self.scale, self.rope_theta, self.deterministic = softcap, scale, rope_theta, deterministic
         where = {"device": device, "dtype": dtype}
@@ -63,7 +67,9 @@ class Attention(torch.nn.Module):
 
         positions   [B,S], [S] or [T]: default, those in each sequence's context. Give them in a compiled function.
         """
-        if plan is None and cu_seqlens is not None:
+        if plan is not None and cu_seqlens is not None:
+            raise ValueError("a plan has its mask already: give either a plan or cu_seqlens")
+        if cu_seqlens is not None:
             offsets = host_numbers(cu_seqlens)
             plan = packed_plan(offsets, offsets, x.shape[0], x.shape[0], self.window)
         normed = rms_norm(x, self.input_layernorm)
@@ -72,6 +78,8 @@ class Attention(torch.nn.Module):
         v = self.v_proj(normed).unflatten(-1, (self.kv_heads, self.head_dim))
         if self.rope_theta is not None:
             if positions is None and plan is not None:
+                if plan.T != x.shape[:-1].numel():
+                    raise ValueError(f"x is {tuple(x.shape)}, and the plan is for {plan.T} rows")
                 positions = plan_positions(plan, x.device).view(x.shape[:-1])
             if positions is None:
                 positions = torch.arange(x.shape[-2], device=x.device)

@@ -5,18 +5,12 @@ import math
 import numpy as np
 import torch
 
-from ._arrays import ids_of
+from ._arrays import check_sources, ids_of
 
 
 def read_torch(tree, queries, keys, values, weights, tau, ids):
-    if ids is None and any(x is not None for x in (keys, values, weights)):
-        raise ValueError("ids: say which entries keys, values and weights were inserted as")
-    if ids is not None:
-        ids = ids_of(ids)
-        for name, x, width in (("keys", keys, 1), ("values", values, tree.value_width), ("weights", weights, 1)):
-            if x is not None and math.prod(x.shape) != ids.size * width:
-                want = ids.size * width
-                raise ValueError(f"{name}: shape {tuple(x.shape)} for {ids.size} ids; expected {want} elements")
+    ids = None if ids is None else ids_of(ids).ravel()
+    check_sources(tree.value_width, keys, values, weights, ids)
     if tau is not None:
         given = float(tau.detach())
         if not math.isclose(given, tree.tau, rel_tol=1e-5):  # an f32 tensor may stand for an f64 tree's
@@ -28,6 +22,8 @@ class _Read(torch.autograd.Function):
     @staticmethod
     def forward(ctx, tree, queries, keys, values, weights, tau, ids):
         snapshot = tree.snapshot()
+        if ids is not None and ids.size > 0 and ids.max() >= snapshot.ids_end:
+            raise ValueError(f"ids: there was never an entry {ids.max()}; give those that insert() returned")
         host = tree._array(queries)
         reads = np.empty((host.size, tree.value_width), tree.dtype)
         log_z = np.empty(host.size, tree.dtype)
@@ -36,10 +32,12 @@ class _Read(torch.autograd.Function):
         ctx.tree, ctx.snapshot, ctx.host = tree, snapshot, host
         ctx.ids = ids
         ctx.like = [None if x is None else (x.shape, x.dtype, x.device) for x in (queries, keys, values, weights, tau)]
+        reads, log_z = torch.from_numpy(reads), torch.from_numpy(log_z)
+        dtype = queries.dtype if queries.is_floating_point() else reads.dtype
         shape = (*queries.shape, tree.value_width)
         return (
-            torch.from_numpy(reads).reshape(shape).to(queries),
-            torch.from_numpy(log_z).reshape(queries.shape).to(queries),
+            reads.reshape(shape).to(queries.device, dtype),
+            log_z.reshape(queries.shape).to(queries.device, dtype),
         )
 
     @staticmethod

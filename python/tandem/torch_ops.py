@@ -11,7 +11,7 @@ import torch
 from torch.utils.dlpack import to_dlpack
 
 from . import _core
-from ._attention import check_batch, cpu_stream, make_plan
+from ._attention import cpu_stream, make_plan
 from .plans import batch_plan, plan_of_handle
 
 _library = torch.library.Library("tandem", "DEF")
@@ -39,8 +39,6 @@ def attention_torch(
     """tandem.attention for tensors."""
     if plan is None and (lengths is not None or cu_seqlens_q is not None):
         plan = _make_plan(q, k, window, lengths, cu_seqlens_q, cu_seqlens_k)
-    if plan is None:
-        check_batch(q, k)
     if sinks is not None:
         sinks = sinks.to(_dtype_of_sums(q))
     out, lse = torch.ops.tandem.attention_forward(
@@ -168,6 +166,22 @@ def _differentiate(ctx, dout, dlse):
 
 
 torch.library.register_autograd("tandem::attention_forward", _differentiate, setup_context=_save, lib=_library)
+
+
+def refuse_second_derivatives(op, library):
+    """Makes backward(create_graph=True) through tandem::`op`, itself a derivative, an error. Without, torch warns and
+    takes it for a constant."""
+
+    def refuse(ctx, *gradients):
+        raise RuntimeError(
+            f"tandem::{op} is a derivative, and there are no second derivatives: compute what needs them with "
+            "torch.nn.functional"
+        )
+
+    torch.library.register_autograd(f"tandem::{op}", refuse, lib=library)
+
+
+refuse_second_derivatives("attention_backward", _library)
 
 
 def packed(name, x):

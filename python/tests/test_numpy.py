@@ -192,12 +192,31 @@ def arrays(T=4, S=4, H=2, G=2, D=8, dtype=np.float64):
         ("holds 1 sequences and k 2", lambda: tandem.attention(arrays()[0], *(x.repeat(2, 0) for x in arrays()[1:]))),
         ("scale nan", lambda: tandem.attention(*arrays(), scale=math.nan)),
         ("softcap -1", lambda: tandem.attention(*arrays(), softcap=-1.0)),
+        ("expected the same B and S", lambda: tandem.attention(*arrays(S=4)[:2], np.zeros((2, 2, 2, 8)))),
+        ("v 3; expected", lambda: tandem.attention(*arrays()[:2], arrays()[2][0])),
+        ("head dim 0", lambda: tandem.attention(*arrays(D=0))),
+        ("byte order", lambda: tandem.attention(*(x.astype(">f8") for x in arrays()))),
+        ("byte order", lambda: tandem.attention(*arrays(dtype=np.longdouble))),
         ("window", lambda: tandem.attention(*arrays(), window=(-2, 0))),
+        ("window 3; .* .left, right.", lambda: tandem.attention(*arrays(), window=3)),
+        ("window .1, 2, 3.", lambda: tandem.attention(*arrays(), window=(1, 2, 3))),
+        ("0.5 where a whole number", lambda: tandem.attention(*arrays(), window=(0.5, 0))),
+        ("1.7 where a whole number", lambda: tandem.attention(*arrays(), lengths=[1.7])),
+        ("1.5 where a whole number", lambda: tandem.AttentionPlan([(0, 1.5, 0, 0, 0, 1)])),
         ("sinks is ", lambda: tandem.attention(*arrays(), sinks=np.zeros(3))),
         ("lengths", lambda: tandem.attention(*arrays(), lengths=[5])),
         ("ascending", lambda: tandem.attention(*(x[0] for x in arrays()), cu_seqlens_q=[0, 3, 2])),
         ("q has rows 0..4", lambda: tandem.attention(*(x[0] for x in arrays()), cu_seqlens_q=[0, 5])),
+        ("cu_seqlens_k is there without", lambda: tandem.attention(*arrays(), cu_seqlens_k=[0, 4])),
         ("a plan has its mask", lambda: tandem.attention(*arrays(), causal=True, plan=tandem.AttentionPlan.batch(1, 4))),
+        (
+            "a plan has its mask",
+            lambda: tandem.attention(*arrays(), cu_seqlens_k=[4], plan=tandem.AttentionPlan.batch(1, 4)),
+        ),
+        (
+            "a plan has its mask",
+            lambda: tandem.attention(*arrays(), lengths=np.array([4, 4]), plan=tandem.AttentionPlan.batch(1, 4)),
+        ),
         ("six numbers", lambda: tandem.AttentionPlan([(0, 1)])),
         ("0 or more", lambda: tandem.AttentionPlan([(0, 1, 0, 0, 0, -1)])),
         ("prompts and answers", lambda: tandem.prompt_answers_plan([1], [])),
@@ -210,6 +229,14 @@ def arrays(T=4, S=4, H=2, G=2, D=8, dtype=np.float64):
 def test_errors_name_what_is_wrong(message, call):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_what_is_no_array_or_no_plan_is_refused_by_name():
+    q, k, v = arrays()
+    with pytest.raises(TypeError, match="ndarray, list, ndarray; expected three NumPy arrays"):
+        tandem.attention(q, k.tolist(), v)
+    with pytest.raises(TypeError, match="plan is of the type int"):
+        tandem.attention(q, k, v, plan=4)
 
 
 def test_a_plan_of_other_rows_is_refused():

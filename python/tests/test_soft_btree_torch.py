@@ -63,3 +63,19 @@ def test_what_gets_gradients_must_fit_the_tree():
     with pytest.raises(ValueError, match="tau: 0.5 where the tree's is 0.4"):
         tree.read(query, tau=torch.tensor(0.5))
     tree.read(query, tau=torch.tensor(0.4))  # f32, and near enough
+
+
+def test_ids_that_never_were_are_refused():
+    keys, values, weights = written()
+    tree = SoftBTree(2, 0.4, dtype="float64")
+    ids = tree.insert(keys, values, weights)
+    with pytest.raises(ValueError, match="never an entry 40"):
+        tree.read(torch.zeros(1, dtype=torch.float64), keys=keys, ids=ids + 1)
+
+
+def test_queries_that_are_integers_read_floats():
+    tree = SoftBTree(1, 0.3)
+    tree.insert([0.0, 1.0, 2.0], [0.5, 1.5, 2.5])
+    reads, log_z = tree.read(torch.tensor([0, 1, 2]), return_log_z=True)
+    expected = tree.read(torch.tensor([0.0, 1.0, 2.0]), return_log_z=True)
+    assert torch.equal(reads, expected[0]) and torch.equal(log_z, expected[1])

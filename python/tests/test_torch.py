@@ -189,10 +189,30 @@ def test_errors_name_what_is_wrong():
         "k is ": lambda: tandem.attention(q, k.float(), v),
         "head dim 4": lambda: tandem.attention(q[..., :4], k[..., :4], v[..., :4]),
         "with cu_seqlens_q or a plan": lambda: tandem.attention(q[0], k[0], v[0]),
+        "expected the same B and S": lambda: tandem.attention(q, k, v.reshape(2, 2, 2, 8)),
+        "give a head_dim": lambda: nn.Attention(33, 3),
+        "4 heads and 3 kv heads": lambda: nn.Attention(32, 4, 3),
+        "a plan or cu_seqlens": lambda: nn.Attention(16, 2)(
+            torch.zeros(4, 16), plan=tandem.AttentionPlan.batch(1, 4), cu_seqlens=[0, 4]
+        ),
+        "plan is for 4 rows": lambda: nn.Attention(16, 2)(torch.zeros(5, 16), plan=tandem.AttentionPlan.batch(1, 4)),
         "DLPack code 0": lambda: tandem.attention(*(x.detach().long() for x in (q, k, v))),
     }.items():
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_what_is_no_tensor_is_refused_by_name():
+    q = torch.zeros(1, 4, 2, 8)
+    with pytest.raises(TypeError, match="Tensor, ndarray, Tensor; expected"):
+        tandem.attention(q, q.numpy(), q)
+
+
+def test_a_second_derivative_is_refused():
+    q, k, v = leaves((1, 4, 2, 8), (1, 4, 2, 8), (1, 4, 2, 8))
+    (gradient,) = torch.autograd.grad(tandem.attention(q, k, v).square().sum(), q, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        gradient.square().sum().backward()
 
 
 def layer_by_hand(layer, x, seen):
