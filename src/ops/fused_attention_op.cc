@@ -32,6 +32,21 @@ Result<kernels::FusedAttentionInputs> operands(Context& context, const Projected
                                        TD_TRY(operand(context, inputs.v)), sinks};
 }
 
+// Whether two tensors of rows have no element in common: they lie one behind the other, or in columns of their own of
+// one buffer's rows.
+bool lie_apart(const TensorView& a, const TensorView& b) {
+  if (a.count() == 0 || b.count() == 0) return true;
+  const bool in_order = a.data() <= b.data();
+  const TensorView &first = in_order ? a : b, &second = in_order ? b : a;
+  const std::int64_t begin = second.as<float>() - first.as<float>(), pitch = first.stride(0);
+  const auto width = [](const TensorView& view) {  // of a row, with the gaps between its heads
+    return (view.extent(1) - 1) * view.stride(1) + view.extent(2);
+  };
+  if (begin >= (first.extent(0) - 1) * pitch + width(first)) return true;
+  const bool has_columns = pitch == second.stride(0) && pitch > 0;
+  return has_columns && begin % pitch >= width(first) && begin % pitch + width(second) <= pitch;
+}
+
 // Gradients of attention's inputs. Its kernel writes rather than adds: on the CPU into the tape's gradients if they are
 // new, hence zero, and lie apart; otherwise, and on CUDA, into scratch that is then added.
 class AttentionGradients {
@@ -39,7 +54,7 @@ class AttentionGradients {
   static Result<AttentionGradients> create(Context& context, Tape& tape, const Projected& inputs, TensorView sinks) {
     AttentionGradients all;
     const auto& [q, k, v] = inputs;
-    const bool is_apart = q.data() != k.data() && k.data() != v.data() && v.data() != q.data();
+    const bool is_apart = lie_apart(q, k) && lie_apart(k, v) && lie_apart(v, q);
     const bool is_new = is_apart && !tape.has_grad(q) && !tape.has_grad(k) && !tape.has_grad(v);
     const DType dtype = product_dtype(context);
     all.q_ = TD_TRY(make(context, tape, q, dtype, is_new));

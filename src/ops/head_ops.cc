@@ -122,6 +122,9 @@ Result<Projected> norm_rope_heads(Context& context, const Projected& x, const He
   }
   // A rotation's backward needs none of its input, so that it can happen where the heads lie.
   TD_TRY(expect_on_tape(context, tape, "norm_rope_heads", {{"q", x.q}, {"k", x.k}}));
+  for (const TensorView& heads : {x.q, x.k}) {
+    if (tape != nullptr) TD_TRY(tape->expect_made("norm_rope_heads", heads));
+  }
   const kernels::QkNormRope params{TensorView(), 0.0f, 0.0f, table.cos, table.sin};
   for (const TensorView& heads : {x.q, x.k}) {
     TD_TRY(run_norm_rope(context, heads, params, heads));

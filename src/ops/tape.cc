@@ -67,6 +67,13 @@ Status Tape::expect(std::string_view op, std::string_view name, TensorView input
                           name);
 }
 
+Status Tape::expect_made(std::string_view op, TensorView changed) const {
+  if (is_empty(changed)) return ok_status();
+  const auto buffer = find(changed);
+  if (buffer != buffers_.end() && buffer->second.kind == Kind::kMade) return ok_status();
+  return invalid_argument("{}: changes what no op on the tape has made; copy it first", op);
+}
+
 bool Tape::wants(TensorView input) const {
   const auto buffer = find(input);
   return buffer != buffers_.end() && buffer->second.kind != Kind::kFrozen;
@@ -132,12 +139,8 @@ Status Tape::record(std::string_view op, std::initializer_list<TensorView> made,
 }
 
 Status Tape::record_in_place(std::string_view op, TensorView changed, Backward backward) {
-  if (is_empty(changed)) return ok_status();
-  const auto buffer = find(changed);
-  if (buffer == buffers_.end() || buffer->second.kind != Kind::kMade) {
-    return invalid_argument("{}: changes what no op on the tape has made; copy it first", op);
-  }
-  entries_.push_back({op, {buffer->first}, true, std::move(backward)});
+  TD_TRY(expect_made(op, changed));
+  if (!is_empty(changed)) entries_.push_back({op, {find(changed)->first}, true, std::move(backward)});
   return ok_status();
 }
 

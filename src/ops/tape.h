@@ -72,6 +72,8 @@ class Tape {
 
   // kInvalidArgument unless `input` lies in a buffer of the tape, or is absent.
   [[nodiscard]] Status expect(std::string_view op, std::string_view name, tensor::TensorView input) const;
+  // kInvalidArgument unless an op on the tape made the buffer that `changed` lies in: what record_in_place() asks for.
+  [[nodiscard]] Status expect_made(std::string_view op, tensor::TensorView changed) const;
   // Whether a gradient of `input` is of use: it is neither frozen nor absent.
   bool wants(tensor::TensorView input) const;
   // grad() where that is wanted, else absent.

@@ -40,6 +40,15 @@ Status backward_of_read(const SoftBTreeSnapshot<float>& snapshot, ops::Tape& tap
                         const std::vector<WrittenBatch>& written, TensorView reads) {
   const TensorView d_reads = TD_TRY(tape.grad(reads));
   const TensorView d_queries = TD_TRY(tape.grad_if_wanted(queries));
+  struct Gradients {
+    TensorView keys, values, weights;
+  };
+  std::vector<Gradients> of_batches;
+  for (const WrittenBatch& batch : written) {
+    of_batches.push_back({TD_TRY(tape.grad_if_wanted(batch.keys)), TD_TRY(tape.grad_if_wanted(batch.values)),
+                          TD_TRY(tape.grad_if_wanted(batch.weights))});
+  }
+  if (tape.arena().is_planning()) return ok_status();
   const auto wants = [&](TensorView WrittenBatch::*role) {
     return std::ranges::any_of(written, [&](const WrittenBatch& batch) { return tape.wants(batch.*role); });
   };
@@ -51,10 +60,10 @@ Status backward_of_read(const SoftBTreeSnapshot<float>& snapshot, ops::Tape& tap
   SoftBTreeGradients<float> gradients{.keys = keys, .values = values, .weights = weights};
   if (d_queries) gradients.queries = {d_queries.as<float>(), static_cast<std::size_t>(d_queries.count())};
   TD_TRY(snapshot.backward(floats(queries), floats(d_reads), {}, gradients));
-  for (const WrittenBatch& batch : written) {
-    gather_add(keys, batch.ids, 1, TD_TRY(tape.grad_if_wanted(batch.keys)));
-    gather_add(values, batch.ids, D, TD_TRY(tape.grad_if_wanted(batch.values)));
-    gather_add(weights, batch.ids, 1, TD_TRY(tape.grad_if_wanted(batch.weights)));
+  for (std::size_t b = 0; b < written.size(); ++b) {
+    gather_add(keys, written[b].ids, 1, of_batches[b].keys);
+    gather_add(values, written[b].ids, D, of_batches[b].values);
+    gather_add(weights, written[b].ids, 1, of_batches[b].weights);
   }
   return ok_status();
 }
@@ -97,7 +106,6 @@ Result<TensorView> soft_read(ops::Context& context, const SoftBTreeSnapshot<floa
   }
   if (tape == nullptr) return reads;
   TD_TRY(tape->record(kOp, {reads}, [snapshot, tape, queries, written = std::move(written), reads] {
-    if (tape->arena().is_planning()) return ok_status();
     return backward_of_read(snapshot, *tape, queries, written, reads);
   }));
   return reads;

@@ -138,6 +138,46 @@ TEST_P(Gradients, OfAttentionThatRunsTwiceOrWhoseKeysAreItsValues) {
   }
 }
 
+TEST_P(Gradients, OfAttentionWhoseValuesAreItsKeysOneRowOn) {
+  constexpr std::int64_t kT = 6, kD = 8;
+  const std::vector<float> a = random_values(1, kT * kD), b = random_values(2, (kT + 1) * kD),
+                           dy = random_values(3, kT * kD);
+  const kernels::AttentionSegment segments[] = {{0, kT, 0, 0, 0, kT}};
+  const auto plan = kernels::FusedAttentionPlan::create(segments, {.right = 0}, {kT, kT, 1, 1, kD},
+                                                        kernels::attention_path(GetParam()).value())
+                        .value();
+  if (place_->is_cuda()) context().compute = kernels::Compute::kBf16;
+  const PlacedPlan placed = place(context(), plan).value();
+  const TensorView q = put(a, {kT, 1, kD}), both = put(b, {kT + 1, 1, kD});
+  const std::vector<float> keys(b.begin(), b.end() - kD), values(b.begin() + kD, b.end());
+  const TensorView k = put(keys, {kT, 1, kD}), v = put(values, {kT, 1, kD});
+  const auto run = [&](const Projected& inputs, const TensorView& first, const TensorView& second) {
+    tape_.emplace(place_->stream(), gradients_);
+    for (const TensorView& leaf : {q, first, second}) EXPECT_TRUE(tape_->watch(leaf).ok());
+    const TensorView out = fused_attention(context(), inputs, {}, placed, {.scale = 0.5f}, &*tape_).value();
+    return backward(out, dy, {first, second});
+  };
+  const auto apart = run({q, k, v}, k, v);
+  const auto shared = run({q, both.rows(0, kT), both.rows(1, kT + 1)}, both, both)[0];
+  for (std::size_t i = 0; i < shared.size(); ++i) {
+    const float dk = i < apart[0].size() ? apart[0][i] : 0.0f, dv = i >= kD ? apart[1][i - kD] : 0.0f;
+    EXPECT_EQ(shared[i], dk + dv) << i;
+  }
+}
+
+// Turning happens in place: what may not be changed must be refused before.
+TEST_P(Gradients, HeadsThatNoOpMadeAreRefusedUnturned) {
+  constexpr std::size_t kT = 4, kH = 2, kD = 8;
+  const std::vector<float> a = random_values(1, kT * kH * kD), b = a, half = random_values(2, kT * kD / 2);
+  const TensorView q = put(a, {kT, kH, kD}), k = put(b, {kT, kH, kD});
+  const RopeTable table{put(half, {kT, kD / 2}), put(half, {kT, kD / 2})};
+  ASSERT_TRUE(tape_->watch(q).ok() && tape_->freeze(k).ok());
+  const Status refused = norm_rope_heads(context(), {q, k, k}, {}, table, &*tape_).status();
+  EXPECT_EQ(refused.code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(refused.message().find("copy it"), std::string::npos) << refused.message();
+  EXPECT_TRUE(same_bits(values_of(q), random_values(1, a.size())) && same_bits(values_of(k), values_of(q)));
+}
+
 TEST_P(Gradients, OfNoTokensAreZero) {
   const std::vector<float> w = random_values(1, 12);
   const TensorView x = put(w, {0, 4}), weight = put(w, {3, 4});

@@ -88,6 +88,28 @@ TEST(SoftMemory, GradientsReachWhatWasWritten) {
   }
 }
 
+TEST(SoftMemory, PlanningCountsTheGradientsOfWhatWasWritten) {
+  const Inputs in;
+  const auto stream = device::Stream::create_cpu(1);
+  const auto step = [&](device::Arena& arena, device::Arena& gradients) {
+    ops::Context context{*stream, arena, kernels::Compute::kF32};
+    ops::Tape tape(*stream, gradients);
+    for (const Tensor* leaf : {&in.keys, &in.values, &in.weights, &in.queries}) ASSERT_TRUE(tape.watch(*leaf).ok());
+    auto tree = SoftBTree<float>::create({.value_width = kWidth, .tau = kTau}).value();
+    const WrittenBatch batch = soft_write(context, tree, in.keys, in.values, in.weights, &tape).value();
+    const TensorView reads = soft_read(context, tree.snapshot(), in.queries, {batch}, &tape).value();
+    ASSERT_TRUE(tape.grad(reads).ok());
+    ASSERT_TRUE(tape.backward().ok());
+  };
+  device::Arena planned = device::Arena::create_planning(), planned_gradients = device::Arena::create_planning();
+  step(planned, planned_gradients);
+  device::Arena arena = device::Arena::create({}, 1 << 20).value(),
+                gradients = device::Arena::create({}, 1 << 20).value();
+  step(arena, gradients);
+  EXPECT_EQ(arena.peak_bytes(), planned.peak_bytes());
+  EXPECT_EQ(gradients.peak_bytes(), planned_gradients.peak_bytes());
+}
+
 TEST(SoftMemory, BadArgumentsAreNamed) {
   Inputs in;
   Bench bench;
