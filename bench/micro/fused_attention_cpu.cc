@@ -194,7 +194,7 @@ void measure(const Case& c, device::Stream& stream, bool smoke) {
   report("fused_attention", "backward", backward, 10.0 * pairs);
   if (c.dtype != DType::kF32 || c.sequences > 1 || smoke) return;
 
-  Unfused unfused(T, c.D, params.scale, stream);
+  Unfused unfused(T, c.D, static_cast<float>(params.scale), stream);
   const auto head = [&](const Tensor& values, std::int64_t h) {
     const TensorView rows = values.view().reshape({T, values.shape()[1] * c.D});
     return rows.columns(h * c.D, (h + 1) * c.D);

@@ -93,8 +93,8 @@ std::size_t CorePlan::backward_scratch_bytes(const CoreStream& stream) const {
   return kernels::fused_attention_backward_scratch_bytes(plan_, stream.threads_count());
 }
 
-void attention_forward(const InputArray& q, const InputArray& k, const InputArray& v, const CorePlan& plan, float scale,
-                       float softcap, const std::optional<InputArray>& sinks, const OutputArray& out,
+void attention_forward(const InputArray& q, const InputArray& k, const InputArray& v, const CorePlan& plan,
+                       double scale, double softcap, const std::optional<InputArray>& sinks, const OutputArray& out,
                        const std::optional<OutputArray>& lse, const std::optional<OutputArray>& scratch,
                        CoreStream& stream) {
   const kernels::FusedAttentionInputs inputs{checked_view("q", q), checked_view("k", k), checked_view("v", v),
@@ -108,7 +108,7 @@ void attention_forward(const InputArray& q, const InputArray& k, const InputArra
 }
 
 void attention_backward(const InputArray& q, const InputArray& k, const InputArray& v, const CorePlan& plan,
-                        float scale, float softcap, bool deterministic, const std::optional<InputArray>& sinks,
+                        double scale, double softcap, bool deterministic, const std::optional<InputArray>& sinks,
                         const InputArray& out, const InputArray& lse, const InputArray& dout,
                         const std::optional<InputArray>& dlse, const OutputArray& dq, const OutputArray& dk,
                         const OutputArray& dv, const std::optional<OutputArray>& dsinks,

@@ -64,13 +64,13 @@ class CorePlan {
   device::Memory words_;
 };
 
-void attention_forward(const InputArray& q, const InputArray& k, const InputArray& v, const CorePlan& plan, float scale,
-                       float softcap, const std::optional<InputArray>& sinks, const OutputArray& out,
+void attention_forward(const InputArray& q, const InputArray& k, const InputArray& v, const CorePlan& plan,
+                       double scale, double softcap, const std::optional<InputArray>& sinks, const OutputArray& out,
                        const std::optional<OutputArray>& lse, const std::optional<OutputArray>& scratch,
                        CoreStream& stream);
 
 void attention_backward(const InputArray& q, const InputArray& k, const InputArray& v, const CorePlan& plan,
-                        float scale, float softcap, bool deterministic, const std::optional<InputArray>& sinks,
+                        double scale, double softcap, bool deterministic, const std::optional<InputArray>& sinks,
                         const InputArray& out, const InputArray& lse, const InputArray& dout,
                         const std::optional<InputArray>& dlse, const OutputArray& dq, const OutputArray& dk,
                         const OutputArray& dv, const std::optional<OutputArray>& dsinks,

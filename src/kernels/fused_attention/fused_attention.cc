@@ -1,8 +1,6 @@
 // Checks the arguments and picks the path.
 #include "kernels/fused_attention/fused_attention.h"
 
-#include <cmath>
-
 #include "kernels/common/validate.h"
 #include "kernels/fused_attention/paths.h"
 
@@ -73,12 +71,11 @@ Status check_inputs(const FusedAttentionInputs& inputs, const FusedAttentionPlan
     const auto count = static_cast<std::int64_t>(plan.words().size());
     TD_TRY(expect("words", words, {DType::kI32, device}, {count}, true));
   }
-  if (!(params.scale > 0.0f) || !std::isfinite(params.scale) || !(params.softcap >= 0.0f) ||
-      !std::isfinite(params.softcap)) {
-    return invalid_argument(
-        "{}: scale {}, softcap {}; expected finite numbers, the scale positive, softcap 0 (none) or "
-        "positive",
-        kOp, params.scale, params.softcap);
+  // What sums in f32 can take, with room for a factor of log2(e).
+  const auto is_usable = [](double factor) { return factor >= 1e-30 && factor <= 1e30; };
+  if (!is_usable(params.scale) || !(params.softcap == 0.0 || is_usable(params.softcap))) {
+    return invalid_argument("{}: scale {}, softcap {}; expected numbers from 1e-30 to 1e30, or softcap 0 for none", kOp,
+                            params.scale, params.softcap);
   }
   return ok_status();
 }
@@ -91,6 +88,10 @@ Status check_scratch(std::span<std::byte> scratch, std::size_t bytes, Device dev
     return invalid_argument("{}: scratch does not lie on 256 bytes", kOp);
   }
   return ok_status();
+}
+
+RoundedAttentionParams rounded(const FusedAttentionParams& params) {
+  return {static_cast<float>(params.scale), static_cast<float>(params.softcap), params.deterministic};
 }
 
 int threads_of(device::Stream& stream) {
@@ -138,8 +139,8 @@ Status fused_attention_forward(const FusedAttentionInputs& inputs, const FusedAt
   if (!is_absent(lse_ln)) TD_TRY(expect("lse_ln", lse_ln, sums, {shape.H, shape.T}, true));
   TD_TRY(check_scratch(scratch, fused_attention_forward_scratch_bytes(plan, threads_of(stream)), device));
   const FusedForwardCall call{
-      inputs.q, inputs.k, inputs.v, inputs.sinks, plan,  words ? words.as<std::int32_t>() : nullptr,
-      params,   out,      lse_ln,   scratch,      stream};
+      inputs.q, inputs.k,        inputs.v, inputs.sinks, plan,    words ? words.as<std::int32_t>() : nullptr,
+      params,   rounded(params), out,      lse_ln,       scratch, stream};
   switch (plan.path()) {
     case AttentionPath::kCpu: return forward_cpu(call);
     case AttentionPath::kSm80: return forward_sm80(call);
@@ -170,10 +171,15 @@ Status fused_attention_backward(const FusedAttentionInputs& inputs, const FusedA
   }
   if (!is_absent(gradients.dsinks)) TD_TRY(expect("dsinks", gradients.dsinks, sums, {shape.H}, true));
   TD_TRY(check_scratch(scratch, fused_attention_backward_scratch_bytes(plan, threads_of(stream)), device));
-  const FusedBackwardCall call{
-      inputs.q,     inputs.k,     inputs.v,         inputs.sinks, plan,  words ? words.as<std::int32_t>() : nullptr,
-      params,       out,          lse_ln,           dout,         dlse,  gradients.dq,
-      gradients.dk, gradients.dv, gradients.dsinks, scratch,      stream};
+  const FusedBackwardCall call{inputs.q,     inputs.k,
+                               inputs.v,     inputs.sinks,
+                               plan,         words ? words.as<std::int32_t>() : nullptr,
+                               params,       rounded(params),
+                               out,          lse_ln,
+                               dout,         dlse,
+                               gradients.dq, gradients.dk,
+                               gradients.dv, gradients.dsinks,
+                               scratch,      stream};
   switch (plan.path()) {
     case AttentionPath::kCpu: return backward_cpu(call);
     case AttentionPath::kSm80: return backward_sm80(call);

@@ -41,8 +41,8 @@
 namespace tandem::kernels {
 
 struct FusedAttentionParams {
-  float scale = 1.0f;         // positive
-  float softcap = 0.0f;       // 0: none
+  double scale = 1.0;         // 1e-30 .. 1e30; f64 tensors are scaled by it as it is, others by its rounding to f32
+  double softcap = 0.0;       // likewise; 0: none
   bool deterministic = true;  // backward
 };
 

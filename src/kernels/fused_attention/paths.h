@@ -12,11 +12,18 @@
 
 namespace tandem::kernels {
 
+// FusedAttentionParams, for all dtypes but f64.
+struct RoundedAttentionParams {
+  float scale, softcap;
+  bool deterministic;
+};
+
 struct FusedForwardCall {
   tensor::TensorView q, k, v, sinks;  // sinks may be absent
   const FusedAttentionPlan& plan;
   const std::int32_t* words;  // on the device; null on the CPU
-  FusedAttentionParams params;
+  FusedAttentionParams exact_params;
+  RoundedAttentionParams params;
   tensor::TensorView out, lse_ln;  // lse_ln may be absent
   std::span<std::byte> scratch;
   device::Stream& stream;
@@ -26,7 +33,8 @@ struct FusedBackwardCall {
   tensor::TensorView q, k, v, sinks;
   const FusedAttentionPlan& plan;
   const std::int32_t* words;
-  FusedAttentionParams params;
+  FusedAttentionParams exact_params;
+  RoundedAttentionParams params;
   tensor::TensorView out, lse_ln, dout, dlse;  // dlse may be absent
   tensor::TensorView dq, dk, dv, dsinks;       // dsinks absent iff sinks are
   std::span<std::byte> scratch;

@@ -47,10 +47,10 @@ struct Score {
 };
 
 Score score(const FusedAttentionParams& params, double product) {
-  const double s = static_cast<double>(params.scale) * product, cap = static_cast<double>(params.softcap);
-  if (!(cap > 0.0)) return {s, 1.0};
-  const double bent = std::tanh(s / cap);
-  return {cap * bent, 1.0 - bent * bent};
+  const double s = params.scale * product;
+  if (params.softcap == 0.0) return {s, 1.0};
+  const double bent = std::tanh(s / params.softcap);
+  return {params.softcap * bent, 1.0 - bent * bent};
 }
 
 // e^(score - lse); a row without any share has lse = -infinity.
@@ -67,7 +67,7 @@ void forward_row(const FusedForwardCall& call, const Context& context, std::int3
   const std::int32_t p = context.position(t), end = context.row.end(p);
   for (std::int32_t j = context.row.begin(p); j < end; ++j) {
     const std::int64_t key = context.key_row(j);
-    const double s = score(call.params, dot(row_of(call.q, row, h), row_of(call.k, key, g), D)).value;
+    const double s = score(call.exact_params, dot(row_of(call.q, row, h), row_of(call.k, key, g), D)).value;
     if (s > max) {
       const double fade = std::exp(max - s);
       total *= fade;
@@ -101,9 +101,9 @@ struct Share {
 
 Share share_of(const FusedBackwardCall& call, const BackwardRow& row, const double* k, const double* v) {
   const std::int64_t D = call.plan.shape().D;
-  const Score s = score(call.params, dot(row.q, k, D));
+  const Score s = score(call.exact_params, dot(row.q, k, D));
   const double p = share(s.value, row.lse);
-  return {p, static_cast<double>(call.params.scale) * p * (dot(row.dout, v, D) - row.delta) * s.slope};
+  return {p, call.exact_params.scale * p * (dot(row.dout, v, D) - row.delta) * s.slope};
 }
 
 // delta and dq of one row.

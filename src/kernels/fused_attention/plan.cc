@@ -111,7 +111,7 @@ AttentionTiling attention_tiling(AttentionPath path, std::int64_t D) {
 Result<FusedAttentionPlan> FusedAttentionPlan::create(std::span<const AttentionSegment> segments,
                                                       const AttentionWindow& window, const AttentionShape& shape,
                                                       AttentionPath path) {
-  if (shape.T < 0 || shape.S < 0 || shape.H < 1 || shape.G < 1 || shape.H % shape.G != 0) {
+  if (shape.H < 1 || shape.G < 1 || shape.H % shape.G != 0) {
     return invalid_argument("{}: {} query heads and {} kv heads; expected at least one, and H a multiple of G", kOp,
                             shape.H, shape.G);
   }
@@ -122,9 +122,9 @@ Result<FusedAttentionPlan> FusedAttentionPlan::create(std::span<const AttentionS
     return invalid_argument("{}: window left {}, right {}; expected 0 or more, or unbounded", kOp, window.left,
                             window.right);
   }
-  if (shape.T > kRowsMax || shape.S > kRowsMax) {
-    return invalid_argument("{}: {} queries and {} keys; at most {} of each: split the batch", kOp, shape.T, shape.S,
-                            kRowsMax);
+  if (shape.T < 0 || shape.S < 0 || shape.T > kRowsMax || shape.S > kRowsMax) {
+    return invalid_argument("{}: {} queries and {} keys; expected 0 to {} of each: split the batch", kOp, shape.T,
+                            shape.S, kRowsMax);
   }
   for (std::size_t i = 0; i < segments.size(); ++i) TD_TRY(check_segment(i, segments[i], shape));
   TD_TRY(check_queries(segments));

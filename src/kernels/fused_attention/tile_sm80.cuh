@@ -54,7 +54,7 @@ struct ScoreMap {
   }
 };
 
-inline ScoreMap score_map(const FusedAttentionParams& params) {
+inline ScoreMap score_map(const RoundedAttentionParams& params) {
   constexpr double kLog2EWide = 1.4426950408889634;
   ScoreMap map;
   map.exponent = static_cast<float>(kLog2EWide * params.scale);

@@ -200,9 +200,12 @@ TEST(AttentionLayer, OfACausalSequenceHasTheBitsOfTheCachedPathsOps) {
     const Shape angles = layer.table().cos.shape();
     const RopeTable stays{view_of(ones, angles), view_of(zeros, angles)};
     const std::vector<float> cached = chain_of_ops(layer, bench, [&](const Projected& p) {
-      return attention(bench.context, p, {}, stays, kv,
-                       {TensorView::of(std::span(slots)), view_of(query_start, {2}), view_of(context_len, {1})},
-                       layer.weights().sinks, {config.attention.scale, config.attention.softcap, window}, nullptr)
+      return attention(
+                 bench.context, p, {}, stays, kv,
+                 {TensorView::of(std::span(slots)), view_of(query_start, {2}), view_of(context_len, {1})},
+                 layer.weights().sinks,
+                 {static_cast<float>(config.attention.scale), static_cast<float>(config.attention.softcap), window},
+                 nullptr)
           .value();
     });
     EXPECT_TRUE(same_bits(run(layer, 1).y, cached));

@@ -100,6 +100,9 @@ const std::vector<Spoil>& spoiled_inputs() {
       [](Arguments& a) { a.params.scale = -1.0f; },
       [](Arguments& a) { a.params.softcap = -1.0f; },
       [](Arguments& a) { a.params.softcap = INFINITY; },
+      [](Arguments& a) { a.params.softcap = 3e38; },  // times log2(e) it is no f32
+      [](Arguments& a) { a.params.softcap = 1e-42; },
+      [](Arguments& a) { a.params.scale = 3e38; },
       [](Arguments& a) { a.out_view = as(a.out_view, DType::kF16); },
       [](Arguments& a) { a.out_view = a.out_view.rows(0, 5); },
       [](Arguments& a) {

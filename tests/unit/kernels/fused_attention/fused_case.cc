@@ -92,7 +92,10 @@ FusedProblem FusedCase::problem() const {
   made.shape = {T + kSpareRows, S + kSpareRows, H, G, D};
   made.segments = segments;
   made.window = window;
-  made.scale = values == FusedValues::kLarge ? 1.0 : 1.0f / std::sqrt(static_cast<float>(D));
+  if (values != FusedValues::kLarge) {
+    const double scale = 1.0 / std::sqrt(static_cast<double>(D));
+    made.scale = dtype == DType::kF64 ? scale : static_cast<double>(static_cast<float>(scale));
+  }
   made.softcap = softcap;
   made.q = random_numbers(seed, made.shape.T * H * D, values, dtype);
   if (values == FusedValues::kIntegers) std::fill(made.q.begin(), made.q.end(), 0.0);

@@ -239,8 +239,7 @@ FusedResult run_fused(const FusedProblem& problem, const FusedRun& run) {
 
   const FusedAttentionInputs inputs{in.q.view(), in.k.view(), in.v.view(),
                                     has_sinks ? heads_only(sinks) : TensorView()};
-  const FusedAttentionParams params{static_cast<float>(problem.scale), static_cast<float>(problem.softcap),
-                                    run.deterministic};
+  const FusedAttentionParams params{problem.scale, problem.softcap, run.deterministic};
   const std::size_t forward_bytes = fused_attention_forward_scratch_bytes(plan.value(), run.threads);
   const std::size_t backward_bytes =
       run.backward ? fused_attention_backward_scratch_bytes(plan.value(), run.threads) : 0;
