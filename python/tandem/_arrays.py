@@ -21,6 +21,14 @@ def check_sources(width, keys, values, weights, ids):
             raise ValueError(f"{name}: shape {tuple(x.shape)} for {len(ids)} ids; expected {want} elements")
 
 
+def known_ids(ids, ids_end):
+    """ids_of(), flat, of entries that there are or were. ValueError: others."""
+    ids = ids_of(ids).ravel()
+    if ids.size > 0 and ids.max() >= ids_end:
+        raise ValueError(f"ids: there was never an entry {ids.max()}; give those that insert() returned")
+    return ids
+
+
 def ids_of(ids):
     """Dense uint32, of integers that are. TypeError: other numbers. ValueError: out of range."""
     if is_tensor(ids):

@@ -7,14 +7,14 @@
 import jax
 import numpy as np
 
-from ._arrays import ids_of
+from ._arrays import known_ids
 
 
 def reader(tree, ids):
     """A function of (queries [m], keys [n], values [n,D], weights [n]), the last three those that `ids` were inserted
     from, which reads a snapshot of the tree: new keys, values or weights take a new reader."""
     snapshot = tree.snapshot()
-    ids = ids_of(ids)
+    ids = known_ids(ids, snapshot.ids_end)
     width, dtype = tree.value_width, tree.dtype
 
     def read_on_host(queries):
@@ -43,4 +43,12 @@ def reader(tree, ids):
         return jax.pure_callback(backward_on_host, tuple(made), queries, d_reads)
 
     read.defvjp(forward, backward)
-    return read
+
+    def checked_read(queries, keys, values, weights):
+        expected = ((np.size(queries),), (ids.size,), (ids.size, width), (ids.size,))
+        for name, x, shape in zip(("queries", "keys", "values", "weights"), (queries, keys, values, weights), expected):
+            if np.shape(x) != shape:
+                raise ValueError(f"{name}: the shape is {np.shape(x)}; expected {shape}")
+        return read(queries, keys, values, weights)
+
+    return checked_read

@@ -5,25 +5,23 @@ import math
 import numpy as np
 import torch
 
-from ._arrays import check_sources, ids_of
+from ._arrays import check_sources, known_ids
 
 
 def read_torch(tree, queries, keys, values, weights, tau, ids):
-    ids = None if ids is None else ids_of(ids).ravel()
+    snapshot = tree.snapshot()
+    ids = None if ids is None else known_ids(ids, snapshot.ids_end)
     check_sources(tree.value_width, keys, values, weights, ids)
     if tau is not None:
         given = float(tau.detach())
-        if not math.isclose(given, tree.tau, rel_tol=1e-5):  # an f32 tensor may stand for an f64 tree's
-            raise ValueError(f"tau: {given} where the tree's is {tree.tau}; call set_tau first")
-    return _Read.apply(tree, queries, keys, values, weights, tau, ids)
+        if not math.isclose(given, snapshot.tau, rel_tol=1e-5):  # an f32 tensor may stand for an f64 tree's
+            raise ValueError(f"tau: {given} where the tree's is {snapshot.tau}; call set_tau first")
+    return _Read.apply(tree, snapshot, queries, keys, values, weights, tau, ids)
 
 
 class _Read(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, tree, queries, keys, values, weights, tau, ids):
-        snapshot = tree.snapshot()
-        if ids is not None and ids.size > 0 and ids.max() >= snapshot.ids_end:
-            raise ValueError(f"ids: there was never an entry {ids.max()}; give those that insert() returned")
+    def forward(ctx, tree, snapshot, queries, keys, values, weights, tau, ids):
         host = tree._array(queries)
         reads = np.empty((host.size, tree.value_width), tree.dtype)
         log_z = np.empty(host.size, tree.dtype)
@@ -44,7 +42,7 @@ class _Read(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, d_reads, d_log_z):
         tree, snapshot = ctx.tree, ctx.snapshot
-        wanted = ctx.needs_input_grad[1:6]
+        wanted = ctx.needs_input_grad[2:7]
         entries, width = snapshot.ids_end, tree.value_width
         sizes = (ctx.host.size, entries, entries * width, entries, 1)
         made = [np.zeros(size, tree.dtype) if want else None for size, want in zip(sizes, wanted)]
@@ -60,4 +58,4 @@ class _Read(torch.autograd.Function):
             else:
                 shape, dtype, device = like
                 gradients.append(torch.from_numpy(np.ascontiguousarray(gradient)).reshape(shape).to(device, dtype))
-        return None, *gradients, None
+        return None, None, *gradients, None

@@ -27,3 +27,15 @@ def test_gradients_reach_all_arguments():
     got = jax.jit(jax.grad(loss(read), argnums=(0, 1, 2, 3)))(*inputs)
     for a, b in zip(got, jax.grad(loss(dense), argnums=(0, 1, 2, 3))(*inputs)):
         np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+def test_shapes_and_ids_that_do_not_fit_are_refused_by_name():
+    tree = SoftBTree(1, 0.5)
+    ids = tree.insert([0.0, 1.0], [1.0, 2.0])
+    with pytest.raises(ValueError, match="never an entry 2"):
+        reader(tree, ids + 1)
+    fits = dict(queries=np.zeros(3), keys=np.zeros(2), values=np.zeros((2, 1)), weights=np.ones(2))
+    assert reader(tree, ids)(*(x.astype(np.float32) for x in fits.values())).shape == (3, 1)
+    for name, wrong in dict(queries=(2, 3), keys=(3,), values=(2,), weights=()).items():
+        with pytest.raises(ValueError, match=f"{name}: the shape is"):
+            reader(tree, ids)(**{**fits, name: np.zeros(wrong)})
