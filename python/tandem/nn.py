@@ -63,7 +63,7 @@ class Attention(torch.nn.Module):
         self.sinks = torch.nn.Parameter(torch.zeros(heads, **where)) if sinks else None
 
     def forward(self, x, *, positions=None, lengths=None, cu_seqlens=None, plan=None):
-        """x [B,S,C]; or packed [T,C] with cu_seqlens or a plan, whose mask then stands in place of the layer's.
+        """x [B,S,C]; or packed [T,C] with cu_seqlens, or with a plan, whose mask then stands in place of the layer's.
 
         positions   [B,S], [S] or [T]: default, those in each sequence's context. Give them in a compiled function.
         """
@@ -130,8 +130,9 @@ def norm_and_rotate(q, k, q_norm, k_norm, positions, theta):
 
 def rope_table(positions, head_dim, theta, dtype):
     """cos and sin [..., 1, D/2] of positions [...]: pair i of a head is (i, i + D/2), its angle position theta^(-2i/D)."""
-    exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
-    angles = positions.to(torch.float32)[..., None] / theta**exponents
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=wide) / head_dim
+    angles = positions.to(wide)[..., None] / theta**exponents
     return angles.cos().to(dtype).unsqueeze(-2), angles.sin().to(dtype).unsqueeze(-2)
 
 

@@ -223,8 +223,9 @@ def layer_by_hand(layer, x, seen):
     q, k = layer.q_norm(q), layer.k_norm(k)
 
     def rotated(heads):
-        angles = torch.arange(S)[:, None] / layer.rope_theta ** (torch.arange(0, D, 2) / D)
-        pairs = torch.complex(heads[..., : D // 2], heads[..., D // 2 :]) * torch.polar(torch.ones(()), angles)
+        angles = torch.arange(S)[:, None] / layer.rope_theta ** (torch.arange(0, D, 2, dtype=x.dtype) / D)
+        turns = torch.polar(torch.ones((), dtype=x.dtype), angles)
+        pairs = torch.complex(heads[..., : D // 2], heads[..., D // 2 :]) * turns
         return torch.cat((pairs.real, pairs.imag), -1)
 
     k, v = (x.repeat_interleave(layer.heads // layer.kv_heads, 0) for x in (rotated(k), v))
@@ -250,6 +251,13 @@ def test_the_layer_batched_and_packed():
     dout = torch.randn_like(out)
     for a, b in zip(torch.autograd.grad(out, weights, dout), torch.autograd.grad(expected, weights, dout)):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_the_layer_in_double_precision():
+    layer = nn.Attention(32, 4, 2, 16, qk_norm=True, rope_theta=100.0, dtype=torch.float64)
+    x = torch.randn(1, 200, 32, dtype=torch.float64)
+    expected = layer_by_hand(layer, x[0], torch.ones(200, 200, dtype=torch.bool).tril())
+    torch.testing.assert_close(layer(x)[0], expected, rtol=1e-12, atol=1e-12)
 
 
 def test_the_layers_parameters_have_their_usual_names():
