@@ -163,8 +163,10 @@ def test_refusals_name_what_is_wrong():
         memory.add([1.0], 1.0)
     with pytest.raises(ValueError, match="elements"):
         memory.add([[1.0, 1.0], [2.0, 2.0]], [1.0])
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="add.. past states"):
         memory.values([[1.0, 1.0]])
+    with pytest.raises(ValueError, match="add.. past states"):
+        memory.squared_error([[1.0, 1.0]], [1.0])
     with pytest.raises(ValueError, match="target"):
         Curriculum(target=1.5)
     curriculum = Curriculum()

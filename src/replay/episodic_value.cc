@@ -65,10 +65,16 @@ Result<EntryId> EpisodicValue::add(std::span<const float> state, float episode_r
   return id;
 }
 
+Status EpisodicValue::expect_entries() const {
+  if (tree_.size() > 0) return ok_status();
+  return not_found("episodic value: there is no entry to read yet; add() past states and their returns first");
+}
+
 Status EpisodicValue::values(std::span<const float> states, std::span<float> values) {
   if (states.size() != values.size() * width_) {
     return invalid_argument("episodic value: {} numbers are not {} states", states.size(), values.size());
   }
+  if (!values.empty()) TD_TRY(expect_entries());
   std::vector<float> keys;
   TD_TRY(project(states, keys));
   return tree_.snapshot().read(keys, values);
@@ -95,6 +101,7 @@ Result<EpisodicValue::SquaredError> EpisodicValue::squared_error(std::span<const
   if (m == 0 || states.size() != m * width_ || !all_finite(returns)) {
     return invalid_argument("episodic value: {} numbers are not {} states with finite returns", states.size(), m);
   }
+  TD_TRY(expect_entries());
   std::vector<float> keys, values(m), d_values(m);
   TD_TRY(project(states, keys));
   const auto snapshot = tree_.snapshot();

@@ -75,6 +75,7 @@ class EpisodicValue {
         tree_(std::move(tree)),
         projection_(projection.begin(), projection.end()) {}
   std::span<const float> state_of(EntryId id) const { return {&states_[id * width_], width_}; }
+  Status expect_entries() const;
   Status project(std::span<const float> states, std::vector<float>& keys) const;
 
   std::size_t width_;
