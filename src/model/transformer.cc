@@ -168,13 +168,17 @@ Result<std::size_t> Transformer::workspace_bytes(std::int64_t T, std::int64_t B,
   const auto shape_only = [](DType dtype, const Shape& shape) {
     return TensorView(reinterpret_cast<void*>(device::kArenaAlignment), dtype, shape);
   };
-  const ForwardBatch batch{shape_only(DType::kI32, {T}), shape_only(DType::kI32, {T}),
-                           shape_only(DType::kI64, {T}), shape_only(DType::kI32, {B + 1}),
-                           shape_only(DType::kI32, {B}), shape_only(DType::kI32, {B, context_tokens}),
-                           shape_only(DType::kI32, {N})};
   // Blocks of one token: a table of as many columns as a context has tokens.
   const KvCache no_cache = TD_TRY(KvCache::create(config_, kv, 0, 1, {}, stream));
-  TD_TRY(forward(context, batch, no_cache, nullptr));
+  // All rows stay where they are; of fewer the last layer makes copies, which may take more.
+  for (const std::int64_t rows : {std::min(N, T), std::min(N, T - 1)}) {
+    const device::Arena::Scope scope(plan);
+    const ForwardBatch batch{shape_only(DType::kI32, {T}),   shape_only(DType::kI32, {T}),
+                             shape_only(DType::kI64, {T}),   shape_only(DType::kI32, {B + 1}),
+                             shape_only(DType::kI32, {B}),   shape_only(DType::kI32, {B, context_tokens}),
+                             shape_only(DType::kI32, {rows})};
+    TD_TRY(forward(context, batch, no_cache, nullptr));
+  }
   return plan.peak_bytes();
 }
 
