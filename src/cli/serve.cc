@@ -1,4 +1,4 @@
-// tandem serve: the OpenAI-compatible server over one model, until a signal ends it.
+// tandem serve: the OpenAI-compatible server over one model, until a signal ends it or its device is lost.
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -30,12 +30,12 @@ sigset_t server_signals() {
   return signals;
 }
 
-// 0 after `timeout_ms` without a signal; a negative timeout waits for ever.
+// 0 after `timeout_ms` without a signal.
 int wait_for_signal(const sigset_t& signals, std::int64_t timeout_ms) {
   for (;;) {
     siginfo_t info;
     const timespec timeout{timeout_ms / 1000, (timeout_ms % 1000) * 1'000'000};
-    const int signal = timeout_ms < 0 ? ::sigwaitinfo(&signals, &info) : ::sigtimedwait(&signals, &info, &timeout);
+    const int signal = ::sigtimedwait(&signals, &info, &timeout);
     if (signal > 0) return signal;
     if (errno == EAGAIN) return 0;
   }
@@ -173,9 +173,13 @@ Status serve(const ServeFlags& flags) {
   const auto server = TD_TRY(server::Server::create(flags.server, TANDEM_VERSION, sequences, context, engine, clock));
   print_welcome(flags, *host, context, *server, static_cast<double>(clock.now().ns - begin.ns) * 1e-9);
   notify_manager("READY=1");
-  for (;;) {
-    const int signal = wait_for_signal(signals, -1);
-    if (signal != SIGHUP) break;
+  constexpr std::int64_t kDeviceCheckMs = 1000;
+  Status device_lost;
+  while (device_lost.ok()) {
+    const int signal = wait_for_signal(signals, kDeviceCheckMs);
+    device_lost = engine.stats().device_lost;
+    if (signal == SIGTERM || signal == SIGINT) break;
+    if (signal != SIGHUP) continue;
     const Status reloaded = server->reload();
     if (reloaded.ok()) {
       log_warning("keys and certificates read again");
@@ -184,7 +188,7 @@ Status serve(const ServeFlags& flags) {
     }
   }
   drain(*server, flags.server.drain_s, signals);
-  return ok_status();
+  return device_lost;
 }
 
 }  // namespace

@@ -17,6 +17,13 @@ Status done(const char* what, cudaError_t error) {
   return error == cudaSuccess ? ok_status() : device_lost(what, error);
 }
 
+// A graph takes memory on the device when it is made, or when it is first launched.
+Status graph_failed(const char* what, cudaError_t error) {
+  if (error != cudaErrorMemoryAllocation) return device_lost(what, error);
+  cudaGetLastError();
+  return resource_exhausted("{}: no memory on the device for a captured step; make the KV cache smaller", what);
+}
+
 Result<int> attribute(int index, cudaDeviceAttr name) {
   int value = 0;
   const cudaError_t error = cudaDeviceGetAttribute(&value, name, index);
@@ -154,17 +161,14 @@ Result<CudaGraphHandle> end_capture(CudaStreamHandle handle, bool keep) {
     return nullptr;
   }
   if (error == cudaSuccess) return ready;
-  if (error == cudaErrorMemoryAllocation) {
-    cudaGetLastError();
-    return resource_exhausted("no memory on the device for a captured step; make the KV cache smaller");
-  }
-  return device_lost("capturing failed", error);
+  return graph_failed("capturing failed", error);
 }
 
 void destroy_graph(CudaGraphHandle graph) { cudaGraphExecDestroy(graph); }
 
 Status launch_graph(CudaGraphHandle graph, CudaStreamHandle handle) {
-  return done("launching a graph failed", cudaGraphLaunch(graph, handle));
+  const cudaError_t error = cudaGraphLaunch(graph, handle);
+  return error == cudaSuccess ? ok_status() : graph_failed("launching a graph failed", error);
 }
 
 }  // namespace cuda

@@ -101,7 +101,7 @@ class Event {
 class Graph {
  public:
   // Runs `queue_work`, whose work is captured instead of run. What it does beside queueing on `stream` (allocating,
-  // waiting) fails the capture. Errors: those of `queue_work`; kDeviceLost.
+  // waiting) fails the capture. Errors: those of `queue_work`; kResourceExhausted (the device's memory), kDeviceLost.
   [[nodiscard]] static Result<Graph> capture(Stream& stream, const std::function<Status()>& queue_work);
   Graph() = default;
   Graph(Graph&& other) noexcept;
@@ -109,7 +109,7 @@ class Graph {
   ~Graph();
 
   explicit operator bool() const { return graph_ != nullptr; }
-  // Errors: kDeviceLost.
+  // Errors: kResourceExhausted (the device's memory; nothing is queued then), kDeviceLost.
   [[nodiscard]] Status launch(Stream& stream) const;
 
  private:

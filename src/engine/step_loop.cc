@@ -166,6 +166,7 @@ void StepLoop::plan_batch() {
 
 void StepLoop::take_result(std::span<const BatchEntry> batch, const Result<StepResult>& result) {
   if (!result.ok()) {
+    if (result.code() == StatusCode::kDeviceLost) counts_.device_lost = result.status();
     // A request with several samples in the batch is ended by the first of them.
     for (const BatchEntry& entry : batch)
       if (entry.sample != nullptr && !entry.sample->finished)

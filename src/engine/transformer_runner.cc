@@ -258,20 +258,18 @@ Status TransformerRunner::queue_step(const model::ForwardBatch& batch, Gives giv
 
   TD_TRY(events.begin.record(stream_));
   const auto queue_all = [&] { return queue_forward(staged, gives, choices_there, index); };
-  device::Graph* graph =
+  const auto launch = [&](device::Graph& graph) -> Status {
+    if (!graph) graph = TD_TRY(device::Graph::capture(stream_, queue_all));
+    return graph.launch(stream_);
+  };
+  device::Graph* const graph =
       T == B && T <= kGraphRowsMax ? graphs_.use({B, N, context_max, static_cast<int>(gives), index}) : nullptr;
-  if (graph != nullptr && !*graph) {
-    Result<device::Graph> captured = device::Graph::capture(stream_, queue_all);
-    if (captured.ok()) {
-      *graph = std::move(captured).value();
-    } else if (captured.code() == StatusCode::kResourceExhausted) {
-      graphs_.stop();
-      graph = nullptr;
-    } else {
-      return captured.status();
-    }
+  Status queued = graph != nullptr ? launch(*graph) : queue_all();
+  if (graph != nullptr && queued.code() == StatusCode::kResourceExhausted) {  // then without graphs, from now on
+    graphs_.stop();
+    queued = queue_all();
   }
-  TD_TRY(graph != nullptr ? graph->launch(stream_) : queue_all());
+  TD_TRY(queued);
   TD_TRY(events.end.record(stream_));
   queued_steps_ += 1;
   return ok_status();

@@ -478,6 +478,31 @@ TEST(Engine, FailedStepsEndTheirRequestsOnly) {
   }
 }
 
+TEST(Engine, ALostDeviceIsRemembered) {
+  for (const bool is_queued : {false, true}) {
+    SCOPED_TRACE(is_queued);
+    FakeRunner runner(small_limits(30, 16, 4));
+    auto engine = Engine::create(config_of(), runner, nullptr, kClock).value();
+    auto sink = std::make_shared<Collector>();
+    Request request = request_of(5, 3);
+    if (!is_queued) request.sampling.repetition_penalty = 1.1f;
+    std::int64_t ended = 0;
+    const auto error_after = [&](StatusCode code, std::int64_t count) {
+      runner.fail_code = code;
+      runner.fail_calls(runner.calls() + 1, count);
+      const RequestId id = engine->submit(request, sink).value();
+      EXPECT_TRUE(sink->wait_for(++ended));
+      return sink->answer(id).error.code();
+    };
+    EXPECT_EQ(error_after(StatusCode::kAborted, 1), StatusCode::kAborted);
+    EXPECT_TRUE(engine->stats().device_lost.ok());
+    EXPECT_EQ(error_after(StatusCode::kDeviceLost, 1), StatusCode::kDeviceLost);
+    EXPECT_EQ(engine->stats().device_lost.code(), StatusCode::kDeviceLost);
+    EXPECT_EQ(error_after(StatusCode::kAborted, 1), StatusCode::kAborted);
+    EXPECT_EQ(engine->stats().device_lost.code(), StatusCode::kDeviceLost);
+  }
+}
+
 TEST(Engine, AnExceptionOfTheRunnerIsAFailedStep) {
   FakeRunner runner(small_limits(30, 16, 4));
   runner.on_forward = [](const model::ForwardBatch&) { throw std::runtime_error("no"); };

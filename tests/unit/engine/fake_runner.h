@@ -41,8 +41,9 @@ class FakeRunner final : public ModelRunner {
   // What forward() gives for the last of `tokens`, without any cache.
   static std::vector<float> logits_after(std::span<const TokenId> tokens, std::int64_t vocab_size);
 
-  // The calls numbered first, first + 1, ..., first + count - 1 fail with kAborted and leave rubbish in the cache.
+  // The calls numbered first, first + 1, ..., first + count - 1 fail with fail_code and leave rubbish in the cache.
   void fail_calls(std::int64_t first, std::int64_t count) { fail_first_ = first, fail_count_ = count; }
+  StatusCode fail_code = StatusCode::kAborted;
   std::int64_t spoilt_call = 0;  // of this one the first row of logits is NaN
   std::int64_t calls() const { return calls_; }
   bool only_greedy = false;        // what it chooses
@@ -207,7 +208,7 @@ inline Result<tensor::TensorView> FakeRunner::run(const model::ForwardBatch& bat
     std::ranges::fill(logits_.span<float>().first(static_cast<std::size_t>(limits_.vocab_size)),
                       std::numeric_limits<float>::quiet_NaN());
   }
-  if (fails) return Status(StatusCode::kAborted, "a test asked this step to fail");
+  if (fails) return Status(fail_code, "a test asked this step to fail");
   return logits_.view().rows(0, logit_row);
 }
 
