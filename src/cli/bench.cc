@@ -196,7 +196,7 @@ Status bench(const BenchFlags& flags) {
     fmt::print("{:>5} {:>6} {:>6} | {:>11} {:>8} {:>8} {:>7} | {:>10} {:>8} {:>8} {:>7}\n", "batch", "prompt", "output",
                "prefill t/s", "GFLOP/s", "peak", "of peak", "decode t/s", "GB/s", "read", "of read");
   }
-  engine::Engine& engine = *TD_TRY(host->start_engine());
+  engine::Engine& engine = *TD_TRY(host->start_engine(batch_max));
   engine::TransformerRunner& runner = *host->runner();
   runner.time_steps();
   std::uint64_t key = 0;

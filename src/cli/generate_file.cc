@@ -80,7 +80,9 @@ Status generate_file(const GenerateFlags& flags) {
   const auto host = TD_TRY(ModelHost::open(directory, flags.model, /*needs_tokenizer=*/grammar != nullptr));
   const Result<model::ChatPrompt> chat = load_chat_prompt(*host);
   AnswerWriter writer = TD_TRY(AnswerWriter::open(flags.output));
-  engine::Engine& engine = *TD_TRY(host->start_engine());
+  // Enough requests in flight to keep every step full; the rest are read when their turn comes.
+  const std::int64_t in_flight_max = 4 * host->plan().limits.sequences_max;
+  engine::Engine& engine = *TD_TRY(host->start_engine(in_flight_max));
 
   engine::Request defaults = make_request(flags.sampling, host->config());
   if (!flags.sampling.max_tokens) defaults.max_tokens = kDefaultMaxTokens;
@@ -98,8 +100,6 @@ Status generate_file(const GenerateFlags& flags) {
     rest.remove_prefix(std::min(end + 1, rest.size()));
   }
 
-  // Enough requests in flight to keep every step full; the rest are read when their turn comes.
-  const auto in_flight_max = static_cast<std::size_t>(4 * host->plan().limits.sequences_max);
   const auto queue = std::make_shared<EventQueue>();
   const std::atomic<bool>& interrupted = interrupt_flag();
   const SteadyClock clock;
@@ -111,7 +111,7 @@ Status generate_file(const GenerateFlags& flags) {
   ProgressBar progress(static_cast<std::int64_t>(lines.size()));
 
   while (written < lines.size() && !interrupted.load()) {
-    while (next < lines.size() && line_of.size() < in_flight_max) {
+    while (next < lines.size() && std::ssize(line_of) < in_flight_max) {
       RequestLine parsed = parse_request_line(lines[next], defaults, *host, chat, flags.chat);
       Entry& entry = entries.emplace_back();
       entry.id = parsed.id.is_null() ? json::value(next) : std::move(parsed.id);

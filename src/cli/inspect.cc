@@ -63,8 +63,7 @@ void print_text(const ModelHost& host, bool tensors) {
              checkpoint.tensors_count(), dtypes_text(checkpoint), device::bytes_text(checkpoint.bytes()));
   fmt::print("{:<16}{}\n", "tokenizer",
              host.tokenizer() != nullptr ? fmt::format("{} tokens", host.tokenizer()->vocab_size()) : "none");
-  fmt::print("{:<16}{} products on {}\n", "compute", host.plan().compute == kernels::Compute::kBf16 ? "bf16" : "f32",
-             kernels::linear_path_name(kernels::linear_paths(host.plan().compute).front()));
+  fmt::print("{:<16}{}\n", "compute", host.path_text());
   fmt::print("memory plan\n{}", host.plan().ledger.to_string());
   if (!tensors) return;
   for (const std::string& name : checkpoint.names()) {

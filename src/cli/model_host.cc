@@ -49,12 +49,13 @@ Result<std::unique_ptr<ModelHost>> ModelHost::open(const std::filesystem::path& 
   host->plan_ =
       TD_TRY(engine::TransformerRunner::plan(*host->transformer_, host->checkpoint_->bytes(), options, *host->stream_));
   host->times_.device = host->lap();
-  // On a device what comes next takes a while, and memory is what it may lack.
-  if (flags.verbose || on_cuda) {
-    fmt::print(stderr, "{}: {}, {}\nmemory plan\n{}", directory.string(), host->config().architecture,
-               host->path_text(), host->plan_.ledger.to_string());
-  }
+  if (flags.verbose) host->print_plan();
   return host;
+}
+
+void ModelHost::print_plan() const {
+  fmt::print(stderr, "{}: {}, {}\nmemory plan\n{}", directory_.string(), config().architecture, path_text(),
+             plan_.ledger.to_string());
 }
 
 std::string ModelHost::device_text() const {
@@ -78,6 +79,7 @@ double ModelHost::lap() {
 }
 
 Status ModelHost::load_on_device() {
+  if (!flags_.verbose) print_plan();  // what follows takes a while, and memory is what it may lack
   ThreadPool threads(flags_.threads);
   const std::uint64_t all = model::DeviceWeights::bytes(transformer_->weights(), plan_.compute);
   const bool shows = ::isatty(STDERR_FILENO) != 0;

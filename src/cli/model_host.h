@@ -18,7 +18,8 @@ namespace tandem::cli {
 // Owns, in the order of their lives: files, weights, runner. Movable only as a whole, behind a unique_ptr.
 class ModelHost {
  public:
-  // Opens `directory` and plans its memory; the plan is printed with --verbose, before anything is loaded.
+  // Opens `directory` and plans its memory; the plan is printed with --verbose, or when weights go to a device, before
+  // anything is loaded.
   //   logit_rows_max  most rows of logits of one forward; 0: one per sequence
   // The tokenizer is read if its files are there; `needs_tokenizer` makes their absence an error.
   [[nodiscard]] static Result<std::unique_ptr<ModelHost>> open(const std::filesystem::path& directory,
@@ -45,6 +46,7 @@ class ModelHost {
 
  private:
   ModelHost() = default;
+  void print_plan() const;
   [[nodiscard]] Status load_on_device();
   double lap();  // seconds since the last call, or since this was made
 

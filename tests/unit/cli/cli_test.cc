@@ -164,6 +164,17 @@ not json
   EXPECT_EQ(lines[7].at("token_ids").as_array().size(), 3u);
 }
 
+TEST(Cli, GenerateFileWaitsForNothingThatItQueuedItself) {
+  const Scratch scratch;
+  std::string lines;
+  for (int i = 0; i < 6000; ++i) lines += "{\"prompt_ids\":[4],\"max_tokens\":1}\n";
+  const CommandResult run =
+      run_tandem("generate --sequences 2000 --step-tokens 2000 --input " + scratch.file("in.jsonl", lines));
+  EXPECT_EQ(run.exit_code, 0);
+  EXPECT_EQ(run.err, "");
+  EXPECT_EQ(run.out.find("error"), std::string::npos);
+}
+
 TEST(Cli, TokenizeAndDetokenizeKeepEveryByte) {
   const std::string text =
       "What is\t27 + 45?\n\n  h\xc3\xa9llo \xe4\xb8\x96\xe7\x95\x8c \xf0\x9f\x91\x8d\xf0\x9f\x8f\xbd end";
