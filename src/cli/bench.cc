@@ -188,7 +188,8 @@ Status bench(const BenchFlags& flags) {
   }
   model_flags.sequences = batch_max;
   const auto host = TD_TRY(ModelHost::open(directory, model_flags, /*needs_tokenizer=*/false));
-  const Cost cost = model_cost(*host);
+  engine::Engine& engine = *TD_TRY(host->start_engine(batch_max));
+  const Cost cost = model_cost(*host);  // of weights as they lie where they are read
   if (!flags.json) {
     fmt::print("{}; {}, {}\n", cpu_name(), flags.shape.empty() ? directory.string() : flags.shape, host->path_text());
     fmt::print("a decode step reads {:.3f} GB of weights; peak and read are measured beside each repeat\n",
@@ -196,7 +197,6 @@ Status bench(const BenchFlags& flags) {
     fmt::print("{:>5} {:>6} {:>6} | {:>11} {:>8} {:>8} {:>7} | {:>10} {:>8} {:>8} {:>7}\n", "batch", "prompt", "output",
                "prefill t/s", "GFLOP/s", "peak", "of peak", "decode t/s", "GB/s", "read", "of read");
   }
-  engine::Engine& engine = *TD_TRY(host->start_engine(batch_max));
   engine::TransformerRunner& runner = *host->runner();
   runner.time_steps();
   std::uint64_t key = 0;

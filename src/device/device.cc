@@ -83,7 +83,13 @@ Result<float> Event::microseconds_between(const Event& from, const Event& to) {
 
 Result<Graph> Graph::capture(Stream& stream, const std::function<Status()>& queue_work) {
   TD_TRY(cuda::begin_capture(stream.cuda()));
-  const Status queued = queue_work();
+  Status queued;
+  try {
+    queued = queue_work();
+  } catch (...) {  // else the stream would go on capturing
+    (void)cuda::end_capture(stream.cuda(), /*keep=*/false);
+    throw;
+  }
   Result<CudaGraphHandle> captured = cuda::end_capture(stream.cuda(), queued.ok());
   TD_TRY(queued);
   Graph graph;

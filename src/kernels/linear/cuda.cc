@@ -65,8 +65,9 @@ Status run(LinearCall call, const TensorView& x, const InputNorm& norm, Compute 
     call.norm_offset = norm.offset;
   }
   const bool is_bf16 = compute == Compute::kBf16, is_grouped = call.offsets != nullptr;
+  const bool is_hopper = is_bf16 && TD_TRY(device::cuda_compute_capability(stream.device().index)) == 90;
   const auto is_few = [&](const LinearCall& some) {
-    return is_bf16 && !is_grouped && some.T <= kFewRows && few_rows_sm90_takes(some);
+    return is_hopper && !is_grouped && some.T <= kFewRows && few_rows_sm90_takes(some);
   };
   if (is_few(call)) return linear_few_rows_sm90(call, stream);
 
@@ -86,7 +87,8 @@ Status run(LinearCall call, const TensorView& x, const InputNorm& norm, Compute 
   }
   if (!is_bf16) return linear_plain_f32(product, stream);
   if (is_few(product)) return linear_few_rows_sm90(product, stream);
-  return many_rows_sm90_takes(product) ? linear_many_rows_sm90(product, stream) : linear_plain_bf16(product, stream);
+  const bool is_many = is_hopper && many_rows_sm90_takes(product);
+  return is_many ? linear_many_rows_sm90(product, stream) : linear_plain_bf16(product, stream);
 }
 
 // One matrix of a stack, for checks.

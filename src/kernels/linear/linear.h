@@ -68,7 +68,7 @@ struct InputNorm {
 //   bias      f32     residual  f32; may be y itself
 //   norm      as kernels/norm has it for f32 rows; its output is rounded to bf16 under kBf16
 // Order: one f32 accumulator for each output, k ascending: in steps of 16 on the tensor cores under kBf16, one fma each
-// under kF32. The same bits for any T, on every path (docs/kernels/numerics.md).
+// under kF32. The same bits for any T, on every path (docs/kernels/numerics.md). bf16 is fast on Hopper alone.
 // Weights (the norm's too) are asked for before the kernels ahead on the stream have ended: whoever writes them there
 // lets a copy follow, or waits, before the next layer is queued.
 // Errors: kInvalidArgument (also: a build without CUDA), before any write; kDeviceLost.
