@@ -75,6 +75,11 @@ Result<RunnerPlan> TransformerRunner::plan(const model::Transformer& transformer
     return invalid_argument("--context {} is beyond the model's {} positions; lower it", options.context_tokens,
                             config.context);
   }
+  const bool on_cuda = stream.device().kind == device::DeviceKind::kCuda;
+  if (config.D % 8 != 0 || (on_cuda && config.D > kernels::kAttentionCudaWidthMax)) {
+    return invalid_argument("heads of {} numbers: attention takes multiples of 8, on CUDA up to {}; use another model",
+                            config.D, kernels::kAttentionCudaWidthMax);
+  }
   RunnerLimits& limits = plan.limits;
   limits.vocab_size = config.V;
   limits.context_tokens = options.context_tokens > 0 ? options.context_tokens : config.context;
@@ -87,7 +92,6 @@ Result<RunnerPlan> TransformerRunner::plan(const model::Transformer& transformer
       TD_TRY(transformer.workspace_bytes(limits.step_tokens_max, limits.sequences_max, context_blocks * kBlockTokens,
                                          limits.logit_rows_max, stream, plan.compute, plan.kv_dtype));
 
-  const bool on_cuda = stream.device().kind == device::DeviceKind::kCuda;
   if (on_cuda && options.sequences_max > kernels::kAttentionCudaSequencesMax) {
     return invalid_argument("--sequences {}: attention on CUDA takes at most {} at once; lower it",
                             options.sequences_max, kernels::kAttentionCudaSequencesMax);

@@ -47,8 +47,8 @@ struct RunnerPlan {
 class TransformerRunner final : public ModelRunner {
  public:
   // Decides limits and sizes. Touches no weights.
-  // Errors: kInvalidArgument (a context beyond the model's), kResourceExhausted (it does not fit: names the largest
-  // part).
+  // Errors: kInvalidArgument (a context beyond the model's, heads that attention does not take), kResourceExhausted (it
+  // does not fit: names the largest part).
   [[nodiscard]] static Result<RunnerPlan> plan(const model::Transformer& transformer, std::uint64_t weights_bytes,
                                                const RunnerOptions& options, device::Stream& stream);
 

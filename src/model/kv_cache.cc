@@ -11,10 +11,6 @@ Result<KvCache> KvCache::create(const ModelConfig& config, tensor::DType dtype, 
                                 int block_tokens, const KvScales& scales, device::Stream& stream) {
   const device::Device device = stream.device();
   const bool is_f8 = dtype == tensor::DType::kF8E4m3;
-  if (is_f8 && config.D % 8 != 0) {
-    return invalid_argument("--kv-dtype fp8: heads of {} numbers; their number must be a multiple of 8: use bf16",
-                            config.D);
-  }
   std::uint64_t bytes = 0;
   if (__builtin_mul_overflow(kv_block_bytes(config, dtype, block_tokens), static_cast<std::uint64_t>(blocks_count),
                              &bytes)) {

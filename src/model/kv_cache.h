@@ -27,7 +27,7 @@ std::uint64_t kv_block_bytes(const ModelConfig& config, tensor::DType dtype, int
 class KvCache {
  public:
   // `scales` are those of an e4m3 cache; others have none. Waits for the stream if there are any.
-  // Errors: kInvalidArgument (heads that an e4m3 cache is not made for), kResourceExhausted, kDeviceLost.
+  // Errors: kResourceExhausted, kDeviceLost.
   [[nodiscard]] static Result<KvCache> create(const ModelConfig& config, tensor::DType dtype, std::int64_t blocks_count,
                                               int block_tokens, const KvScales& scales, device::Stream& stream);
 

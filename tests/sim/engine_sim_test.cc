@@ -37,6 +37,7 @@ class History {
     arrivals_ = 5 + below(95);
     host_only_ = chance(2) ? 0 : below(100);
     runner_.only_greedy = chance(4);
+    runner_.fails_when_queued = chance(2);
     common_.resize(60);
     for (TokenId& token : common_) token = token_id();
   }

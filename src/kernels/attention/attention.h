@@ -69,6 +69,7 @@ std::size_t attention_scratch_bytes(std::int64_t T, std::int64_t H, std::int64_t
 // ---- On CUDA ----
 // Errors: as above, and kDeviceLost.
 inline constexpr std::int64_t kAttentionCudaSequencesMax = 256;  // B of one call
+inline constexpr std::int64_t kAttentionCudaWidthMax = 256;      // D
 
 // What q is beside a cache of this dtype.
 inline tensor::DType attention_query_dtype(tensor::DType cache) {
@@ -92,7 +93,7 @@ struct NormRopeAppend {
                                            device::Stream& stream);
 
 // attention_cpu() with q as norm_rope_append_cuda() leaves it, and out f32 or bf16 (rounded once, for what only a
-// product reads). Rows of q and out begin on 16 bytes; D <= 256; B <= 256; at most 2^31 - 1 heads of queries.
+// product reads). Rows of q and out begin on 16 bytes; B and D as above; at most 2^31 - 1 heads of queries.
 //
 // On Hopper a bf16 cache with pages of a power of two from 16 tokens on, and H/G <= 64, is fast, and a row has the bits
 // of training: those of fused_attention's forward (docs/kernels/attention_decode.md). So is an e4m3 cache where D is a

@@ -10,7 +10,6 @@
 
 namespace tandem::kernels {
 
-inline constexpr std::int64_t kAttentionCudaWidthMax = 256;
 inline constexpr std::size_t kAttentionCudaCounterBytes = 256;  // of scratch, at its beginning
 
 struct NormRopeAppendCall {

@@ -263,6 +263,17 @@ TEST(Cli, MakeCheckpointDependsOnTheSeedAndTakesAnyConfig) {
   EXPECT_GT(weights_of("e", "--shape tiny --dtype f32").size(), first.size() * 3 / 2);
 }
 
+TEST(Cli, AModelWhoseHeadsNoAttentionTakesIsRefusedBeforeItRuns) {
+  const Scratch scratch;
+  const std::string config = scratch.file("config.json", R"({"architectures": ["LlamaForCausalLM"], "vocab_size": 512,
+      "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4})");
+  const std::string folder = scratch.path("m");
+  ASSERT_EQ(run_tandem("make-checkpoint --config " + config + " " + folder).exit_code, 0);
+  for (const char* command : {"inspect ", "generate --prompt-ids 1 --model "}) {
+    expect_failure(run_tandem(command + folder), 1, "heads of 12");
+  }
+}
+
 TEST(Cli, MakeCheckpointLeavesNothingBehindWhenItFails) {
   const Scratch scratch;
   const std::string kept = scratch.file("kept", "text"), broken = scratch.file("config.json", "{");
