@@ -20,6 +20,13 @@ ApiError deadline_error(const engine::TokenEvent& event) {
           .message = "the time given ran out before the answer was complete: allow more time or ask for fewer tokens"};
 }
 
+// Of a request that was accepted. What it lacks there is not more of after a while: clients are not to ask again.
+ApiError error_of_event(const engine::TokenEvent& event) {
+  if (event.finish == engine::FinishReason::kDeadline) return deadline_error(event);
+  if (event.error.code() == StatusCode::kResourceExhausted) return bad_request("too_large", "", event.error.message());
+  return error_of(event.error);
+}
+
 }  // namespace
 
 void append_head(std::string& out, const AnswerHead& head) {
@@ -83,7 +90,7 @@ void AnswerWriter::write(std::size_t index, const engine::TokenEvent& event, std
 
   using engine::FinishReason;
   if (event.finish == FinishReason::kError || event.finish == FinishReason::kDeadline) {
-    error_ = event.finish == FinishReason::kDeadline ? deadline_error(event) : error_of(event.error);
+    error_ = error_of_event(event);
     fail(body);
     return;
   }

@@ -341,6 +341,11 @@ TEST_F(ServerTest, FailuresOfTheEngine) {
     EXPECT_EQ(answer.status, 500);
     EXPECT_EQ(error_code(answer), "engine_error");
     EXPECT_EQ(failing(body, false, FinishReason::kDeadline, {}).status, 408);
+    // Too much for this server whenever it is asked: not what a client tries again.
+    const Status too_much(StatusCode::kResourceExhausted, "a prompt of 401 tokens needs 13 KV blocks, there are 4");
+    const Answer refused = failing(body, false, FinishReason::kError, too_much);
+    EXPECT_EQ(refused.status, 400);
+    EXPECT_EQ(error_code(refused), "too_large");
   }
   EXPECT_EQ(failing(kWhole, true, FinishReason::kError, lost).status, 500);
   const Answer late = failing(kStream, true, FinishReason::kError, lost);
