@@ -18,6 +18,7 @@ namespace cuda {
 
 Result<CudaStreamHandle> create_stream(int) { return no_cuda(); }
 void destroy_stream(CudaStreamHandle) {}
+Status make_current(int) { return no_cuda(); }
 Status synchronize(CudaStreamHandle) { return no_cuda(); }
 Result<void*> allocate(int, std::size_t) { return no_cuda(); }
 void release(void*) {}

@@ -79,6 +79,8 @@ Result<CudaStreamHandle> create_stream(int index) {
 
 void destroy_stream(CudaStreamHandle handle) { cudaStreamDestroy(handle); }
 
+Status make_current(int index) { return done("the device is not there", cudaSetDevice(index)); }
+
 Status synchronize(CudaStreamHandle handle) { return done("work on the device failed", cudaStreamSynchronize(handle)); }
 
 Result<void*> allocate(int index, std::size_t bytes) {

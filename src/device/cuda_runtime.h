@@ -11,6 +11,7 @@ namespace tandem::device::cuda {
 
 [[nodiscard]] Result<CudaStreamHandle> create_stream(int index);
 void destroy_stream(CudaStreamHandle handle);
+[[nodiscard]] Status make_current(int index);
 [[nodiscard]] Status synchronize(CudaStreamHandle handle);
 [[nodiscard]] Result<void*> allocate(int index, std::size_t bytes);
 void release(void* data);

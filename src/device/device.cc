@@ -51,6 +51,10 @@ Stream::~Stream() {
 
 Status Stream::synchronize() { return device_.kind == DeviceKind::kCpu ? ok_status() : cuda::synchronize(cuda_); }
 
+Status Stream::make_current() {
+  return device_.kind == DeviceKind::kCpu ? ok_status() : cuda::make_current(device_.index);
+}
+
 Status Stream::wait_for(const Event& event) {
   return event.event_ == nullptr ? ok_status() : cuda::wait_on_device(event.event_, cuda_);
 }

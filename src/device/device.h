@@ -57,6 +57,10 @@ class Stream {
   // CUDA streams only.
   CudaStreamHandle cuda() const { return cuda_; }
 
+  // Makes its device the calling thread's: on CUDA a thread begins on device 0, and its first call would take memory
+  // there. Errors: kDeviceLost.
+  [[nodiscard]] Status make_current();
+
   // What is queued from here on waits for the event, of a stream of the same kind, as it was last recorded.
   // Errors: kDeviceLost.
   [[nodiscard]] Status wait_for(const Event& event);

@@ -223,6 +223,7 @@ Status TransformerRunner::queue_step(const model::ForwardBatch& batch, Gives giv
                                      std::span<const TokenChoice> choices) {
   using tensor::TensorView;
   TD_CHECK(queued_steps_ - taken_steps_ < slots_.size(), queued_steps_, taken_steps_);
+  TD_TRY(stream_.make_current());
   const std::size_t index = queued_steps_ % slots_.size();
   Slot& slot = slots_[index];
   Events& events = events_[queued_steps_ % events_.size()];

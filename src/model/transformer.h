@@ -49,8 +49,8 @@ class Transformer {
   [[nodiscard]] Result<tensor::TensorView> forward(ops::Context& context, const ForwardBatch& batch,
                                                    const KvCache& cache, ops::Tape* tape) const;
 
-  // Arena bytes that a forward of at most T tokens in B sequences of at most `context` tokens with N logit rows takes,
-  // with a cache of `kv`.
+  // Arena bytes that a forward of at most T tokens in B sequences of at most `context` tokens with at most N logit rows
+  // takes, with a cache of `kv`.
   [[nodiscard]] Result<std::size_t> workspace_bytes(std::int64_t T, std::int64_t B, std::int64_t context,
                                                     std::int64_t N, device::Stream& stream, kernels::Compute compute,
                                                     tensor::DType kv) const;

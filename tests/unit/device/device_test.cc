@@ -100,6 +100,8 @@ TEST(CudaGraph, ReplaysWhatWasCaptured) {
   const auto failed = Graph::capture(*stream, [] { return invalid_argument("no"); });
   EXPECT_EQ(failed.code(), StatusCode::kInvalidArgument);
   EXPECT_TRUE(stream->synchronize().ok());  // a failed capture leaves the stream usable
+  EXPECT_THROW((void)Graph::capture(*stream, []() -> Status { throw std::bad_alloc(); }), std::bad_alloc);
+  EXPECT_TRUE(stream->synchronize().ok());
 }
 
 TEST(CudaMemory, CopiesRowsAndClears) {
