@@ -96,6 +96,10 @@ Result<RunnerPlan> TransformerRunner::plan(const model::Transformer& transformer
     return invalid_argument("--sequences {}: attention on CUDA takes at most {} at once; lower it",
                             options.sequences_max, kernels::kAttentionCudaSequencesMax);
   }
+  if (on_cuda && options.step_tokens_max > kernels::kAttentionCudaFastTokensMax) {  // else bits depend on a step's size
+    return invalid_argument("--step-tokens {}: attention on CUDA takes at most {} at once; lower it",
+                            options.step_tokens_max, kernels::kAttentionCudaFastTokensMax);
+  }
   const std::uint64_t available =
       on_cuda ? TD_TRY(device::cuda_free_memory_bytes(stream.device().index)) : device::available_memory_bytes();
   if (on_cuda) weights_bytes = model::DeviceWeights::bytes(transformer.weights(), plan.compute);

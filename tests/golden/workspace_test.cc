@@ -1,5 +1,7 @@
-// The memory planned for a step holds every smaller one: of fewer tokens, and of any number of rows whose logits are
-// wanted. On CUDA too: planning needs no device.
+// What is found while planning. The memory planned for a step holds every smaller one: of fewer tokens, and of any
+// number of rows whose logits are wanted. On CUDA too: planning needs no device.
+#include <gmock/gmock.h>
+
 #include "golden/golden_model.h"
 
 namespace tandem::golden {
@@ -31,6 +33,16 @@ TEST_P(Workspace, HoldsEverySmallerStep) {
       }
     }
   }
+}
+
+TEST(PlanForCuda, RefusesStepsThatAttentionDoesNotTakeAsOne) {
+  const auto host = open_model("tinyworld-5m", {});
+  const auto on_cuda = device::Stream::borrow_cuda(0, nullptr);
+  const auto refusal_of = [&](const engine::RunnerOptions& options) {
+    return engine::TransformerRunner::plan(host->transformer(), 0, options, *on_cuda).status().message();
+  };
+  EXPECT_THAT(refusal_of({.step_tokens_max = 65280}), ::testing::HasSubstr("--step-tokens 65280"));
+  EXPECT_THAT(refusal_of({.sequences_max = 257}), ::testing::HasSubstr("--sequences 257"));
 }
 
 INSTANTIATE_TEST_SUITE_P(Fixtures, Workspace, ::testing::ValuesIn(kFixtures), [](const auto& param) {

@@ -70,6 +70,8 @@ std::size_t attention_scratch_bytes(std::int64_t T, std::int64_t H, std::int64_t
 // Errors: as above, and kDeviceLost.
 inline constexpr std::int64_t kAttentionCudaSequencesMax = 256;  // B of one call
 inline constexpr std::int64_t kAttentionCudaWidthMax = 256;      // D
+// T for which the fast kernels are made. Beyond, rows have the bits of the slow ones.
+inline constexpr std::int64_t kAttentionCudaFastTokensMax = 65535 - kAttentionCudaSequencesMax;
 
 // What q is beside a cache of this dtype.
 inline tensor::DType attention_query_dtype(tensor::DType cache) {

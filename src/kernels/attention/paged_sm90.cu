@@ -407,8 +407,9 @@ bool attention_paged_sm90_takes(const PagedAttentionCall& call) {
   const bool is_power = std::has_single_bit(static_cast<std::uint64_t>(call.P));
   const bool is_readable =
       call.kv_dtype == tensor::DType::kBf16 || (call.kv_dtype == tensor::DType::kF8E4m3 && call.D % 16 == 0);
-  constexpr std::int64_t kTokensMax = std::numeric_limits<std::uint16_t>::max() - kSequencesMax;  // Sequences::begin
-  return is_readable && call.H / call.G <= 64 && is_power && call.P >= 16 && call.T <= kTokensMax;
+  static_assert(kAttentionCudaFastTokensMax + kSequencesMax <=
+                std::numeric_limits<std::uint16_t>::max());  // Sequences::begin
+  return is_readable && call.H / call.G <= 64 && is_power && call.P >= 16 && call.T <= kAttentionCudaFastTokensMax;
 }
 
 Status attention_paged_sm90(const PagedAttentionCall& call, device::Stream& stream) {
