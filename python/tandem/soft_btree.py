@@ -118,7 +118,7 @@ class SoftBTree:
         return self._core.snapshot()
 
     def read(self, queries, *, keys=None, values=None, weights=None, tau=None, ids=None, return_log_z=False):
-        """r(queries) [m,D], and with return_log_z ln Z(queries) [m].
+        """r(queries): [...,D] for queries [...], and with return_log_z ln Z(queries) [...].
 
         For queries that are a tensor, keys, values and weights are those that the entries `ids` were inserted from, and
         tau a tensor of one element that holds the tree's: what is given and requires a gradient gets it. (Another
@@ -136,6 +136,8 @@ class SoftBTree:
             reads = np.empty((queries.size, self.value_width), self.dtype)
             log_z = np.empty(queries.size, self.dtype) if return_log_z else None
             self._core.snapshot().read(queries, reads, log_z)
+            reads = reads.reshape(*queries.shape, self.value_width)
+            log_z = None if log_z is None else log_z.reshape(queries.shape)
         return (reads, log_z) if return_log_z else reads
 
     def read_without(self, queries, except_ids):

@@ -8,6 +8,7 @@ outputs and scratch from torch's allocator, and know how to be traced (torch.com
 import contextlib
 
 import torch
+from torch.autograd import forward_ad
 from torch.utils.dlpack import to_dlpack
 
 from . import _core
@@ -40,7 +41,8 @@ def attention_torch(
     if plan is None and (lengths is not None or cu_seqlens_q is not None):
         plan = _make_plan(q, k, window, lengths, cu_seqlens_q, cu_seqlens_k)
     if sinks is not None:
-        sinks = sinks.to(_dtype_of_sums(q))
+        sinks = torch.as_tensor(sinks, dtype=_dtype_of_sums(q), device=q.device)
+    refuse_tangents("tandem.attention", q, k, v, sinks)
     out, lse = torch.ops.tandem.attention_forward(
         q, k, v, sinks, 0 if plan is None else plan.handle, *window, scale, softcap, deterministic
     )
@@ -166,6 +168,17 @@ def _differentiate(ctx, dout, dlse):
 
 
 torch.library.register_autograd("tandem::attention_forward", _differentiate, setup_context=_save, lib=_library)
+
+
+def refuse_tangents(name, *tensors):
+    """Makes forward-mode differentiation (torch.func.jvp, dual tensors) an error: torch takes the tangents for zero."""
+    if torch.compiler.is_compiling():
+        return
+    if any(x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors):
+        raise RuntimeError(
+            f"{name} has no forward-mode derivatives: use backward(), or compute what needs them with "
+            "torch.nn.functional"
+        )
 
 
 def refuse_second_derivatives(op, library):

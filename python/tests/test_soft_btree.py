@@ -79,6 +79,14 @@ def test_one_entry_and_one_query_may_be_numbers():
     assert tree.read(0.25).tolist() == [[2.0]]
 
 
+def test_reads_have_the_shape_of_the_queries():
+    tree, _, _, _, _, rng = filled(20)
+    queries = rng.standard_normal((2, 3))
+    reads, log_z = tree.read(queries, return_log_z=True)
+    assert reads.shape == (2, 3, tree.value_width) and log_z.shape == (2, 3)
+    np.testing.assert_array_equal(reads[1, 2], tree.read(queries[1, 2])[0])
+
+
 def test_sampling_follows_the_weights():
     tree, ids, keys, values, weights, rng = filled(20)
     draws = tree.sample(np.full(40000, 0.1), rng)

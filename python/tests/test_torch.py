@@ -215,6 +215,26 @@ def test_a_second_derivative_is_refused():
         gradient.square().sum().backward()
 
 
+def test_forward_mode_is_refused():
+    q = torch.randn(1, 4, 2, 8)
+    with pytest.raises(RuntimeError, match="no forward-mode derivatives"):
+        torch.func.jvp(lambda x: tandem.attention(x, q, q), (q,), (torch.ones_like(q),))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(q, torch.ones_like(q))
+        with pytest.raises(RuntimeError, match="no forward-mode derivatives"):
+            tandem.attention(q, q, dual)
+        tandem.attention(q, q, q)
+
+
+def test_sinks_may_be_a_list():
+    q = torch.randn(1, 4, 2, 8)
+    sinks = torch.tensor([0.5, -1.0], requires_grad=True)
+    out = tandem.attention(q, q, q, sinks=sinks)
+    torch.testing.assert_close(tandem.attention(q, q, q, sinks=[0.5, -1.0]), out)
+    out.sum().backward()
+    assert sinks.grad.abs().sum() > 0
+
+
 def layer_by_hand(layer, x, seen):
     """The layer on one sequence [S,C] of one mask [S,S]."""
     normed = F.rms_norm(x, x.shape[-1:], layer.input_layernorm.weight, layer.input_layernorm.eps)
