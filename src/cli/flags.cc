@@ -267,6 +267,9 @@ void add_serve(CLI::App& root, ServeFlags& flags, bool show_all) {
       ->check(CLI::Range(0.0, 1e6));
   app->add_option("--drain-timeout", server.drain_s, "seconds that calls get at shutdown (default 30)")
       ->check(CLI::Range(0.0, 1e5));
+  app->add_option("--stall-timeout", server.stall_s,
+                  "seconds of one step, after which /health and /livez fail (default 300; 0: never)")
+      ->check(CLI::Range(0.0, 1e6));
   app->add_option("--ping", server.ping_s, "seconds between comments on a silent stream (default 15; 0: none)")
       ->check(CLI::Range(0.0, 3600.0));
   app->add_option("--max-samples", flags.samples_max, "largest n of one call (default 16)")->check(CLI::Range(1, 128));

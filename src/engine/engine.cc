@@ -3,6 +3,7 @@
 #include <condition_variable>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <unordered_map>
 #include <utility>
@@ -23,6 +24,7 @@ class ThreadedEngine final : public Engine {
         vocab_size_(runner.limits().vocab_size),
         context_tokens_(runner.limits().context_tokens),
         has_tokenizer_(tokenizer != nullptr),
+        clock_(clock),
         loop_(config, runner, tokenizer, clock) {
     stats_ = loop_.stats();
     thread_ = std::thread([this] { run(); });
@@ -108,6 +110,7 @@ class ThreadedEngine final : public Engine {
     std::lock_guard lock(mutex_);
     EngineStats stats = stats_;
     stats.paused = paused_;
+    if (turn_begin_) stats.turn_ns = clock_.now().ns - turn_begin_->ns;
     stats.weights_version = weights_version_;
     for (const Submission& submission : submissions_) stats.waiting += submission.request.samples_count;
     return stats;
@@ -152,7 +155,9 @@ class ThreadedEngine final : public Engine {
       bool paused = false, must_stand_still = false;
       {
         std::unique_lock lock(mutex_);
+        turn_begin_.reset();
         wait_for_work(lock);
+        turn_begin_ = clock_.now();
         submissions.swap(submissions_);
         cancels.swap(cancels_);
         commands.swap(commands_);
@@ -204,11 +209,13 @@ class ThreadedEngine final : public Engine {
   const EngineConfig config_;
   const std::int64_t vocab_size_, context_tokens_;
   const bool has_tokenizer_;
+  const Clock& clock_;
   StepLoop loop_;  // engine thread only, once that runs
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;
   // Guarded by mutex_:
+  std::optional<TimePoint> turn_begin_;
   std::vector<Submission> submissions_;
   std::vector<RequestId> cancels_;
   std::unordered_map<RequestId, bool> live_;  // -> its cancellation is posted

@@ -37,7 +37,8 @@ struct EngineStats {
   std::int64_t waiting = 0, running = 0;  // samples without and with KV blocks
   std::int64_t held = 0;                  // of the waiting ones
   bool paused = false;
-  Status device_lost;  // kDeviceLost once a step has failed with it: no step will succeed, restart the process
+  std::int64_t turn_ns = 0;  // how long the engine's thread has been at its present step; 0: it waits for work
+  Status device_lost;        // kDeviceLost once a step has failed with it: no step will succeed, restart the process
   std::int64_t weights_version = 0;
   std::int64_t step_tokens = 0;                                                    // rows of all steps
   std::int64_t prompt_tokens = 0, cached_prompt_tokens = 0, generated_tokens = 0;  // of admitted samples

@@ -193,10 +193,23 @@ std::optional<Response> Client::on_head(StreamId stream, const RequestHead& head
 
 std::optional<Response> Client::answer_at_once(const Exchange& exchange) const {
   switch (exchange.route->handler) {
+    case Handler::kLive:
     case Handler::kHealth:
     case Handler::kReady: {
+      const engine::EngineStats stats = service_.engine.stats();
+      const double step_s = static_cast<double>(stats.turn_ns) * 1e-9;
+      if (service_.options.stall_s > 0 && step_s > service_.options.stall_s) {
+        return error_response(
+            {.status = 503,
+             .type = "unavailable_error",
+             .code = "stalled",
+             .message = fmt::format("the engine has been at one step for {:.0f} s: its device may hang; "
+                                    "restart the server",
+                                    step_s)});
+      }
+      if (exchange.route->handler == Handler::kLive) return json_response(200, {{"status", "ok"}});
       if (service_.draining.load()) return error_response(draining_error());
-      if (service_.engine.stats().paused) {
+      if (stats.paused) {
         return error_response({.status = 503,
                                .type = "unavailable_error",
                                .code = "paused",
@@ -205,7 +218,6 @@ std::optional<Response> Client::answer_at_once(const Exchange& exchange) const {
       }
       return json_response(200, {{"status", "ok"}});
     }
-    case Handler::kLive: return json_response(200, {{"status", "ok"}});
     case Handler::kVersion: return json_response(200, {{"version", service_.version}});
     case Handler::kMetrics:
       return Response{{200, {{"content-type", "text/plain; version=0.0.4; charset=utf-8"}}},

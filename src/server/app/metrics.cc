@@ -93,6 +93,8 @@ std::string Metrics::to_text(const engine::EngineStats& engine, const std::strin
   text.counter("iterations_total", "Steps of the engine.", engine.steps);
   text.counter("iteration_tokens_total", "Tokens computed in all steps.", engine.step_tokens);
   text.gauge("weights_version", "Which weights answer.", engine.weights_version);
+  text.gauge("engine_step_seconds", "How long the present step has run; 0 between steps.",
+             static_cast<double>(engine.turn_ns) * 1e-9);
   text.gauge("engine_paused", "1 while an operator has paused the engine.", engine.paused ? 1 : 0);
   text.histogram("time_to_first_token_seconds", "From a call's arrival to its first token.", time_to_first_token_s);
   text.histogram("inter_token_latency_seconds", "Between a sample's tokens.", inter_token_s);

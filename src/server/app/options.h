@@ -35,6 +35,7 @@ struct ServerOptions {
   double requests_per_s_max = 0;           // of one key, or of one peer where there are no keys; 0: no limit
   double request_timeout_s_max = 0;        // of one call; 0: no limit
   double drain_s = 30;                     // what calls under way get at shutdown
+  double stall_s = 300;                    // of one step; beyond, /health and /livez fail; 0: never
   double ping_s = 15;                      // between comments on a stream that says nothing; 0: none
   bool half_close = false;                 // a client that closes its sending side still wants its answers
   bool log_requests = false;               // a JSON line for every call on standard error

@@ -5,9 +5,11 @@
 #include <array>
 #include <chrono>
 #include <ctime>
+#include <future>
 #include <mutex>
 #include <random>
 #include <thread>
+#include <utility>
 
 #include "engine/step_loop.h"
 #include "unit/engine/collector.h"
@@ -604,6 +606,31 @@ TEST(Engine, Deadlines) {
   EXPECT_EQ(sink->answer(second).finish, FinishReason::kDeadline);
   EXPECT_TRUE(sink->answer(second).tokens.empty());
   EXPECT_EQ(engine->stats().blocks_free, 64);
+}
+
+// So that whoever watches the engine sees a device that hangs.
+TEST(Engine, SaysHowLongAStepHasRun) {
+  ManualClock clock;
+  FakeRunner runner(small_limits(64, 64, 1));
+  std::promise<void> begun, go_on;
+  bool is_first = true;
+  runner.on_forward = [&](const model::ForwardBatch&) {
+    if (!std::exchange(is_first, false)) return;
+    begun.set_value();
+    go_on.get_future().wait();
+  };
+  auto engine = Engine::create(config_of(), runner, nullptr, clock).value();
+  auto sink = std::make_shared<Collector>();
+  ASSERT_TRUE(engine->submit(request_of(4, 2), sink).ok());
+  begun.get_future().wait();
+  clock.advance_ns(5'000);
+  EXPECT_EQ(engine->stats().turn_ns, 5'000);
+  clock.advance_ns(2'000);
+  EXPECT_EQ(engine->stats().turn_ns, 7'000);
+  go_on.set_value();
+  ASSERT_TRUE(sink->wait_for(1));
+  clock.advance_ns(1'000);
+  while (engine->stats().turn_ns != 0) std::this_thread::yield();  // until it waits for work
 }
 
 TEST(Engine, LowerPriorityNumbersGoFirst) {

@@ -73,6 +73,10 @@ class ScriptedEngine final : public Engine {
     std::lock_guard lock(mutex_);
     stats_.weights_version = version;
   }
+  void set_turn_ns(std::int64_t ns) {
+    std::lock_guard lock(mutex_);
+    stats_.turn_ns = ns;
+  }
   EngineStats stats() const override {
     std::lock_guard lock(mutex_);
     return stats_;

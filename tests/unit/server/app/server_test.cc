@@ -436,6 +436,25 @@ TEST_F(ServerTest, DestroyingTheServerCancelsEverything) {
   engine_.step("into the void");
 }
 
+TEST_F(ServerTest, AStepThatDoesNotEndFailsHealthAndLiveness) {
+  options_.stall_s = 60;
+  start();
+  engine_.set_turn_ns(59'000'000'000);
+  for (const char* const path : {"/health", "/readyz", "/livez"}) EXPECT_EQ(get(path).status, 200) << path;
+  engine_.set_turn_ns(75'000'000'000);
+  for (const char* const path : {"/health", "/readyz", "/livez"}) {
+    const auto answer = get(path);
+    EXPECT_EQ(answer.status, 503) << path;
+    EXPECT_NE(answer.body.find("at one step for 75 s"), std::string::npos) << answer.body;
+  }
+  const std::string metrics = get("/metrics").body;
+  const std::size_t gauge = metrics.find("\ntandem:engine_step_seconds{");
+  ASSERT_NE(gauge, std::string::npos);
+  EXPECT_EQ(metrics.substr(metrics.find("} ", gauge), 5), "} 75\n");
+  engine_.set_turn_ns(0);
+  EXPECT_EQ(get("/livez").status, 200);
+}
+
 TEST_F(ServerTest, Control) {
   start();
   struct stat status {};
