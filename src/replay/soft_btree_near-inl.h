@@ -1,4 +1,5 @@
-// How near a query is to what it has come to. Per-target header: included once for each target.
+// How a query comes down to the leaves, and how near it is to what it has come to. Per-target header: included once for
+// each target.
 #if defined(TANDEM_REPLAY_SOFT_BTREE_NEAR_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef TANDEM_REPLAY_SOFT_BTREE_NEAR_INL_H_
 #undef TANDEM_REPLAY_SOFT_BTREE_NEAR_INL_H_
@@ -7,6 +8,7 @@
 #endif
 
 #include <algorithm>
+#include <limits>
 
 #include "replay/soft_btree_lanes-inl.h"
 #include "replay/soft_btree_nodes.h"
@@ -31,6 +33,26 @@ HWY_INLINE int count_of(const Real* x, int size, Real q) {
     count += hn::CountTrue(d, hn::And(some, kEqual ? hn::Le(v, at) : hn::Lt(v, at)));
   }
   return static_cast<int>(count);
+}
+
+// Takes a read or a draw from the root to the node above the leaves, which is asked for. `down` goes one level down;
+// false: there is no further.
+template <class Real, class Way, class Down>
+HWY_INLINE void descend_by(const Nodes<Real>& nodes, const Node* root, Real query, Way& way, const Down& down) {
+  constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
+  way.query = query;
+  way.before = -kInfinity;
+  way.after = kInfinity;
+  way.node = root;
+  way.usual = true;
+  while (way.node->level > 1) {
+    const bool last = way.node->level == 2;
+    if (!down()) return;
+    if (last) {
+      nodes.prefetch_bytes(way.node, sizeof(Inner<Real>));
+      return;
+    }
+  }
 }
 
 // (1 + u) e of e = e^-u; where that is 0, u may be infinite.

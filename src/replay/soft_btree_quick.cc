@@ -54,21 +54,8 @@ HWY_INLINE bool step(const Nodes<Real>& nodes, QuickRead<Real>& read) {
 
 template <class Real>
 HWY_INLINE void descend_of(const Nodes<Real>& nodes, const Node* root, Real query, QuickRead<Real>& read) {
-  constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
-  read.query = query;
-  read.before = -kInfinity;
-  read.after = kInfinity;
-  read.node = root;
-  read.usual = true;
   read.left_count = read.right_count = 0;
-  while (read.node->level > 1) {
-    const bool last = read.node->level == 2;
-    if (!step(nodes, read)) return;
-    if (last) {
-      nodes.prefetch_bytes(read.node, sizeof(Inner<Real>));
-      return;
-    }
-  }
+  descend_by(nodes, root, query, read, [&]() HWY_ATTR { return step(nodes, read); });
 }
 
 template <class Real>

@@ -58,21 +58,8 @@ HWY_INLINE bool step(const Nodes<Real>& nodes, QuickDraw<Real>& draw) {
 
 template <class Real>
 HWY_INLINE void descend_of(const Nodes<Real>& nodes, const Node* root, Real query, QuickDraw<Real>& draw) {
-  constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
-  draw.query = query;
-  draw.before = -kInfinity;
-  draw.after = kInfinity;
-  draw.node = root;
-  draw.usual = true;
   draw.ways_count = 0;
-  while (draw.node->level > 1) {
-    const bool last = draw.node->level == 2;
-    if (!step(nodes, draw)) return;
-    if (last) {
-      nodes.prefetch_bytes(draw.node, sizeof(Inner<Real>));
-      return;
-    }
-  }
+  descend_by(nodes, root, query, draw, [&]() HWY_ATTR { return step(nodes, draw); });
 }
 
 template <class Real>

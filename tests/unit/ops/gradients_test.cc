@@ -103,16 +103,21 @@ TEST_P(Gradients, OfANormThenARotation) {
   EXPECT_TRUE(same_bits(fused_values, forward) && same_bits(dx, got[0]) && same_bits(dweight, got[1]));
 }
 
+// Of one sequence and one head.
+kernels::FusedAttentionPlan causal_plan(device::Device device, std::int32_t T, std::int64_t D) {
+  const kernels::AttentionSegment segments[] = {{0, T, 0, 0, 0, T}};
+  return kernels::FusedAttentionPlan::create(segments, {.right = 0}, {T, T, 1, 1, D},
+                                             kernels::attention_path(device).value())
+      .value();
+}
+
 // Attention's kernel writes its gradients; the op must add them where there is something already, or two inputs are
 // one.
 TEST_P(Gradients, OfAttentionThatRunsTwiceOrWhoseKeysAreItsValues) {
   constexpr std::int64_t kT = 6, kD = 8;
   const std::vector<float> a = random_values(1, kT * kD), b = random_values(2, kT * kD), dy = random_values(3, kT * kD);
   const std::vector<float> b_again = b, sink = {0.5f};
-  const kernels::AttentionSegment segments[] = {{0, kT, 0, 0, 0, kT}};
-  const auto plan = kernels::FusedAttentionPlan::create(segments, {.right = 0}, {kT, kT, 1, 1, kD},
-                                                        kernels::attention_path(GetParam()).value())
-                        .value();
+  const auto plan = causal_plan(GetParam(), kT, kD);
   if (place_->is_cuda()) context().compute = kernels::Compute::kBf16;
   const PlacedPlan placed = place(context(), plan).value();
   const Shape shape{kT, 1, kD};
@@ -142,10 +147,7 @@ TEST_P(Gradients, OfAttentionWhoseValuesAreItsKeysOneRowOn) {
   constexpr std::int64_t kT = 6, kD = 8;
   const std::vector<float> a = random_values(1, kT * kD), b = random_values(2, (kT + 1) * kD),
                            dy = random_values(3, kT * kD);
-  const kernels::AttentionSegment segments[] = {{0, kT, 0, 0, 0, kT}};
-  const auto plan = kernels::FusedAttentionPlan::create(segments, {.right = 0}, {kT, kT, 1, 1, kD},
-                                                        kernels::attention_path(GetParam()).value())
-                        .value();
+  const auto plan = causal_plan(GetParam(), kT, kD);
   if (place_->is_cuda()) context().compute = kernels::Compute::kBf16;
   const PlacedPlan placed = place(context(), plan).value();
   const TensorView q = put(a, {kT, 1, kD}), both = put(b, {kT + 1, 1, kD});
