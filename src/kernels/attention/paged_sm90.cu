@@ -61,6 +61,7 @@ struct PagedConfig {
                                             : 4;
   static constexpr int kByteSlots = !kF8 ? 0 : kD == 256 && kWarpgroups > 1 ? 2 : kSlots;
   static constexpr bool kTurns = kD != 128 && kWarpgroups > 1;
+  static constexpr bool kSoftmaxBeforeWait = kD != 64;  // see compute_before_wait()
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
   // Where the register file is shared out evenly otherwise, and not enough for those that compute.
   static constexpr bool kMovesRegisters = kBlocks * kThreads > 256;
@@ -286,6 +287,10 @@ __device__ __forceinline__ void consume(const PagedArguments& args, std::byte* s
       if (is_elected) barrier_arrive(&barriers.empty[k_slot]);
       if (is_elected && block + 1 == walk.last) barrier_arrive(&barriers.q_empty);
       softmax(block + 1, fade);
+      if constexpr (C::kSoftmaxBeforeWait) {
+        compute_before_wait(rows.total[0]);
+        compute_before_wait(rows.total[1]);
+      }
       product_wait<0>();
       product_touch(rows.sums);
       if (is_elected) barrier_arrive(&barriers.empty[v_slot]);
