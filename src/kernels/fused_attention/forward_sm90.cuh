@@ -24,9 +24,9 @@ struct Config {
   // Whether the softmax comes before the wait for O += P V. Three warpgroups hide it under each other's products, and
   // are faster if the compiler mixes it with what follows the wait.
   static constexpr bool kSoftmaxBeforeWait = kWarpgroups == 2;
-  // Whether a warpgroup leaves out the tile's last blocks where it sees nothing of them; in tiles of 128 rows all see
-  // some of each, as a rule.
-  static constexpr bool kLeavesOut = kWarpgroups == 3;
+  // Whether a warpgroup leaves out the tile's last blocks where it sees nothing of them; where a block has as many keys
+  // as the tile rows, all see some of each, as a rule.
+  static constexpr bool kLeavesOut = kRows != kKeys;
   static constexpr int kQBuffers = kD == 256 ? 1 : 2;
   // A single one is given back once the item's last scores are there; else rows are written through it.
   static constexpr bool kWritesThroughQ = kQBuffers > 1;
