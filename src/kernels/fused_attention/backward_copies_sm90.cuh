@@ -105,13 +105,13 @@ __device__ __forceinline__ void copy_rest(const CUtensorMap* k_map, const CUtens
     if (item.state == ItemNote::kEnd) break;
     if (item.state == ItemNote::kSteps) {
       barrier_wait(&barriers.kv_empty, state.item & 1 ^ 1);
-      state.item = state.item + 1;
       barrier_expect_bytes(&barriers.kv_full, 2 * C::kKvBytes);
 #pragma unroll
       for (int c = 0; c < kD / 64; ++c) {
         load_box(shared + C::kK + c * C::kKeys * 128, k_map, &barriers.kv_full, c * 64, item.key_row, item.kv_head);
         load_box(shared + C::kV + c * C::kKeys * 128, v_map, &barriers.kv_full, c * 64, item.key_row, item.kv_head);
       }
+      state.item = state.item + 1;
     }
     state.step = item.steps;
     barrier_arrive(&barriers.item_empty[slot]);
@@ -160,9 +160,9 @@ __device__ __forceinline__ void add_up(int parity, const BackwardArguments& args
       const StepNote note = barriers.step[note_place.index()];
       float* const to = args.dq + static_cast<std::int64_t>(note.accumulator) * (C::kDqBytes / 4);
       int* const turn = args.turns + note.accumulator;
-      const bool is_alone = args.deterministic && note.turn == 0;  // the first sets, so nobody has to clear
+      const bool is_alone = args.in_order && note.turn == 0;  // the first sets, so nobody has to clear
       if (is_elected) {
-        if (args.deterministic && note.turn > 0) {
+        if (args.in_order && note.turn > 0) {
           while (load_acquire(turn) != note.turn) {
           }
           fence_async();
@@ -185,7 +185,7 @@ __device__ __forceinline__ void add_up(int parity, const BackwardArguments& args
       if (is_elected) bulk_wait_read<0>();
       __syncwarp();
       named_arrive(kDqEmpty + 2 * parity + 1, 160);
-      if (is_elected && args.deterministic) {
+      if (is_elected && args.in_order) {
         bulk_wait<0>();
         fence_async();
         store_release(turn, note.turn + 1);

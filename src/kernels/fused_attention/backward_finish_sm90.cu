@@ -1,12 +1,15 @@
 // The backward's sums rounded and written as rows (backward_finish_sm90.cuh).
 #include <cuda_runtime.h>
 
+#include "kernels/common/launch.cuh"
 #include "kernels/common/sm90.cuh"
 #include "kernels/fused_attention/backward_finish_sm90.cuh"
 #include "kernels/fused_attention/interval.h"
 
 namespace tandem::kernels::sm90 {
 namespace {
+
+constexpr const char* kOp = "fused attention backward";
 
 // Eight pieces of a thread: two rows eight apart, of which it has two columns of every eight.
 template <class Half, int kStride>
@@ -29,6 +32,7 @@ __global__ __launch_bounds__(256) void fused_attention_finish_queries_sm90_kerne
                                                                                   std::int64_t head_stride, int D) {
   constexpr int kRows = kD == 64 ? 128 : 64;
   __shared__ alignas(16) Half tile[kRows][kD + 8];
+  wait_for_previous();
   const BackwardStep step = steps[blockIdx.x];
   const std::int64_t head = blockIdx.y;
   const int warpgroup = threadIdx.x / 128, thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
@@ -57,6 +61,7 @@ __global__ __launch_bounds__(256) void fused_attention_finish_keys_sm90_kernel(
     const KeySums* tiles, const float4* sums, float scale, Half* dk, std::int64_t dk_row_stride,
     std::int64_t dk_head_stride, Half* dv, std::int64_t dv_row_stride, std::int64_t dv_head_stride, int D) {
   __shared__ alignas(16) Half rounded[128][64 + 8];
+  wait_for_previous();
   const KeySums tile = tiles[blockIdx.x];
   const bool is_dk = blockIdx.z == 0;
   const int first_column = static_cast<int>(blockIdx.y) * 64;
@@ -93,45 +98,48 @@ __global__ __launch_bounds__(256) void fused_attention_finish_keys_sm90_kernel(
 }
 
 template <int kD, class Half>
-void launch_finish_queries(const FusedBackwardCall& call, const float* sums) {
+Status launch_finish_queries(const FusedBackwardCall& call, const float* sums) {
   const FusedAttentionPlan& plan = call.plan;
-  const dim3 grid(static_cast<unsigned>(plan.steps_count), static_cast<unsigned>(plan.shape().H));
-  fused_attention_finish_queries_sm90_kernel<kD, Half><<<grid, 256, 0, call.stream.cuda()>>>(
-      reinterpret_cast<const BackwardStep*>(call.words + plan.backward_steps.offset), plan.window().left,
-      plan.window().right, sums, call.params.scale, static_cast<Half*>(call.dq.data()), call.dq.stride(0),
-      call.dq.stride(1), static_cast<int>(plan.shape().D));
+  const LaunchShape shape{.grid = dim3(static_cast<unsigned>(plan.steps_count), static_cast<unsigned>(plan.shape().H)),
+                          .threads = 256,
+                          .overlaps_previous = true};
+  return launch(kOp, fused_attention_finish_queries_sm90_kernel<kD, Half>, shape, call.stream,
+                reinterpret_cast<const BackwardStep*>(call.words + plan.backward_steps.offset), plan.window().left,
+                plan.window().right, sums, call.params.scale, static_cast<Half*>(call.dq.data()), call.dq.stride(0),
+                call.dq.stride(1), static_cast<int>(plan.shape().D));
 }
 
 template <int kD, class Half>
-void launch_finish_keys(const FusedBackwardCall& call, const float4* sums) {
+Status launch_finish_keys(const FusedBackwardCall& call, const float4* sums) {
   const FusedAttentionPlan& plan = call.plan;
-  const dim3 grid(static_cast<unsigned>(plan.backward_sums.count), kD / 64, 2);
-  fused_attention_finish_keys_sm90_kernel<kD, Half><<<grid, 256, 0, call.stream.cuda()>>>(
-      reinterpret_cast<const KeySums*>(call.words + plan.backward_sums.offset), sums, call.params.scale,
-      static_cast<Half*>(call.dk.data()), call.dk.stride(0), call.dk.stride(1), static_cast<Half*>(call.dv.data()),
-      call.dv.stride(0), call.dv.stride(1), static_cast<int>(plan.shape().D));
+  const LaunchShape shape{.grid = dim3(static_cast<unsigned>(plan.backward_sums.count), kD / 64, 2),
+                          .threads = 256,
+                          .overlaps_previous = true};
+  return launch(kOp, fused_attention_finish_keys_sm90_kernel<kD, Half>, shape, call.stream,
+                reinterpret_cast<const KeySums*>(call.words + plan.backward_sums.offset), sums, call.params.scale,
+                static_cast<Half*>(call.dk.data()), call.dk.stride(0), call.dk.stride(1),
+                static_cast<Half*>(call.dv.data()), call.dv.stride(0), call.dv.stride(1),
+                static_cast<int>(plan.shape().D));
 }
 
 }  // namespace
 
-void finish_queries(const FusedBackwardCall& call, const float* sums) {
-  if (call.plan.steps_count == 0) return;
+Status finish_queries(const FusedBackwardCall& call, const float* sums) {
   const bool is_bf16 = call.q.dtype() == tensor::DType::kBf16;
   if (call.plan.shape().D <= 64) {
-    is_bf16 ? launch_finish_queries<64, __nv_bfloat16>(call, sums) : launch_finish_queries<64, __half>(call, sums);
-  } else {
-    is_bf16 ? launch_finish_queries<128, __nv_bfloat16>(call, sums) : launch_finish_queries<128, __half>(call, sums);
+    return is_bf16 ? launch_finish_queries<64, __nv_bfloat16>(call, sums)
+                   : launch_finish_queries<64, __half>(call, sums);
   }
+  return is_bf16 ? launch_finish_queries<128, __nv_bfloat16>(call, sums)
+                 : launch_finish_queries<128, __half>(call, sums);
 }
 
-void finish_keys(const FusedBackwardCall& call, const float4* sums) {
-  if (call.plan.backward_sums.count == 0) return;
+Status finish_keys(const FusedBackwardCall& call, const float4* sums) {
   const bool is_bf16 = call.q.dtype() == tensor::DType::kBf16;
   if (call.plan.shape().D <= 64) {
-    is_bf16 ? launch_finish_keys<64, __nv_bfloat16>(call, sums) : launch_finish_keys<64, __half>(call, sums);
-  } else {
-    is_bf16 ? launch_finish_keys<128, __nv_bfloat16>(call, sums) : launch_finish_keys<128, __half>(call, sums);
+    return is_bf16 ? launch_finish_keys<64, __nv_bfloat16>(call, sums) : launch_finish_keys<64, __half>(call, sums);
   }
+  return is_bf16 ? launch_finish_keys<128, __nv_bfloat16>(call, sums) : launch_finish_keys<128, __half>(call, sums);
 }
 
 }  // namespace tandem::kernels::sm90

@@ -203,13 +203,13 @@ __device__ __forceinline__ void consume(const BackwardArguments& args, std::byte
         if (is_elected) barrier_arrive(&barriers.q_empty[stage]);
       }
     }
+    if (is_elected) barrier_arrive(&barriers.kv_empty);  // dP and dQ are there
     if constexpr (C::kDkRunsOn) {
       product_wait<0>();
       product_touch(dk);
       if (is_elected) barrier_arrive(&barriers.q_empty[place.before()]);
     }
     if (item.sums >= 0) {
-      if (lane == 0) barrier_arrive(&barriers.kv_empty);
       float4* const sums = args.sums + static_cast<std::int64_t>(item.sums) * (kD / 4 * 256) + warpgroup * 128 + thread;
       __syncwarp();
       if (lane == 0) barrier_arrive(&barriers.item_empty[item_place.index()]);
@@ -220,21 +220,20 @@ __device__ __forceinline__ void consume(const BackwardArguments& args, std::byte
       }
       continue;
     }
-    named_sync(kMeet, C::kConsumers);  // K is read by nobody any more
+    // Through this warp's rows of dS: K's and V's places are filled with the next item's meanwhile.
+    named_sync(kMeet, C::kConsumers);  // dS is read by nobody any more
+    std::byte* const rows_of_ds = shared + C::kDs + warpgroup * 64 * 128;
     const int rows = item.keys - warpgroup * 64;
     const std::int64_t first = item.key_row + warpgroup * 64;
-    write_rows<kD>(dv, 1.0f, shared + C::kV + warpgroup * 64 * 128,
+    write_rows<kD>(dv, 1.0f, rows_of_ds,
                    static_cast<Half*>(args.dv) + first * args.dv_row_stride + item.kv_head * args.dv_head_stride,
                    args.dv_row_stride, rows, args.D);
-    write_rows<kD>(dk, args.scale, shared + C::kK + warpgroup * 64 * 128,
+    __syncwarp();
+    write_rows<kD>(dk, args.scale, rows_of_ds,
                    static_cast<Half*>(args.dk) + first * args.dk_row_stride + item.kv_head * args.dk_head_stride,
                    args.dk_row_stride, rows, args.D);
-    fence_async_shared();
     __syncwarp();
-    if (lane == 0) {
-      barrier_arrive(&barriers.kv_empty);
-      barrier_arrive(&barriers.item_empty[item_place.index()]);
-    }
+    if (lane == 0) barrier_arrive(&barriers.item_empty[item_place.index()]);
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "kernels/common/launch.cuh"
 #include "kernels/common/sm90.cuh"
 #include "kernels/fused_attention/backward_rows_sm90.cuh"
 #include "kernels/fused_attention/tile_sm90.cuh"
@@ -10,17 +11,22 @@
 namespace tandem::kernels::sm90 {
 namespace {
 
-// delta = <do, o> - dlse and lse * log2 e for each row of each step; kLanes threads a row.
+// delta = <do, o> - dlse and lse * log2 e for each row of each step; kLanes threads a row. And counts to be zero.
 //   grid (steps, H), 256 threads
 template <int kLanes, int kRows, class Half>
 __global__ __launch_bounds__(256) void fused_attention_prepare_sm90_kernel(
     const BackwardStep* steps, const Half* out, std::int64_t out_row_stride, std::int64_t out_head_stride,
     const Half* dout, std::int64_t do_row_stride, std::int64_t do_head_stride, const float* lse_ln, const float* dlse,
-    std::int64_t T, int D, float* lse, float* delta) {
+    std::int64_t T, int D, BackwardRows rows) {
+  start_next();
   constexpr int kAtOnce = 256 / kLanes;
   const BackwardStep step = steps[blockIdx.x];
-  const std::int64_t head = blockIdx.y;
-  const std::int64_t to = (head * gridDim.x + blockIdx.x) * kRows;
+  const std::int64_t head = blockIdx.y, accumulator = head * gridDim.x + blockIdx.x;
+  const std::int64_t to = accumulator * kRows;
+  if (threadIdx.x == 0 && rows.turns != nullptr) {
+    rows.turns[accumulator] = 0;
+    if (accumulator == 0) *rows.taken = 0;
+  }
   const int lane = threadIdx.x % kLanes;
 #pragma unroll
   for (int first = 0; first < kRows; first += kAtOnce) {
@@ -46,8 +52,8 @@ __global__ __launch_bounds__(256) void fused_attention_prepare_sm90_kernel(
           of_delta = sum - (dlse != nullptr ? dlse[at] : 0.0f);
         }
       }
-      lse[to + row] = of_row;
-      delta[to + row] = of_delta;
+      rows.lse[to + row] = of_row;
+      rows.delta[to + row] = of_delta;
     }
   }
 }
@@ -80,7 +86,7 @@ void launch_prepare(const FusedBackwardCall& call, const BackwardRows& rows) {
       static_cast<const Half*>(call.out.data()), call.out.stride(0), call.out.stride(1),
       static_cast<const Half*>(call.dout.data()), call.dout.stride(0), call.dout.stride(1),
       call.lse_ln.as<const float>(), call.dlse ? call.dlse.as<const float>() : nullptr, plan.shape().T,
-      static_cast<int>(plan.shape().D), rows.lse, rows.delta);
+      static_cast<int>(plan.shape().D), rows);
 }
 
 template <class Half>

@@ -7,10 +7,12 @@
 
 namespace tandem::kernels::sm90 {
 
-// Each [H,steps,backward_rows].
 struct BackwardRows {
-  float* lse;    // times log2 e; infinity for rows that see nothing or do not exist
-  float* delta;  // <do, o> - dlse
+  float* lse;    // [H,steps,backward_rows], times log2 e; infinity for rows that see nothing or do not exist
+  float* delta;  // [H,steps,backward_rows], <do, o> - dlse
+  // Set to zero, if there are any steps; or null.
+  int* turns = nullptr;  // [H,steps]
+  int* taken = nullptr;
 };
 
 // Bytes of one of the two.

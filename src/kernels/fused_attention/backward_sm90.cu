@@ -15,9 +15,9 @@
 //
 //     S^T and dP^T lie in registers just as the A operand of the last products wants them.
 //
-// The sums of dq: one accumulator a step and head, in the order of the registers that made it. With `deterministic`, a
-// key tile adds when its turn comes, in the order of the plan's ordinals; items are taken in an order in which a tile
-// of a lower ordinal is taken first, so that whoever waits, waits for a block at work.
+// The sums of dq: one accumulator a step and head, in the order of the registers that made it. In order, a key tile
+// adds when its turn comes, by the plan's ordinals; items are taken in an order in which a tile of a lower ordinal is
+// taken first, so that whoever waits, waits for a block at work.
 //
 // Budget  D    step       shared memory                                             registers of dK, dV, S, dP, P, dS
 //         64   128 rows   K, V 2 x 16 + Q, dO 4 x 16 + dS 2 x 32 + dQ 32 = 192 KiB   32 + 32 + 64 + 64 + 32 + 32
@@ -68,7 +68,7 @@ __global__ __launch_bounds__(Config<kD>::kThreads,
       barrier_init(&barriers.item_empty[i], 11);  // eight warps that compute, two that add, one that copies
     }
     barrier_init(&barriers.kv_full, 1);
-    barrier_init(&barriers.kv_empty, 8);
+    barrier_init(&barriers.kv_empty, 2);
     for (int i = 0; i < C::kStages; ++i) {
       barrier_init(&barriers.q_full[i], 1);
       barrier_init(&barriers.do_full[i], 1);
@@ -79,6 +79,8 @@ __global__ __launch_bounds__(Config<kD>::kThreads,
     barrier_init_fence();
   }
   __syncthreads();
+  wait_for_previous();
+  start_next();
   if (threadIdx.x < 128) {
     registers_give_back<C::kProducerRegisters>();
     if (threadIdx.x == 0) copy_queries<kD>(&q_map, args, shared_address(shared), barriers, copy_state[0]);
@@ -93,7 +95,7 @@ __global__ __launch_bounds__(Config<kD>::kThreads,
   }
 }
 
-// The parts of the scratch, in bytes. What is counted comes first and is cleared.
+// The parts of the scratch, in bytes.
 struct Scratch {
   std::size_t turns, taken, lse, delta, dq, sums, end;
 
@@ -116,8 +118,13 @@ struct Scratch {
   }
 };
 
+// Where few key tiles add to a step, their order costs nothing, and the first need not find the sums cleared.
+bool adds_in_order(const FusedBackwardCall& call) {
+  return call.params.deterministic || call.plan.additions <= 8 * call.plan.steps_count;
+}
+
 template <int kD, class Half>
-Status launch(const FusedBackwardCall& call) {
+Status launch_backward(const FusedBackwardCall& call) {
   using C = Config<kD>;
   const FusedAttentionPlan& plan = call.plan;
   const AttentionTiling& tiling = plan.tiling();
@@ -130,13 +137,16 @@ Status launch(const FusedBackwardCall& call) {
   float* const delta = reinterpret_cast<float*>(scratch + at.delta);
   float* const dq_sums = reinterpret_cast<float*>(scratch + at.dq);
 
-  cudaMemsetAsync(scratch, 0, at.lse, stream);
-  if (!call.params.deterministic) cudaMemsetAsync(dq_sums, 0, at.sums - at.dq, stream);
-  prepare_backward_rows(call, {lse, delta});
+  int* const turns = reinterpret_cast<int*>(scratch + at.turns);
+  int* const taken = reinterpret_cast<int*>(scratch + at.taken);
+  const BackwardRows rows{lse, delta, turns, taken};
+  if (plan.steps_count == 0) cudaMemsetAsync(taken, 0, sizeof(int), stream);
+  const bool in_order = adds_in_order(call);
+  if (!in_order) cudaMemsetAsync(dq_sums, 0, at.sums - at.dq, stream);
+  prepare_backward_rows(call, rows);
   if (plan.backward_items.count > 0) {
     const auto kernel = fused_attention_backward_sm90_kernel<kD, Half>;
     const int multiprocessors = TD_TRY(device::cuda_multiprocessors(call.stream.device().index));
-    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBackwardSharedBytes<kD>);
     const CUtensorMap k_map = TD_TRY(make_row_map(call.k, C::kKeys)), v_map = TD_TRY(make_row_map(call.v, C::kKeys));
     // Without queries there are no steps, and these are not read.
     const bool has_queries = plan.shape().T > 0;
@@ -147,14 +157,14 @@ Status launch(const FusedBackwardCall& call) {
         .visits = reinterpret_cast<const KeyVisit*>(call.words + plan.key_visits.offset),
         .items = reinterpret_cast<const KeyItem*>(call.words + plan.backward_items.offset),
         .items_count = static_cast<int>(plan.backward_items.count),
-        .taken = reinterpret_cast<int*>(scratch + at.taken),
-        .turns = reinterpret_cast<int*>(scratch + at.turns),
+        .taken = taken,
+        .turns = turns,
         .steps_count = static_cast<int>(plan.steps_count),
         .left = plan.window().left,
         .right = plan.window().right,
         .scale = call.params.scale,
         .softcap = call.params.softcap,
-        .deterministic = call.params.deterministic,
+        .in_order = in_order,
         .lse = lse,
         .delta = delta,
         .dq = dq_sums,
@@ -167,20 +177,23 @@ Status launch(const FusedBackwardCall& call) {
         .dv_head_stride = call.dv.stride(1),
         .D = static_cast<int>(plan.shape().D),
     };
-    const int grid = std::min(multiprocessors, args.items_count);
-    kernel<<<grid, C::kThreads, kBackwardSharedBytes<kD>, stream>>>(q_map, k_map, v_map, do_map, args);
+    const LaunchShape shape{.grid = dim3(static_cast<unsigned>(std::min(multiprocessors, args.items_count))),
+                            .threads = C::kThreads,
+                            .shared_bytes = kBackwardSharedBytes<kD>,
+                            .overlaps_previous = true};
+    TD_TRY(launch("fused attention backward", kernel, shape, call.stream, q_map, k_map, v_map, do_map, args));
   }
-  finish_queries(call, dq_sums);
-  finish_keys(call, reinterpret_cast<const float4*>(scratch + at.sums));
-  sum_sink_gradients(call, {lse, delta});
+  TD_TRY(finish_queries(call, dq_sums));
+  TD_TRY(finish_keys(call, reinterpret_cast<const float4*>(scratch + at.sums)));
+  sum_sink_gradients(call, rows);
   return launch_status("fused attention backward");
 }
 
 template <class Half>
 Status launch_for(const FusedBackwardCall& call) {
   const std::int64_t D = call.plan.shape().D;
-  if (D <= 64) return launch<64, Half>(call);
-  if (D <= 128) return launch<128, Half>(call);
+  if (D <= 64) return launch_backward<64, Half>(call);
+  if (D <= 128) return launch_backward<128, Half>(call);
   return backward_wide_sm90(call);
 }
 

@@ -37,7 +37,7 @@ struct BackwardArguments {
   int steps_count;
   int left, right;
   float scale, softcap;
-  bool deterministic;
+  bool in_order;       // of key tiles, dq is added up
   const float* lse;    // [H,steps,kRows], times log2 e; infinity for rows that see nothing or do not exist
   const float* delta;  // [H,steps,kRows]
   float* dq;           // [H,steps, 2, kRows*kD/256 / 4, 128, 4]: a warpgroup's registers, four at a time

@@ -23,7 +23,7 @@
 // query blocks and heads of the group in the plan's order; where the plan cuts a key tile's heads into items, sums of
 // such sums, in the order of heads. Both are the same in every run. dq is added up key tile by key tile: with
 // `deterministic` in ascending order, so that equal inputs give equal bits and a row's dq depends on its own segment
-// only; without, in the order of arrival.
+// only; without, in the order of arrival where that is faster.
 //
 // Errors: kInvalidArgument, before anything is written.   Threads: the stream's.
 // Memory: none allocated. Scratch from the functions below, on the stream's device, aligned to 256 bytes (CUDA), with

@@ -256,6 +256,7 @@ Result<FusedAttentionPlan> FusedAttentionPlan::create(std::span<const AttentionS
     key_visits.insert(key_visits.end(), visits_of_tile[tile].begin(), visits_of_tile[tile].end());
     key_tiles[tile].visit_end = static_cast<std::int32_t>(key_visits.size());
     for (const KeyVisit& visit : visits_of_tile[tile]) key_tiles[tile].steps += visit.step_end - visit.step_begin;
+    plan.additions += key_tiles[tile].steps;
   }
   std::vector<std::int64_t> kv_family_bytes(family_bytes);
   for (std::int64_t& bytes : kv_family_bytes) bytes = bytes * shape.H / shape.G;

@@ -138,6 +138,7 @@ class FusedAttentionPlan {
   };
   Table forward_tiles, forward_items, key_tiles, key_visits, backward_steps, backward_items, backward_sums;
   std::int64_t steps_count = 0;    // of all segments: dq accumulators, for each head
+  std::int64_t additions = 0;      // of key tiles to these accumulators, for one head
   std::int64_t sums_count = 0;     // of key items that are not for all heads
   std::int64_t visible_pairs = 0;  // pairs (query, key) of one head: what FLOPs are counted from
 

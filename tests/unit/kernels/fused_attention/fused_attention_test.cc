@@ -242,6 +242,11 @@ TEST_P(FusedAttention, BackwardInTheOrderOfArrivalIsAsAccurate) {
           FusedCase{.segments = prompt_and_answers(130, {140, 65}, 2), .D = D, .dtype = dtype}.problem();
       expect_accurate(problem, run_fused(problem, {.path = GetParam(), .dtype = dtype, .deterministic = false}), dtype);
     }
+    // So many keys that on Hopper their tiles really do not wait for each other.
+    constexpr auto kAll = AttentionWindow::kUnbounded;
+    const FusedProblem longer =
+        FusedCase{.segments = packed_segments({1200}, 0), .window = {kAll, kAll}, .dtype = dtype}.problem();
+    expect_accurate(longer, run_fused(longer, {.path = GetParam(), .dtype = dtype, .deterministic = false}), dtype);
   }
 }
 
