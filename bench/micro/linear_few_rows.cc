@@ -1,7 +1,9 @@
 // Linear layers of few rows on CUDA, as a decode step has them, against the time that reading the weights takes.
-//   bench_linear_few_rows [--smoke] [--step] [--floor GB/s] [--only SUBSTRING] [--T N] [--under-way STAGES]
+//   bench_linear_few_rows [--smoke] [--step | --experts] [--floor GB/s] [--only SUBSTRING] [--T N] [--under-way STAGES]
 // Each number is of a CUDA graph of many launches in a row, each with weights of its own (at least --weights bytes of
 // them in all), replayed; bf16 weights, made of random bits. --step: whole models' layers in sequence instead.
+// --experts: layers of mixtures of experts, grouped, each launch with other experts drawn at random; T tokens, each to
+// its top k; of both kernels that take them; and both layers in turn. The bytes are those of the experts drawn.
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 
@@ -23,7 +25,7 @@ using namespace tandem;
 using kernels::LinearCall;
 
 struct Options {
-  bool smoke = false, step = false;
+  bool smoke = false, step = false, experts = false;
   double floor_gbs = 4570.0;
   std::int64_t weight_bytes = 1'500'000'000, T = 0, under_way = 0;
   std::string only;
@@ -119,12 +121,43 @@ const Model kModels[] = {
      {"1B.lm_head", 2048, 128256, false, true}},
 };
 
+struct Mixture {
+  const char* name;
+  std::int64_t X, top_k, C, F;
+  std::int64_t expert_bytes() const { return 2 * C * F; }  // of one matrix
+};
+const Mixture kMixtures[] = {{"qwen3-30b-a3b", 128, 8, 2048, 768}, {"mixtral-8x7b", 8, 2, 4096, 14336}};
+
+// Who goes where in one launch.
+struct Draw {
+  std::vector<std::int32_t> offsets;
+  std::int64_t experts_count = 0;  // that have rows
+};
+Draw draw(const Mixture& mixture, std::int64_t T, std::uint64_t& state) {
+  std::vector<std::int32_t> counts(static_cast<std::size_t>(mixture.X), 0);
+  std::vector<std::size_t> order(counts.size());
+  for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+  for (std::int64_t t = 0; t < T; ++t) {
+    for (std::size_t choice = 0; choice < static_cast<std::size_t>(mixture.top_k); ++choice) {
+      state = state * 6364136223846793005ull + 1442695040888963407ull;
+      std::swap(order[choice], order[choice + (state >> 33) % (order.size() - choice)]);
+      ++counts[order[choice]];
+    }
+  }
+  Draw drawn{{0}, 0};
+  for (const std::int32_t count : counts) {
+    drawn.offsets.push_back(drawn.offsets.back() + count);
+    drawn.experts_count += count > 0;
+  }
+  return drawn;
+}
+
 class Bench {
  public:
   explicit Bench(const Options& options)
       : options_(options),
         stream_(std::move(device::Stream::create_cuda(0)).value()),
-        x_(on_device(64 * 14336 * 4)),
+        x_(on_device(1024 * 14336 * 2)),
         norm_(on_device(14336 * 4)),
         y_(on_device(64 * 128256 * 4)),
         residual_(on_device(64 * 14336 * 4)) {
@@ -192,9 +225,72 @@ class Bench {
     }
   }
 
+  void one_mixture(const Mixture& mixture) {
+    const device::Memory weights = on_device(3 * mixture.X * mixture.expert_bytes());
+    fill(weights, *stream_);
+    const std::byte* const gate = weights.span().data();
+    const std::int64_t role_bytes = mixture.X * mixture.expert_bytes();
+    const int launches = options_.smoke ? 4 : mixture.X > 8 ? 24 : 8;
+    for (const std::int64_t T : options_.T != 0 ? std::vector<std::int64_t>{options_.T} : mixture_tokens()) {
+      std::uint64_t state = 7;
+      std::vector<std::int32_t> offsets;
+      std::int64_t experts_count = 0;
+      for (int i = 0; i < launches; ++i) {
+        const Draw drawn = draw(mixture, T, state);
+        offsets.insert(offsets.end(), drawn.offsets.begin(), drawn.offsets.end());
+        experts_count += drawn.experts_count;
+      }
+      const device::Memory on = on_device(static_cast<std::int64_t>(offsets.size() * sizeof(std::int32_t)));
+      check(device::copy(on.data(), offsets.data(), on.bytes(), *stream_));
+      check(stream_->synchronize());
+      const auto call_of = [&](bool is_down, int launch) {
+        LinearCall call{
+            .T = T * mixture.top_k, .K = is_down ? mixture.F : mixture.C, .N = is_down ? mixture.C : mixture.F};
+        call.x = x_.data();
+        call.x_is_bf16 = true;
+        call.x_stride = call.weight_stride = call.up_stride = call.K;
+        call.weight = is_down ? gate + 2 * role_bytes : gate;
+        if (!is_down) call.up = gate + role_bytes;
+        call.y = y_.data();
+        call.y_is_bf16 = !is_down;
+        call.y_stride = call.N;
+        call.offsets = static_cast<const std::int32_t*>(on.data()) + launch * (mixture.X + 1);
+        call.groups = mixture.X;
+        call.group_stride = call.N * call.K;
+        call.offsets_are_settled = is_down;
+        return call;
+      };
+      const auto time = [&](const char* name, bool has_up, bool has_down) {
+        const std::int64_t bytes = experts_count * mixture.expert_bytes() * (2 * has_up + has_down) / launches;
+        for (const bool is_few : {false, true}) {
+          const std::string label = fmt::format("{}.{} {}", mixture.name, name, is_few ? "few" : "many");
+          if (!wants(label)) continue;
+          const double us = replay_us(*stream_, options_.smoke ? 2 : 5, [&] {
+            for (int i = 0; i < launches; ++i) {
+              for (const bool is_down : {false, true}) {
+                if (!(is_down ? has_down : has_up)) continue;
+                LinearCall call = call_of(is_down, i);
+                if (!has_up) call.offsets_are_settled = false;
+                check(is_few ? kernels::linear_few_rows_sm90(call, *stream_)
+                             : kernels::linear_many_rows_sm90(call, *stream_));
+              }
+            }
+          });
+          report(fmt::format("{:<32}", label), T, us / launches, bytes);
+        }
+      };
+      time("gate_up", true, false);
+      time("down", false, true);
+      time("both", true, true);
+    }
+  }
+
   bool wants(const std::string& name) const { return name.find(options_.only) != std::string::npos; }
 
  private:
+  std::vector<std::int64_t> mixture_tokens() const {
+    return options_.smoke ? std::vector<std::int64_t>{1, 16} : std::vector<std::int64_t>{1, 2, 4, 8, 16, 32, 64, 128};
+  }
   std::vector<std::int64_t> tokens() const {
     if (options_.T != 0) return {options_.T};
     return options_.smoke ? std::vector<std::int64_t>{1, 64} : std::vector<std::int64_t>{1, 2, 4, 8, 16, 32, 64};
@@ -221,6 +317,7 @@ int main(int count, char** arguments) {
     const char* const value = i + 1 < count ? arguments[i + 1] : "";
     if (name == "--smoke") options.smoke = true;
     if (name == "--step") options.step = true;
+    if (name == "--experts") options.experts = true;
     if (name == "--floor") options.floor_gbs = std::atof(value);
     if (name == "--weights") options.weight_bytes = std::atoll(value);
     if (name == "--only") options.only = value;
@@ -233,7 +330,11 @@ int main(int count, char** arguments) {
   }
   if (options.smoke) options.weight_bytes = 100'000'000;
   Bench bench(options);
+  for (const Mixture& mixture : kMixtures) {
+    if (options.experts) bench.one_mixture(mixture);
+  }
   for (const Model& model : kModels) {
+    if (options.experts) break;
     if (options.step) {
       if (bench.wants(fmt::format("{}.step", model.name))) bench.whole_step(model);
       continue;

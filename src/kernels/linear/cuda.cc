@@ -64,11 +64,9 @@ Status run(LinearCall call, const TensorView& x, const InputNorm& norm, Compute 
     call.norm_eps = norm.eps;
     call.norm_offset = norm.offset;
   }
-  const bool is_bf16 = compute == Compute::kBf16, is_grouped = call.offsets != nullptr;
+  const bool is_bf16 = compute == Compute::kBf16;
   const bool is_hopper = is_bf16 && TD_TRY(device::cuda_compute_capability(stream.device().index)) == 90;
-  const auto is_few = [&](const LinearCall& some) {
-    return is_hopper && !is_grouped && some.T <= kFewRows && few_rows_sm90_takes(some);
-  };
+  const auto is_few = [&](const LinearCall& some) { return is_hopper && few_rows_sm90_takes(some); };
   if (is_few(call)) return linear_few_rows_sm90(call, stream);
 
   // From here on x is what the product reads: normalised, and bf16 where the fast path wants it.

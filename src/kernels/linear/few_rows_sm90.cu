@@ -25,28 +25,40 @@ Result<CUtensorMap> map_of(const void* data, std::int64_t rows, std::int64_t K, 
                       box_rows, slabs);
 }
 
-template <int kTokens, bool kPair, bool kKeepsX>
+template <int kTokens, bool kPair, bool kKeepsX, bool kGrouped = false>
 Status launch_few_rows(const sm90::FewRowsArguments& arguments, device::Stream& stream) {
   const FewRowsPlan& plan = arguments.plan;
   const LaunchShape shape{.grid = dim3(static_cast<unsigned>(plan.blocks)),
                           .threads = sm90::kFewRowsThreads,
                           .shared_bytes = plan.shared_bytes,
                           .overlaps_previous = true};
-  return launch("linear", sm90::linear_few_rows_sm90_kernel<kTokens, kPair, kKeepsX>, shape, stream, arguments);
+  return launch("linear", sm90::linear_few_rows_sm90_kernel<kTokens, kPair, kKeepsX, kGrouped>, shape, stream,
+                arguments);
 }
 
 }  // namespace
 
 FewRowsShape few_rows_shape(const LinearCall& call) {
+  if (call.offsets != nullptr) return {call.T, call.K, call.N, call.up != nullptr, false, call.groups};
   const bool keeps_halves = call.T == 1 && call.K % kFewRowsSlab == 0 && call.K <= kFewRowsKeptHalvesMax;
   return {call.T, call.K, call.N, call.up != nullptr, !call.x_is_bf16 || keeps_halves};
 }
 
 bool few_rows_sm90_takes(const LinearCall& call) {
-  if (call.T < 1 || call.T > kFewRows || call.K < 1 || call.N < 1) return false;
+  const bool is_grouped = call.offsets != nullptr;
+  if (call.T < 1 || call.T > (is_grouped ? few_rows_grouped_max(call.groups) : kFewRows) || call.K < 1 || call.N < 1)
+    return false;
   if (call.K > (1 << 24) || call.N > (1 << 30)) return false;
   if (!is_copied_by_engine(call.weight, call.weight_stride)) return false;
   if (call.up != nullptr && !is_copied_by_engine(call.up, call.up_stride)) return false;
+  if (is_grouped) {
+    const bool is_dense = call.weight_stride == call.K && (call.up == nullptr || call.up_stride == call.K) &&
+                          call.group_stride == call.N * call.K;
+    if (!is_dense || !call.x_is_bf16 || call.bias != nullptr || call.residual != nullptr || call.alpha != 1.0f ||
+        call.groups < 1 || call.groups > sm90::kFewRowsGroupsMax || call.groups * call.N > (1 << 30)) {
+      return false;
+    }
+  }
   if (call.x_is_bf16) return call.norm_weight == nullptr && is_copied_by_engine(call.x, call.x_stride);
   return call.T <= kFewRowsKeptRowsMax && call.K <= kFewRowsKeptColumnsMax;
 }
@@ -74,13 +86,25 @@ Status linear_few_rows_planned_sm90(const LinearCall& call, const FewRowsPlan& p
                                    .y = call.y,
                                    .y_is_bf16 = call.y_is_bf16,
                                    .y_stride = call.y_stride,
+                                   .offsets = call.offsets,
+                                   .groups = static_cast<int>(call.groups),
+                                   .offsets_are_settled = call.offsets_are_settled,
                                    .plan = plan};
-  arguments.weight = TD_TRY(map_of(call.weight, call.N, call.K, call.weight_stride, plan.piece_rows, plan.slabs));
+  // Groups' matrices lie one after another: a tile's last rows may be those of the next, which are dropped.
+  const bool is_grouped = call.offsets != nullptr;
+  const std::int64_t weight_rows = is_grouped ? call.groups * call.N : call.N;
+  arguments.weight = TD_TRY(map_of(call.weight, weight_rows, call.K, call.weight_stride, plan.piece_rows, plan.slabs));
   if (call.up != nullptr)
-    arguments.up = TD_TRY(map_of(call.up, call.N, call.K, call.up_stride, plan.piece_rows, plan.slabs));
+    arguments.up = TD_TRY(map_of(call.up, weight_rows, call.K, call.up_stride, plan.piece_rows, plan.slabs));
   if (!plan.keeps_x) arguments.x = TD_TRY(map_of(call.x, call.T, call.K, call.x_stride, plan.x_rows, plan.slabs));
 
   const auto launch_for = [&]<int kTokens>() {
+    if constexpr (kTokens < 64) {
+      if (is_grouped) {
+        return call.up != nullptr ? launch_few_rows<kTokens, true, false, true>(arguments, stream)
+                                  : launch_few_rows<kTokens, false, false, true>(arguments, stream);
+      }
+    }
     if constexpr (kTokens == 8) {
       if (plan.keeps_x) {
         return call.up != nullptr ? launch_few_rows<kTokens, true, true>(arguments, stream)

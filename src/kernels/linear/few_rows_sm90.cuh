@@ -20,6 +20,7 @@
 #include "kernels/common/sm90.cuh"
 #include "kernels/linear/epilogue.cuh"
 #include "kernels/linear/few_rows_sm90_plan.h"
+#include "kernels/linear/few_rows_units_sm90.cuh"
 #include "kernels/norm/row_f32.cuh"
 
 namespace tandem::kernels {
@@ -42,6 +43,9 @@ struct FewRowsArguments {
   void* y = nullptr;
   bool y_is_bf16 = false;
   std::int64_t y_stride = 0;
+  const std::int32_t* offsets = nullptr;  // of grouped layers
+  int groups = 0;
+  bool offsets_are_settled = false;  // LinearCall
   FewRowsPlan plan;
 };
 
@@ -110,6 +114,7 @@ __device__ __forceinline__ std::uint32_t kept_low(std::uint32_t address, std::ui
 struct FewRowsShared {
   std::uint64_t full[kFewRowsStagesMax], empty[kFewRowsStagesMax];
   float of_warps[kFewRowsKeptRowsMax][kNormWarps];  // sums of squares
+  int units_count;                                  // of grouped layers
 };
 static_assert(sizeof(FewRowsShared) <= kFewRowsFixedBytes - 1024);
 
@@ -126,21 +131,21 @@ struct StageCursor {
 };
 
 // The copying warp's one thread.
-template <bool kPair, bool kKeepsX>
-__device__ __forceinline__ void copy_weights(const FewRowsArguments& arguments, FewRowsShared& shared,
-                                             std::uint32_t ring) {
+template <bool kPair, bool kKeepsX, bool kGrouped>
+__device__ __forceinline__ void copy_weights(const FewRowsArguments& arguments, const FewRowsTiles<kGrouped>& tiles,
+                                             FewRowsShared& shared, std::uint32_t ring) {
   const FewRowsPlan& plan = arguments.plan;
   const int slabs_all = (arguments.K + kFewRowsSlab - 1) / kFewRowsSlab;
   const int steps = (slabs_all + plan.slabs - 1) / plan.slabs;
   const std::uint32_t piece_bytes = static_cast<std::uint32_t>(plan.slabs * plan.piece_rows * 128);
   const bool is_ragged = arguments.K % kFewRowsSlab != 0;
   // A box's first column and slab: a map of ragged rows has only columns, one of others 64 of them to a slab.
-  const auto load_weights = [&](std::int64_t tile, int step, int stage) {
+  const auto load_weights = [&](const FewRowsPlace& place, int step, int stage) {
     std::uint64_t* const full = &shared.full[stage];
     barrier_expect_bytes(full, static_cast<std::uint32_t>(plan.stage_bytes));
     std::uint32_t to = ring + static_cast<std::uint32_t>(stage * plan.stage_bytes);
     const int column = is_ragged ? step * kFewRowsSlab : 0, slab = is_ragged ? 0 : step * plan.slabs;
-    int row = static_cast<int>(tile) * plan.warpgroups * plan.piece_rows;
+    int row = static_cast<int>(place.weight_row);
     for (int g = 0; g < plan.warpgroups; ++g, row += plan.piece_rows) {
       load_box_once(to, &arguments.weight, full, column, row, slab);
       to += piece_bytes;
@@ -150,43 +155,57 @@ __device__ __forceinline__ void copy_weights(const FewRowsArguments& arguments, 
       }
     }
   };
-  const auto load_x = [&](int step, int stage) {
+  const auto load_x = [&](const FewRowsPlace& place, int step, int stage) {
     if constexpr (kKeepsX) return;
     const std::uint32_t to = ring + static_cast<std::uint32_t>(stage * plan.stage_bytes) +
                              static_cast<std::uint32_t>(plan.warpgroups * plan.pieces) * piece_bytes;
-    load_box(to, &arguments.x, &shared.full[stage], is_ragged ? step * kFewRowsSlab : 0, 0,
+    load_box(to, &arguments.x, &shared.full[stage], is_ragged ? step * kFewRowsSlab : 0, place.row,
              is_ragged ? 0 : step * plan.slabs);
   };
 
-  // The first round of the ring: weights before the previous kernel has ended, x after.
-  std::int64_t tile = blockIdx.x;
-  int step = 0, stage = 0;
-  const auto next = [&] {
-    if (++step == steps) {
+  // Walks the tiles of this block, a stage at a time.
+  struct Walk {
+    const FewRowsTiles<kGrouped>& tiles;
+    int steps;
+    std::int64_t tile = blockIdx.x;
+    int step = 0;
+    FewRowsPlace place;
+    __device__ __forceinline__ explicit Walk(const FewRowsTiles<kGrouped>& tiles, int steps)
+        : tiles(tiles), steps(steps) {
+      if (!done()) place = tiles.at(tile);
+    }
+    __device__ __forceinline__ bool done() const { return tile >= tiles.count; }
+    __device__ __forceinline__ void advance() {
+      if (++step < steps) return;
       step = 0;
       tile += gridDim.x;
+      if (!done()) place = tiles.at(tile);
     }
   };
-  for (; stage < plan.stages && tile < plan.tiles; ++stage) {
+
+  // The first round of the ring: weights before the previous kernel has ended, x after.
+  Walk walk(tiles, steps);
+  int stage = 0;
+  for (; stage < plan.stages && !walk.done(); ++stage) {
     if (kKeepsX && stage >= plan.under_way) barrier_wait(&shared.full[stage - plan.under_way], 0);
-    load_weights(tile, step, stage);
-    next();
+    load_weights(walk.place, walk.step, stage);
+    walk.advance();
   }
   wait_for_previous();
   if constexpr (!kKeepsX) {
     fence_async();
-    for (int i = 0, of = 0; i < stage; ++i, of = of + 1 == steps ? 0 : of + 1) load_x(of, i);
+    Walk of(tiles, steps);
+    for (int i = 0; i < stage; ++i, of.advance()) load_x(of.place, of.step, i);
   }
   StageCursor cursor, under_way{.stage = plan.stages - plan.under_way};
-  while (tile < plan.tiles) {
+  for (; !walk.done(); walk.advance()) {
     barrier_wait(&shared.empty[cursor.stage], cursor.parity);
     if (plan.under_way < plan.stages) {
       barrier_wait(&shared.full[under_way.stage], under_way.parity);
       under_way.advance(plan.stages);
     }
-    load_weights(tile, step, cursor.stage);
-    load_x(step, cursor.stage);
-    next();
+    load_weights(walk.place, walk.step, cursor.stage);
+    load_x(walk.place, walk.step, cursor.stage);
     cursor.advance(plan.stages);
   }
 }
@@ -350,8 +369,8 @@ struct FewRowsAdded {
 };
 
 template <int kTokens, bool kPair>
-__device__ __forceinline__ void finish_tile(const FewRowsArguments& arguments, std::int64_t begin,
-                                            const float (&sums)[kPair ? 2 : 1][kTokens / 2],
+__device__ __forceinline__ void finish_tile(const FewRowsArguments& arguments, const FewRowsPlace& place,
+                                            std::int64_t begin, const float (&sums)[kPair ? 2 : 1][kTokens / 2],
                                             const FewRowsAdded<kTokens>& added) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -362,11 +381,11 @@ __device__ __forceinline__ void finish_tile(const FewRowsArguments& arguments, s
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const int t = token_of(j, i), at = 4 * j + 2 * half + i;
-        if (!is_row || t >= arguments.T) continue;
+        if (!is_row || t >= place.rows) continue;
         if constexpr (kPair) {
-          store_output(arguments, t, n, finish_pair_any(arguments.activation, sums[0][at], sums[1][at]));
+          store_output(arguments, place.row + t, n, finish_pair_any(arguments.activation, sums[0][at], sums[1][at]));
         } else {
-          store_output(arguments, t, n,
+          store_output(arguments, place.row + t, n,
                        finish_sum(sums[0][at], added.bias[half], arguments.bias != nullptr, arguments.alpha,
                                   added.residual[at], arguments.residual != nullptr));
         }
@@ -375,9 +394,10 @@ __device__ __forceinline__ void finish_tile(const FewRowsArguments& arguments, s
   }
 }
 
-template <int kTokens, bool kPair, bool kKeepsX>
-__device__ __forceinline__ void multiply_tiles(const FewRowsArguments& arguments, FewRowsShared& shared,
-                                               std::uint32_t kept, std::uint32_t ring, int warpgroup) {
+template <int kTokens, bool kPair, bool kKeepsX, bool kGrouped>
+__device__ __forceinline__ void multiply_tiles(const FewRowsArguments& arguments, const FewRowsTiles<kGrouped>& tiles,
+                                               FewRowsShared& shared, std::uint32_t kept, std::uint32_t ring,
+                                               int warpgroup) {
   constexpr int kPieces = kPair ? 2 : 1;
   const FewRowsPlan& plan = arguments.plan;
   const int slabs_all = (arguments.K + kFewRowsSlab - 1) / kFewRowsSlab;
@@ -395,10 +415,11 @@ __device__ __forceinline__ void multiply_tiles(const FewRowsArguments& arguments
   constexpr std::uint32_t kXHigh = kKeepsX ? kKeptHigh : kSwizzledHigh;
   const bool is_first = threadIdx.x % 128 == 0;
   StageCursor cursor;
-  for (std::int64_t tile = blockIdx.x; tile < plan.tiles; tile += gridDim.x) {
-    const std::int64_t begin = (tile * plan.warpgroups + warpgroup) * plan.piece_rows;
-    FewRowsAdded<kTokens> added;
-    if constexpr (!kPair) added.load(arguments, begin);
+  for (std::int64_t tile = blockIdx.x; tile < tiles.count; tile += gridDim.x) {
+    const FewRowsPlace place = tiles.at(tile);
+    const std::int64_t begin = place.n + warpgroup * plan.piece_rows;
+    FewRowsAdded<kTokens> added{};
+    if constexpr (!kPair && !kGrouped) added.load(arguments, begin);
     float sums[kPieces][kTokens / 2];
 #pragma unroll
     for (int p = 0; p < kPieces; ++p) {
@@ -442,22 +463,24 @@ __device__ __forceinline__ void multiply_tiles(const FewRowsArguments& arguments
 #pragma unroll
     for (int p = 0; p < kPieces; ++p) product_touch(sums[p]);
     if (is_first) barrier_arrive(&shared.empty[previous]);
-    finish_tile<kTokens, kPair>(arguments, begin, sums, added);
+    finish_tile<kTokens, kPair>(arguments, place, begin, sums, added);
   }
 }
 
 inline constexpr int kFewRowsThreads = 128 * kFewRowsWarpgroups + 32;
 static_assert(128 * kFewRowsWarpgroups == kNormThreads);
 
-template <int kTokens, bool kPair, bool kKeepsX>
+template <int kTokens, bool kPair, bool kKeepsX, bool kGrouped>
 __global__ void __launch_bounds__(kFewRowsThreads, 1)
     linear_few_rows_sm90_kernel(const __grid_constant__ FewRowsArguments arguments) {
+  static_assert(!kGrouped || !kKeepsX);
   extern __shared__ std::byte raw[];
   std::byte* const base = raw + (1024 - shared_address(raw) % 1024) % 1024;
   FewRowsShared& shared = *reinterpret_cast<FewRowsShared*>(base);
   std::byte* const kept = base + kFewRowsFixedBytes - 1024;
   const FewRowsPlan& plan = arguments.plan;
-  const std::uint32_t ring = shared_address(kept) + static_cast<std::uint32_t>(plan.kept_bytes);
+  FewRowsUnit* const units = reinterpret_cast<FewRowsUnit*>(kept + plan.kept_bytes);
+  const std::uint32_t ring = shared_address(kept) + static_cast<std::uint32_t>(plan.kept_bytes + plan.units_bytes);
   // The same in all lanes, and known to be: products may not lie where a warp could split.
   const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
 
@@ -465,7 +488,8 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
   if constexpr (kKeepsX) {
     if (warpgroup < kFewRowsWarpgroups) gains.load(arguments);
   }
-  start_next();  // nobody fits beside a block, so the next kernel's may as well wait at the door
+  // Nobody fits beside a block, so the next kernel's may as well wait at the door.
+  if constexpr (!kGrouped) start_next();
   if (threadIdx.x == 128 * kFewRowsWarpgroups) {
     prefetch_map(&arguments.weight);
     if constexpr (kPair) prefetch_map(&arguments.up);
@@ -476,10 +500,26 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
     }
     barrier_init_fence();
   }
+  if constexpr (kGrouped) {
+    // The next kernel is let in only when the one before has ended: it then finds offsets that are settled.
+    if (!arguments.offsets_are_settled) wait_for_previous();
+    start_next();
+    if (warpgroup == kFewRowsWarpgroups) {
+      __syncwarp();
+      const int count = list_units<kTokens>(arguments.offsets, arguments.groups, arguments.T, plan.units_max, units);
+      if (threadIdx.x % 32 == 0) shared.units_count = count;
+    }
+  }
   __syncthreads();
+  const FewRowsTiles<kGrouped> tiles{.units = units,
+                                     .count = kGrouped ? shared.units_count * plan.tiles : plan.tiles,
+                                     .rows = arguments.T,
+                                     .tile_rows = plan.warpgroups * plan.piece_rows,
+                                     .tiles = static_cast<int>(plan.tiles),
+                                     .N = arguments.N};
   if (warpgroup == kFewRowsWarpgroups) {
     if (elect_one()) {
-      copy_weights<kPair, kKeepsX>(arguments, shared, ring);
+      copy_weights<kPair, kKeepsX>(arguments, tiles, shared, ring);
     } else {
       wait_for_previous();
     }
@@ -496,7 +536,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
     }
   }
   if (warpgroup < plan.warpgroups) {
-    multiply_tiles<kTokens, kPair, kKeepsX>(arguments, shared, shared_address(kept), ring, warpgroup);
+    multiply_tiles<kTokens, kPair, kKeepsX>(arguments, tiles, shared, shared_address(kept), ring, warpgroup);
   }
 }
 

@@ -16,6 +16,7 @@ struct FewRowsPlan {
   int x_rows = 8;        // T rounded up to 8: the rows of x in shared memory
   bool keeps_x = false;  // x is read, made bf16, by the block's threads, and stays; else copied with the weights
   int chunk_bytes = 0, kept_bytes = 0;  // if it is kept
+  int units_max = 0, units_bytes = 0;   // of grouped layers (few_rows_units_sm90.cuh); then `tiles` are those of a unit
   int slabs = 1, stages = 0;
   int under_way = 0;  // stages that are asked for and have not come, at most
   int blocks = 1;
@@ -56,7 +57,26 @@ constexpr std::int64_t few_rows_kept_bytes(std::int64_t T, std::int64_t K) {
 struct FewRowsShape {
   std::int64_t T = 0, K = 0, N = 0;
   bool is_pair = false, keeps_x = false;
+  std::int64_t groups = 0;  // of grouped layers, whose T rows are dealt to so many matrices; else 0
 };
+
+// Of grouped layers: how many rows of a group are multiplied at a time, a unit. Twice the average, so that the weights
+// of most groups are read once.
+constexpr int few_rows_unit_rows(const FewRowsShape& shape) {
+  return 2 * shape.T <= 8 * shape.groups ? 8 : 2 * shape.T <= 16 * shape.groups ? 16 : 32;
+}
+// As many units as there can be.
+constexpr int few_rows_units_max(const FewRowsShape& shape) {
+  return static_cast<int>(std::min(shape.T, shape.groups + shape.T / few_rows_unit_rows(shape)));
+}
+// About as many as there are, rows meeting groups by chance: groups (1 - (1 - 1/groups)^T), or the number of full
+// units.
+constexpr std::int64_t few_rows_units_expected(const FewRowsShape& shape) {
+  double empty = 1.0;
+  for (std::int64_t t = 0; t < shape.T; ++t) empty *= 1.0 - 1.0 / static_cast<double>(shape.groups);
+  const auto met = static_cast<std::int64_t>(static_cast<double>(shape.groups) * (1.0 - empty) + 0.999);
+  return std::clamp<std::int64_t>(met, 1, few_rows_units_max(shape));
+}
 
 // Lays out the stages that fit beside the rest; false if fewer than three do.
 inline bool fit_stages(FewRowsPlan& plan, const FewRowsShape& shape, int stage_bytes_wanted) {
@@ -65,7 +85,7 @@ inline bool fit_stages(FewRowsPlan& plan, const FewRowsShape& shape, int stage_b
   plan.stage_bytes = plan.slabs * plan.slab_bytes;
   plan.chunk_bytes = few_rows_chunk_bytes(shape.T);
   plan.kept_bytes = plan.keeps_x ? static_cast<int>(few_rows_kept_bytes(shape.T, shape.K)) : 0;
-  const int other = kFewRowsFixedBytes + kFewRowsPastBytes + plan.kept_bytes;
+  const int other = kFewRowsFixedBytes + kFewRowsPastBytes + plan.kept_bytes + plan.units_bytes;
   plan.stages = std::min((kFewRowsSharedBytes - other) / plan.stage_bytes, kFewRowsStagesMax);
   plan.shared_bytes = other + plan.stages * plan.stage_bytes;
   plan.under_way =
@@ -77,22 +97,28 @@ inline bool fit_stages(FewRowsPlan& plan, const FewRowsShape& shape, int stage_b
 inline FewRowsPlan plan_few_rows(const FewRowsShape& shape, int multiprocessors) {
   FewRowsPlan best;
   std::int64_t best_cost = 0;
+  const bool is_grouped = shape.groups > 0;
+  const std::int64_t T = is_grouped ? few_rows_unit_rows(shape) : shape.T;  // that are multiplied at a time
+  const std::int64_t units = is_grouped ? few_rows_units_expected(shape) : 1;
+  const int units_max = is_grouped ? few_rows_units_max(shape) : 0;
   const std::int64_t eights = (shape.N + 7) / 8;
   for (int warpgroups = 1; warpgroups <= kFewRowsWarpgroups; ++warpgroups) {
     for (int height = 1; height <= 8; ++height) {
       FewRowsPlan plan;
-      plan.tokens = shape.T <= 8 ? 8 : shape.T <= 16 ? 16 : shape.T <= 32 ? 32 : 64;
-      plan.x_rows = few_rows_x_rows(shape.T);
+      plan.tokens = T <= 8 ? 8 : T <= 16 ? 16 : T <= 32 ? 32 : 64;
+      plan.x_rows = few_rows_x_rows(T);
+      plan.units_max = units_max;
+      plan.units_bytes = (8 * units_max + 1023) / 1024 * 1024;
       plan.keeps_x = shape.keeps_x;
       plan.pieces = shape.is_pair ? 2 : 1;
       plan.warpgroups = warpgroups;
       plan.piece_rows = 8 * height;
       plan.tiles = (eights + warpgroups * height - 1) / (warpgroups * height);
-      plan.blocks = static_cast<int>(std::min<std::int64_t>(plan.tiles, multiprocessors));
-      const std::int64_t tiles = (plan.tiles + multiprocessors - 1) / multiprocessors;  // of the busiest block
+      plan.blocks = static_cast<int>(std::min<std::int64_t>(plan.tiles * std::max(units_max, 1), multiprocessors));
+      const std::int64_t tiles = (plan.tiles * units + multiprocessors - 1) / multiprocessors;  // of the busiest block
       const std::int64_t rows = tiles * warpgroups * plan.pieces * plan.piece_rows;
       // A stage costs a little whatever its size, most where there are many tokens.
-      const int stage_bytes = (shape.T > 16 ? 38 : 30) * 1024;
+      const int stage_bytes = (T > 16 ? 38 : 30) * 1024;
       if (!fit_stages(plan, shape, stage_bytes)) continue;
       // What the busiest block reads: weights from memory, and x, for every tile again, from the L2 cache (or, of x
       // that is kept, what beginning a tile costs).

@@ -35,9 +35,12 @@ struct LinearCall {
   bool y_is_bf16 = false;
   std::int64_t y_stride = 0;
 
-  // Of grouped layers (few rows: none): [groups+1]; a group's weight lies group_stride elements after the one before.
+  // Of grouped layers: [groups+1]; a group's weight lies group_stride elements after the one before.
   const std::int32_t* offsets = nullptr;
   std::int64_t groups = 1, group_stride = 0;
+  // The kernel before this one on the stream is a grouped layer of few rows by the same offsets: it began when they
+  // were made, and lets this one in after that. So this layer's first weights may be asked for before it has ended.
+  bool offsets_are_settled = false;
 };
 
 // The rows of x, rounded to bf16, into `packed` [T,K].
@@ -49,8 +52,10 @@ struct LinearCall {
 [[nodiscard]] Status linear_plain_bf16(const LinearCall& call, device::Stream& stream);
 [[nodiscard]] Status linear_plain_f32(const LinearCall& call, device::Stream& stream);  // turned operands too
 
-// Up to kFewRows rows: streams the weights at the speed of memory. Does the norm itself.
+// Up to kFewRows rows, or few_rows_grouped_max() of all groups (from there on the path of many rows is faster): streams
+// the weights at the speed of memory. Does the norm itself, but for groups.
 inline constexpr std::int64_t kFewRows = 64;
+constexpr std::int64_t few_rows_grouped_max(std::int64_t groups) { return groups < 64 ? 16 * groups : 1024; }
 bool few_rows_sm90_takes(const LinearCall& call);
 [[nodiscard]] Status linear_few_rows_sm90(const LinearCall& call, device::Stream& stream);
 

@@ -36,6 +36,34 @@ TEST(LinearFewRowsPlan, CoversEveryRowAndFits) {
   }
 }
 
+// The same of grouped layers, whose units must all find room.
+TEST(LinearFewRowsPlan, CoversEveryRowOfEveryUnitAndFits) {
+  for (const std::int64_t groups : {1, 6, 8, 64, 128, 512}) {
+    for (const std::int64_t T : {1, 2, 8, 9, 64, 100, 128, 1000, 1024}) {
+      for (const std::int64_t K : {1, 100, 768, 2048, 14336}) {
+        for (const std::int64_t N : {1, 9, 768, 2048, 14336}) {
+          for (const bool is_pair : {false, true}) {
+            const FewRowsShape shape{T, K, N, is_pair, false, groups};
+            const FewRowsPlan plan = plan_few_rows(shape, 132);
+            const std::int64_t tile_rows = plan.warpgroups * plan.piece_rows;
+            EXPECT_GE(plan.tiles * tile_rows, N);
+            EXPECT_LT((plan.tiles - 1) * tile_rows, N);
+            EXPECT_LE(plan.blocks, 132);
+            // The most units: all groups but one have a row, and that one the rest; or each row a group of its own.
+            const std::int64_t met = std::min(groups, T), rest = T - (met - 1);
+            EXPECT_GE(plan.units_max, met - 1 + (rest + plan.tokens - 1) / plan.tokens);
+            EXPECT_GE(plan.units_bytes, 8 * plan.units_max);
+            EXPECT_EQ(plan.tokens, plan.x_rows);
+            EXPECT_GE(plan.stages, 3);
+            EXPECT_EQ(plan.stage_bytes % 1024, 0);
+            EXPECT_LE(plan.shared_bytes, kFewRowsSharedBytes);
+          }
+        }
+      }
+    }
+  }
+}
+
 // The busiest block of a decode step's layers has at most 4 % more rows than an even share.
 TEST(LinearFewRowsPlan, SharesTheRowsEvenly) {
   for (const std::int64_t N : {2048, 3072, 4096, 6144, 8192, 14336, 128256}) {
