@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -29,6 +30,7 @@ struct Options {
   double floor_gbs = 4570.0;
   std::int64_t weight_bytes = 1'500'000'000, T = 0, under_way = 0;
   std::string only;
+  int warpgroups = 0, piece_rows = 0, stage_kib = 0;
 };
 
 void check(cudaError_t error) {
@@ -225,6 +227,18 @@ class Bench {
     }
   }
 
+  Status experts_layer(const LinearCall& call) {
+    if (options_.warpgroups == 0) return kernels::linear_few_rows_sm90(call, *stream_);
+    const kernels::FewRowsShape shape = kernels::few_rows_shape(call);
+    kernels::FewRowsPlan plan = kernels::plan_few_rows(shape, multiprocessors_);
+    plan.warpgroups = options_.warpgroups;
+    plan.piece_rows = options_.piece_rows;
+    plan.tiles = (call.N + plan.warpgroups * plan.piece_rows - 1) / (plan.warpgroups * plan.piece_rows);
+    plan.blocks = static_cast<int>(std::min<std::int64_t>(plan.tiles * plan.units_max, multiprocessors_));
+    kernels::fit_stages(plan, shape, options_.stage_kib * 1024);
+    return kernels::linear_few_rows_planned_sm90(call, plan, *stream_);
+  }
+
   void one_mixture(const Mixture& mixture) {
     const device::Memory weights = on_device(3 * mixture.X * mixture.expert_bytes());
     fill(weights, *stream_);
@@ -271,8 +285,7 @@ class Bench {
                 if (!(is_down ? has_down : has_up)) continue;
                 LinearCall call = call_of(is_down, i);
                 if (!has_up) call.offsets_are_settled = false;
-                check(is_few ? kernels::linear_few_rows_sm90(call, *stream_)
-                             : kernels::linear_many_rows_sm90(call, *stream_));
+                check(is_few ? experts_layer(call) : kernels::linear_many_rows_sm90(call, *stream_));
               }
             }
           });
@@ -322,6 +335,9 @@ int main(int count, char** arguments) {
     if (name == "--weights") options.weight_bytes = std::atoll(value);
     if (name == "--only") options.only = value;
     if (name == "--under-way") options.under_way = std::atoll(value);
+    if (name == "--tile") {
+      std::sscanf(value, "%d,%d,%d", &options.warpgroups, &options.piece_rows, &options.stage_kib);
+    }
     if (name == "--T") options.T = std::atoll(value);
   }
   if (device::cuda_devices().empty()) {

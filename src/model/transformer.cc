@@ -145,9 +145,9 @@ Result<TensorView> Transformer::forward(ops::Context& context, const ForwardBatc
     TD_TRY(add_projection(heads, weights.o, weights.o_bias, weights.attention_output_norm));
 
     if (config_.layers[static_cast<std::size_t>(layer)].sparse) {
-      const TensorView mlp_in = weights.mlp_input_norm ? TD_TRY(norm(context, x, weights.mlp_input_norm, tape)) : x;
       const ops::MoeParams params{config_.moe.top_k, config_.moe.router_norm, config_.activation, scale};
-      x = TD_TRY(ops::mixture_of_experts(context, mlp_in, weights.router, weights.experts, params, x, tape));
+      x = TD_TRY(ops::mixture_of_experts(context, x, weights.mlp_input_norm, {config_.norm_eps, config_.norm_offset},
+                                         weights.router, weights.experts, params, x, tape));
     } else {
       const TensorView hidden = TD_TRY(run_mlp(context, layer, x, tape));
       TD_TRY(add_projection(hidden, weights.down, weights.down_bias, weights.mlp_output_norm));

@@ -63,10 +63,11 @@ Result<TensorView> stack_of(std::span<const ExpertWeights> experts, TensorView E
 }
 
 // mixture_of_experts() on CUDA, into y: all experts in one launch each, and how many rows each has stays on the device.
-Status mix_on_cuda(Context& context, TensorView x, TensorView router, std::span<const ExpertWeights> experts,
-                   const MoeParams& params, TensorView residual, TensorView y) {
+Status mix_on_cuda(Context& context, TensorView x, const kernels::InputNorm& norm, TensorView router,
+                   std::span<const ExpertWeights> experts, const MoeParams& params, TensorView residual, TensorView y) {
   const std::int64_t T = x.extent(0), C = x.extent(1), X = router.extent(0), pairs = T * params.top_k;
   const std::int64_t F = experts[0].gate.extent(0);
+  const bool is_few = pairs <= kernels::kMoeRoutePairsMax && C <= kernels::kMoeRouteWidthMax;
   const TensorView logits = take(context, DType::kF32, Shape{T, X});
   const TensorView weights = take(context, DType::kF32, Shape{T, params.top_k});
   const TensorView chosen = take(context, DType::kI32, Shape{T, params.top_k});
@@ -76,18 +77,27 @@ Status mix_on_cuda(Context& context, TensorView x, TensorView router, std::span<
   const TensorView gathered = take(context, product_dtype(context), Shape{pairs, C});
   const TensorView hidden = take(context, product_dtype(context), Shape{pairs, F});
   const TensorView expert_out = take(context, DType::kF32, Shape{pairs, C});
-  TD_TRY(run_linear(context, x, router, {}, logits));
+  TensorView h = x;  // what the experts read; of few tokens, what they read is normalised where it is gathered
+  if (norm.weight && !is_few) {
+    h = take(context, DType::kF32, Shape{T, C});
+    TD_TRY(run_rms_norm(context, x, norm.weight, {norm.eps, norm.offset}, h));
+  }
+  TD_TRY(run_linear(context, h, router, {}, logits, is_few ? norm : kernels::InputNorm{}));
   const auto scratch = take_scratch(context, kernels::linear_cuda_scratch_bytes(pairs, std::max(C, F)));
   if (context.arena.is_planning()) return ok_status();
   device::Stream& stream = context.stream;
-  TD_TRY(kernels::router_top_k_cuda(logits, params.norm, weights, chosen, stream));
-  TD_TRY(kernels::moe_group_cuda(chosen, X, offsets, tokens, pair_of, stream));
-  TD_TRY(kernels::moe_gather_cuda(x, tokens, gathered, stream));
-  TD_TRY(kernels::linear_gated_grouped_cuda(gathered, offsets, TD_TRY(stack_of(experts, &ExpertWeights::gate)),
-                                            TD_TRY(stack_of(experts, &ExpertWeights::up)), params.activation,
-                                            context.compute, hidden, scratch, stream));
-  TD_TRY(kernels::linear_grouped_cuda(hidden, offsets, TD_TRY(stack_of(experts, &ExpertWeights::down)), context.compute,
-                                      expert_out, scratch, stream));
+  if (is_few) {
+    TD_TRY(kernels::moe_route_cuda(logits, params.norm, x, {norm.weight, norm.eps, norm.offset}, weights, offsets,
+                                   pair_of, gathered, stream));
+  } else {
+    TD_TRY(kernels::router_top_k_cuda(logits, params.norm, weights, chosen, stream));
+    TD_TRY(kernels::moe_group_cuda(chosen, X, offsets, tokens, pair_of, stream));
+    TD_TRY(kernels::moe_gather_cuda(h, tokens, gathered, stream));
+  }
+  TD_TRY(kernels::linear_experts_cuda(gathered, offsets, TD_TRY(stack_of(experts, &ExpertWeights::gate)),
+                                      TD_TRY(stack_of(experts, &ExpertWeights::up)),
+                                      TD_TRY(stack_of(experts, &ExpertWeights::down)), params.activation,
+                                      context.compute, hidden, expert_out, scratch, stream));
   return kernels::moe_combine_cuda(expert_out, weights, pair_of, params.alpha, residual, y, stream);
 }
 
@@ -129,16 +139,21 @@ Result<TensorView> attention(Context& context, const Projected& projected, const
   return out.reshape(Shape{T, H * D});
 }
 
-Result<TensorView> mixture_of_experts(Context& context, TensorView x, TensorView router,
-                                      std::span<const ExpertWeights> experts, const MoeParams& params,
-                                      TensorView residual, Tape* tape) {
+Result<TensorView> mixture_of_experts(Context& context, TensorView x, TensorView norm_weight, const NormParams& norm,
+                                      TensorView router, std::span<const ExpertWeights> experts,
+                                      const MoeParams& params, TensorView residual, Tape* tape) {
   TD_TRY(require_no_tape(tape, "mixture_of_experts"));
   const std::int64_t T = x.extent(0), C = x.extent(1), X = router.extent(0), top_k = params.top_k;
   const TensorView y = residual ? residual : take(context, DType::kF32, Shape{T, C});
   const device::Arena::Scope scope(context.arena);
   if (on_cuda(context)) {
-    TD_TRY(mix_on_cuda(context, x, router, experts, params, residual, y));
+    TD_TRY(mix_on_cuda(context, x, {norm_weight, norm.eps, norm.offset}, router, experts, params, residual, y));
     return y;
+  }
+  if (norm_weight) {
+    const TensorView h = take(context, DType::kF32, Shape{T, C});
+    TD_TRY(run_rms_norm(context, x, norm_weight, norm, h));
+    x = h;
   }
   const TensorView logits = take(context, DType::kF32, Shape{T, X});
   const TensorView weights = take(context, DType::kF32, Shape{T, top_k});

@@ -156,8 +156,9 @@ struct AttentionBatch {
 // cap * tanh(x / cap). Without a tape in place. Backward reads the result.
 [[nodiscard]] Result<TensorView> softcap(Context& context, TensorView x, float cap, Tape* tape);
 
-// Mixture of experts over x [T,C]: router [X,C] picks topk experts a token, each a gated MLP; their weighted sum, times
-// alpha, is added to `residual` [T,C] if given (overwritten and returned without a tape).
+// Mixture of experts over rms_norm(x) [T,C], or x if the norm's weight is absent: router [X,C] picks topk experts a
+// token, each a gated MLP; their weighted sum, times alpha, is added to `residual` [T,C] if given (overwritten and
+// returned without a tape; it may be x).
 struct ExpertWeights {
   TensorView gate, up, down;  // [F,C], [F,C], [C,F]
 };
@@ -167,7 +168,8 @@ struct MoeParams {
   kernels::Activation activation = kernels::Activation::kSilu;
   float alpha = 1.0f;
 };
-[[nodiscard]] Result<TensorView> mixture_of_experts(Context& context, TensorView x, TensorView router,
+[[nodiscard]] Result<TensorView> mixture_of_experts(Context& context, TensorView x, TensorView norm_weight,
+                                                    const NormParams& norm, TensorView router,
                                                     std::span<const ExpertWeights> experts, const MoeParams& params,
                                                     TensorView residual, Tape* tape);
 

@@ -89,6 +89,12 @@ Status run(LinearCall call, const TensorView& x, const InputNorm& norm, Compute 
   return is_many ? linear_many_rows_sm90(product, stream) : linear_plain_bf16(product, stream);
 }
 
+// Whether a call runs on few rows' kernel as it is: alone on the stream between the ones before and after it.
+Result<bool> is_few_at_once(const LinearCall& call, Compute compute, const device::Stream& stream) {
+  return compute == Compute::kBf16 && few_rows_sm90_takes(call) &&
+         TD_TRY(device::cuda_compute_capability(stream.device().index)) == 90;
+}
+
 // One matrix of a stack, for checks.
 TensorView first_of(const TensorView& stack) {
   return TensorView(stack.data(), stack.dtype(), Shape{stack.extent(1), stack.extent(2)}, stack.device());
@@ -110,6 +116,19 @@ Result<LinearCall> make_grouped_call(const TensorView& x, const TensorView& offs
   call.offsets = offsets.as<const std::int32_t>();
   call.groups = groups;
   call.group_stride = call.N * call.K;
+  return call;
+}
+
+Result<LinearCall> make_gated_grouped_call(const TensorView& x, const TensorView& offsets, const TensorView& gate,
+                                           const TensorView& up, Activation activation, Compute compute,
+                                           const TensorView& y, std::span<std::byte> scratch,
+                                           const device::Stream& stream) {
+  LinearCall call = TD_TRY(make_grouped_call(x, offsets, gate, compute, y, scratch, stream));
+  TD_TRY(expect_stack("up", up, call.groups, stream));
+  TD_TRY(expect_view(kOp, "up", first_of(up), gate.dtype(), {call.N, call.K}, Layout::kDense, stream.device()));
+  call.up = up.data();
+  call.up_stride = call.K;
+  call.activation = activation;
   return call;
 }
 
@@ -154,13 +173,20 @@ Status linear_grouped_cuda(TensorView x, TensorView offsets, TensorView weight, 
 Status linear_gated_grouped_cuda(TensorView x, TensorView offsets, TensorView gate, TensorView up,
                                  Activation activation, Compute compute, TensorView y, std::span<std::byte> scratch,
                                  device::Stream& stream) {
-  LinearCall call = TD_TRY(make_grouped_call(x, offsets, gate, compute, y, scratch, stream));
-  TD_TRY(expect_stack("up", up, call.groups, stream));
-  TD_TRY(expect_view(kOp, "up", first_of(up), gate.dtype(), {call.N, call.K}, Layout::kDense, stream.device()));
-  call.up = up.data();
-  call.up_stride = call.K;
-  call.activation = activation;
+  const LinearCall call =
+      TD_TRY(make_gated_grouped_call(x, offsets, gate, up, activation, compute, y, scratch, stream));
   return run(call, x, {}, compute, scratch, stream);
+}
+
+Status linear_experts_cuda(TensorView x, TensorView offsets, TensorView gate, TensorView up, TensorView down,
+                           Activation activation, Compute compute, TensorView hidden, TensorView y,
+                           std::span<std::byte> scratch, device::Stream& stream) {
+  const LinearCall first =
+      TD_TRY(make_gated_grouped_call(x, offsets, gate, up, activation, compute, hidden, scratch, stream));
+  LinearCall second = TD_TRY(make_grouped_call(hidden, offsets, down, compute, y, scratch, stream));
+  second.offsets_are_settled = TD_TRY(is_few_at_once(first, compute, stream)) && second.x_is_bf16;
+  TD_TRY(run(first, x, {}, compute, scratch, stream));
+  return run(second, hidden, {}, compute, scratch, stream);
 }
 
 #ifndef TANDEM_WITH_CUDA

@@ -102,6 +102,53 @@ Status moe_gather_cuda(TensorView x, TensorView tokens, TensorView y, device::St
                          y_dtype == DType::kBf16, takes_fours(x) && takes_fours(y), stream);
 }
 
+Status moe_route_cuda(TensorView logits, RouterNorm norm, TensorView x, const RouteNorm& input_norm, TensorView weights,
+                      TensorView offsets, TensorView pair_of, TensorView y, device::Stream& stream) {
+  constexpr const char* kOp = "moe_route";
+  TD_TRY(expect_cuda_stream(kOp, stream));
+  const device::Device device = stream.device();
+  TD_TRY(expect_view(kOp, "logits", logits, DType::kF32, {kAnyExtent, kAnyExtent}, Layout::kLastAxisDense, device));
+  const std::int64_t tokens = logits.extent(0), X = logits.extent(1);
+  TD_TRY(expect_view(kOp, "x", x, DType::kF32, {tokens, kAnyExtent}, Layout::kLastAxisDense, device));
+  TD_TRY(expect_view(kOp, "weights", weights, DType::kF32, {tokens, kAnyExtent}, Layout::kDense, device));
+  const std::int64_t top_k = weights.extent(1), pairs = tokens * top_k, width = x.extent(1);
+  TD_TRY(expect_view(kOp, "offsets", offsets, DType::kI32, {X + 1}, Layout::kDense, device));
+  TD_TRY(expect_view(kOp, "pair_of", pair_of, DType::kI32, {tokens, top_k}, Layout::kDense, device));
+  const DType y_dtype = y.dtype() == DType::kBf16 ? DType::kBf16 : DType::kF32;
+  TD_TRY(expect_view(kOp, "y", y, y_dtype, {pairs, width}, Layout::kLastAxisDense, device));
+  if (!is_absent(input_norm.weight)) {
+    TD_TRY(expect_view(kOp, "norm weight", input_norm.weight, DType::kF32, {width}, Layout::kDense, device));
+  }
+  if (top_k < 1 || top_k > X || X > kMoeExpertsMax || top_k > kMoeTopKMax) {
+    return invalid_argument("{}: {} of {} experts; 1..{} of {} are supported", kOp, top_k, X, kMoeTopKMax,
+                            kMoeExpertsMax);
+  }
+  if (pairs > kMoeRoutePairsMax || width > kMoeRouteWidthMax) {
+    return invalid_argument("{}: {} pairs of {} elements; at most {} of {} are supported", kOp, pairs, width,
+                            kMoeRoutePairsMax, kMoeRouteWidthMax);
+  }
+  const bool is_aligned =
+      takes_fours(x) && takes_fours(y) && reinterpret_cast<std::uintptr_t>(input_norm.weight.data()) % 16 == 0;
+  return moe_route_sm80({.logits = logits.as<float>(),
+                         .logits_stride = logits.stride(0),
+                         .x = static_cast<const float*>(x.data()),
+                         .x_stride = x.stride(0),
+                         .norm_weight = static_cast<const float*>(input_norm.weight.data()),
+                         .norm_eps = input_norm.eps,
+                         .norm_offset = input_norm.offset,
+                         .weights = static_cast<float*>(weights.data()),
+                         .offsets = offsets.as<std::int32_t>(),
+                         .pair_of = static_cast<std::int32_t*>(pair_of.data()),
+                         .y = y.data(),
+                         .y_stride = y.stride(0),
+                         .tokens = static_cast<int>(tokens),
+                         .X = static_cast<int>(X),
+                         .top_k = static_cast<int>(top_k),
+                         .width = static_cast<int>(width),
+                         .norm = norm},
+                        y_dtype == DType::kBf16, is_aligned, stream);
+}
+
 Status moe_combine_cuda(TensorView expert_out, TensorView weights, TensorView pair_of, float alpha, TensorView residual,
                         TensorView y, device::Stream& stream) {
   constexpr const char* kOp = "moe_combine";
@@ -140,6 +187,7 @@ Status moe_combine_cuda(TensorView expert_out, TensorView weights, TensorView pa
 Status router_top_k_sm80(const RouterArguments&, device::Stream&) { return no_cuda_code("router_top_k"); }
 Status moe_group_sm80(const GroupArguments&, device::Stream&) { return no_cuda_code("moe_group"); }
 Status moe_gather_sm80(const GatherArguments&, bool, bool, device::Stream&) { return no_cuda_code("moe_gather"); }
+Status moe_route_sm80(const RouteArguments&, bool, bool, device::Stream&) { return no_cuda_code("moe_route"); }
 Status moe_combine_sm80(const CombineArguments&, bool, device::Stream&) { return no_cuda_code("moe_combine"); }
 
 #endif

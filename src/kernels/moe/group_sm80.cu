@@ -20,6 +20,8 @@ inline constexpr int kSteps = 8;  // whose loads are under way together
 
 __global__ void __launch_bounds__(kGroupThreads) moe_group_sm80_kernel(const GroupArguments arguments) {
   __shared__ std::int32_t lower_of_warp[kGroupWarps], own_of_warp[kGroupWarps];
+  start_next();
+  wait_for_previous();
   const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
   const std::uint32_t own = blockIdx.x, X = static_cast<std::uint32_t>(arguments.X);
   const int run = (arguments.pairs + 32 * kGroupWarps - 1) / (32 * kGroupWarps) * 32;
@@ -69,7 +71,8 @@ __global__ void __launch_bounds__(kGroupThreads) moe_group_sm80_kernel(const Gro
 }  // namespace sm80
 
 Status moe_group_sm80(const GroupArguments& arguments, device::Stream& stream) {
-  const LaunchShape shape{dim3(static_cast<unsigned>(arguments.X) + 1), sm80::kGroupThreads, 0};
+  const LaunchShape shape{dim3(static_cast<unsigned>(arguments.X) + 1), sm80::kGroupThreads, 0,
+                          /*overlaps_previous=*/true};
   return launch("moe_group", sm80::moe_group_sm80_kernel, shape, stream, arguments);
 }
 

@@ -54,6 +54,19 @@ inline constexpr std::int64_t kMoeExpertsMax = 512, kMoeTopKMax = 32;
 [[nodiscard]] Status moe_gather_cuda(tensor::TensorView x, tensor::TensorView tokens, tensor::TensorView y,
                                      device::Stream& stream);
 
+// Of few pairs, the three in one launch, after a norm of x if its weight is not absent (rms_norm_cuda(), f32):
+//   weights [T,topk] f32     offsets [X+1] i32     pair_of [T,topk] i32     y [T*topk,C] f32 or bf16
+// The same bits. The norm's weight is read before the kernels ahead on the stream have ended.
+// Errors: also more than kMoeRoutePairsMax pairs, or C > kMoeRouteWidthMax.
+struct RouteNorm {
+  tensor::TensorView weight;  // [C] f32, or absent
+  float eps = 0.0f, offset = 0.0f;
+};
+inline constexpr std::int64_t kMoeRoutePairsMax = 128, kMoeRouteWidthMax = 8192;
+[[nodiscard]] Status moe_route_cuda(tensor::TensorView logits, RouterNorm norm, tensor::TensorView x,
+                                    const RouteNorm& input_norm, tensor::TensorView weights, tensor::TensorView offsets,
+                                    tensor::TensorView pair_of, tensor::TensorView y, device::Stream& stream);
+
 [[nodiscard]] Status moe_combine_cuda(tensor::TensorView expert_out, tensor::TensorView weights,
                                       tensor::TensorView pair_of, float alpha, tensor::TensorView residual,
                                       tensor::TensorView y, device::Stream& stream);

@@ -39,6 +39,22 @@ struct GatherArguments {
 // `is_bf16`: y's elements, else f32. `is_aligned`: four elements at a time may be read and written.
 Status moe_gather_sm80(const GatherArguments& arguments, bool is_bf16, bool is_aligned, device::Stream& stream);
 
+struct RouteArguments {
+  const float* logits;
+  std::int64_t logits_stride;
+  const float* x;
+  std::int64_t x_stride;
+  const float* norm_weight;  // or null
+  float norm_eps, norm_offset;
+  float* weights;
+  std::int32_t *offsets, *pair_of;
+  void* y;
+  std::int64_t y_stride;
+  int tokens, X, top_k, width;
+  RouterNorm norm;
+};
+Status moe_route_sm80(const RouteArguments& arguments, bool is_bf16, bool is_aligned, device::Stream& stream);
+
 struct CombineArguments {
   const float* expert_out;
   std::int64_t expert_out_stride;

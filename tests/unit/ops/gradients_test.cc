@@ -199,7 +199,7 @@ TEST_P(Gradients, OpsWithoutABackwardRefuseATapeByName) {
     return message.find(op) != std::string::npos && message.find("without a tape") != std::string::npos;
   };
   EXPECT_TRUE(names(refusal(attention(context(), {}, {}, {}, {}, {}, {}, {}, &*tape_)), "attention"));
-  EXPECT_TRUE(names(refusal(mixture_of_experts(context(), x, x, {}, {}, {}, &*tape_)), "mixture_of_experts"));
+  EXPECT_TRUE(names(refusal(mixture_of_experts(context(), x, {}, {}, x, {}, {}, {}, &*tape_)), "mixture_of_experts"));
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "kernels/moe/moe.h"
+#include "kernels/norm/norm.h"
 #include "unit/kernels/cuda_rows.h"
 
 namespace tandem::kernels {
@@ -194,6 +195,98 @@ TEST(MoeGroupCuda, SortsAsTheCpuDoes) {
       }
     }
   }
+}
+
+struct Routed {
+  std::vector<float> weights, y;
+  std::vector<std::int32_t> offsets, pair_of;
+};
+
+// Tokens to their experts, in one launch or in those that it stands for.
+class Router {
+ public:
+  Router(std::int64_t T, std::int64_t X, std::int64_t top_k, std::int64_t C, std::int64_t gap, DType dtype,
+         device::Stream& stream)
+      : T_(T), X_(X), top_k_(top_k), C_(C), gap_(gap), dtype_(dtype), stream_(stream) {}
+
+  Routed run(const std::vector<float>& logits, const std::vector<float>& x, bool has_norm, bool in_one) {
+    const std::int64_t pairs = T_ * top_k_;
+    CudaRows on_logits(DType::kF32, T_, X_, gap_, gap_, stream_), on_x(DType::kF32, T_, C_, gap_, gap_, stream_);
+    on_logits.set(logits);
+    on_x.set(x);
+    const CudaRows gain(DType::kF32, 1, C_, random_values(3, C_), stream_);
+    CudaRows weights(DType::kF32, T_, top_k_, 0, 1, stream_), y(dtype_, pairs, C_, gap_, gap_, stream_);
+    CudaInts experts(pairs, stream_), offsets(X_ + 1, stream_), tokens(pairs, stream_), pair_of(pairs, stream_);
+    const TensorView norm_weight = has_norm ? gain.vector_view() : TensorView();
+    if (in_one) {
+      EXPECT_TRUE(moe_route_cuda(on_logits.view(), RouterNorm::kSoftmaxOverAll, on_x.view(), {norm_weight, 1e-6f, 1.0f},
+                                 weights.view(), offsets.view({X_ + 1}), pair_of.view({T_, top_k_}), y.view(), stream_)
+                      .ok());
+    } else {
+      CudaRows h(DType::kF32, T_, C_, 0, 0, stream_);
+      if (has_norm) {
+        EXPECT_TRUE(rms_norm_cuda(on_x.view(), norm_weight, 1e-6f, 1.0f, h.view(), stream_).ok());
+      }
+      EXPECT_TRUE(router_top_k_cuda(on_logits.view(), RouterNorm::kSoftmaxOverAll, weights.view(),
+                                    experts.view({T_, top_k_}), stream_)
+                      .ok());
+      EXPECT_TRUE(moe_group_cuda(experts.view({T_, top_k_}), X_, offsets.view({X_ + 1}), tokens.view({pairs}),
+                                 pair_of.view({T_, top_k_}), stream_)
+                      .ok());
+      EXPECT_TRUE(moe_gather_cuda((has_norm ? h : on_x).view(), tokens.view({pairs}), y.view(), stream_).ok());
+    }
+    return {weights.get(), y.get(), offsets.get(), pair_of.get()};
+  }
+
+ private:
+  std::int64_t T_, X_, top_k_, C_, gap_;
+  DType dtype_;
+  device::Stream& stream_;
+};
+
+TEST(MoeRouteCuda, HasTheBitsOfTheLaunchesItStandsFor) {
+  TANDEM_CUDA_STREAM(stream);
+  std::uint64_t seed = 100;
+  struct Size {
+    std::int64_t T, X, top_k, C;
+  };
+  for (const auto& [T, X, top_k, C] :
+       {Size{1, 1, 1, 1}, Size{1, 128, 8, 2048}, Size{2, 8, 2, 4096}, Size{3, 33, 5, 1023}, Size{7, 512, 10, 70},
+        Size{9, 64, 6, 2880}, Size{16, 128, 8, 2048}, Size{64, 8, 2, 132}, Size{4, 256, 32, 8192},
+        Size{128, 4, 1, 5}}) {
+    for (const bool has_ties : {false, true}) {
+      for (const bool has_norm : {false, true}) {
+        for (const DType dtype : {DType::kF32, DType::kBf16}) {
+          const std::int64_t gap = has_ties ? 3 : 0;
+          Router router(T, X, top_k, C, gap, dtype, stream);
+          const std::vector<float> logits =
+              has_ties ? random_integers(++seed, T * X, 3) : random_values(++seed, T * X, 8.0f);
+          std::vector<float> x = random_values(++seed, T * C, 3.0f);
+          if (has_ties) x[static_cast<std::size_t>(T * C - 1)] = std::nanf("");  // stays in its token's rows
+          const Routed got = router.run(logits, x, has_norm, true), expected = router.run(logits, x, has_norm, false);
+          ASSERT_TRUE(same_bits(got.weights, expected.weights)) << T << " " << X;
+          ASSERT_EQ(got.offsets, expected.offsets) << T << " " << X;
+          ASSERT_EQ(got.pair_of, expected.pair_of) << T << " " << X;
+          ASSERT_TRUE(same_bits(got.y, expected.y)) << T << " " << X << " " << C << " norm " << has_norm;
+          ASSERT_TRUE(same_bits(router.run(logits, x, has_norm, true).y, got.y));
+        }
+      }
+    }
+  }
+}
+
+TEST(MoeRouteCuda, RefusesMoreThanFewPairs) {
+  TANDEM_CUDA_STREAM(stream);
+  const auto status = [&](std::int64_t T, std::int64_t C) {
+    CudaRows logits(DType::kF32, T, 4, 0, 0, stream), x(DType::kF32, T, C, 0, 0, stream);
+    CudaRows weights(DType::kF32, T, 2, 0, 0, stream), y(DType::kF32, 2 * T, C, 0, 0, stream);
+    CudaInts offsets(5, stream), pair_of(2 * T, stream);
+    return moe_route_cuda(logits.view(), RouterNorm::kSoftmaxOverAll, x.view(), {}, weights.view(), offsets.view({5}),
+                          pair_of.view({T, 2}), y.view(), stream);
+  };
+  EXPECT_TRUE(status(64, 8).ok());
+  EXPECT_EQ(status(65, 8).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(status(1, 8193).code(), StatusCode::kInvalidArgument);
 }
 
 TEST(MoeGroupCuda, PutsPairsOfNoExpertLast) {
