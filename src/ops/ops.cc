@@ -94,11 +94,11 @@ Status mix_on_cuda(Context& context, TensorView x, const kernels::InputNorm& nor
     TD_TRY(kernels::moe_group_cuda(chosen, X, offsets, tokens, pair_of, stream));
     TD_TRY(kernels::moe_gather_cuda(h, tokens, gathered, stream));
   }
-  TD_TRY(kernels::linear_experts_cuda(gathered, offsets, TD_TRY(stack_of(experts, &ExpertWeights::gate)),
-                                      TD_TRY(stack_of(experts, &ExpertWeights::up)),
-                                      TD_TRY(stack_of(experts, &ExpertWeights::down)), params.activation,
-                                      context.compute, hidden, expert_out, scratch, stream));
-  return kernels::moe_combine_cuda(expert_out, weights, pair_of, params.alpha, residual, y, stream);
+  const bool is_settled = TD_TRY(kernels::linear_experts_cuda(
+      gathered, offsets, TD_TRY(stack_of(experts, &ExpertWeights::gate)), TD_TRY(stack_of(experts, &ExpertWeights::up)),
+      TD_TRY(stack_of(experts, &ExpertWeights::down)), params.activation, context.compute, hidden, expert_out, scratch,
+      stream));
+  return kernels::moe_combine_cuda(expert_out, weights, pair_of, params.alpha, residual, y, stream, is_settled);
 }
 
 }  // namespace

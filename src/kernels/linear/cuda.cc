@@ -178,15 +178,17 @@ Status linear_gated_grouped_cuda(TensorView x, TensorView offsets, TensorView ga
   return run(call, x, {}, compute, scratch, stream);
 }
 
-Status linear_experts_cuda(TensorView x, TensorView offsets, TensorView gate, TensorView up, TensorView down,
-                           Activation activation, Compute compute, TensorView hidden, TensorView y,
-                           std::span<std::byte> scratch, device::Stream& stream) {
+Result<bool> linear_experts_cuda(TensorView x, TensorView offsets, TensorView gate, TensorView up, TensorView down,
+                                 Activation activation, Compute compute, TensorView hidden, TensorView y,
+                                 std::span<std::byte> scratch, device::Stream& stream) {
   const LinearCall first =
       TD_TRY(make_gated_grouped_call(x, offsets, gate, up, activation, compute, hidden, scratch, stream));
   LinearCall second = TD_TRY(make_grouped_call(hidden, offsets, down, compute, y, scratch, stream));
-  second.offsets_are_settled = TD_TRY(is_few_at_once(first, compute, stream)) && second.x_is_bf16;
+  const bool is_settled = TD_TRY(is_few_at_once(first, compute, stream));
+  second.offsets_are_settled = is_settled && second.x_is_bf16;
   TD_TRY(run(first, x, {}, compute, scratch, stream));
-  return run(second, hidden, {}, compute, scratch, stream);
+  TD_TRY(run(second, hidden, {}, compute, scratch, stream));
+  return is_settled;
 }
 
 #ifndef TANDEM_WITH_CUDA

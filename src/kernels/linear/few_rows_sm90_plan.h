@@ -44,6 +44,9 @@ inline constexpr std::int64_t kFewRowsKeptRowsMax = 4, kFewRowsKeptColumnsMax = 
 // One row that is bf16 already is kept too, up to what the threads can ask for at once.
 inline constexpr std::int64_t kFewRowsKeptHalvesMax = 28672;
 
+// Of grouped layers, a chain that is over in a few stages.
+inline constexpr std::int64_t kFewRowsShortColumns = 1024;
+
 constexpr int few_rows_x_rows(std::int64_t T) { return static_cast<int>((T + 7) / 8 * 8); }
 // x, if it is kept, lies in chunks of 8 columns, 16 bytes to a row, the chunks an odd number of rows apart (so that
 // writing it meets no bank conflicts). A product of more rows than there are reads on into the next chunks, to no
@@ -99,10 +102,11 @@ inline FewRowsPlan plan_few_rows(const FewRowsShape& shape, int multiprocessors)
   std::int64_t best_cost = 0;
   const bool is_grouped = shape.groups > 0;
   const std::int64_t T = is_grouped ? few_rows_unit_rows(shape) : shape.T;  // that are multiplied at a time
-  const std::int64_t units = is_grouped ? few_rows_units_expected(shape) : 1;
   const int units_max = is_grouped ? few_rows_units_max(shape) : 0;
+  // How many there are is known on the device alone: a plan should suit a little more and less than expected.
+  const std::int64_t units = is_grouped ? few_rows_units_expected(shape) : 1, spread = units / 16;
   const std::int64_t eights = (shape.N + 7) / 8;
-  for (int warpgroups = 1; warpgroups <= kFewRowsWarpgroups; ++warpgroups) {
+  for (int warpgroups = 1; warpgroups <= (is_grouped ? 1 : kFewRowsWarpgroups); ++warpgroups) {
     for (int height = 1; height <= 8; ++height) {
       FewRowsPlan plan;
       plan.tokens = T <= 8 ? 8 : T <= 16 ? 16 : T <= 32 ? 32 : 64;
@@ -115,14 +119,19 @@ inline FewRowsPlan plan_few_rows(const FewRowsShape& shape, int multiprocessors)
       plan.piece_rows = 8 * height;
       plan.tiles = (eights + warpgroups * height - 1) / (warpgroups * height);
       plan.blocks = static_cast<int>(std::min<std::int64_t>(plan.tiles * std::max(units_max, 1), multiprocessors));
-      const std::int64_t tiles = (plan.tiles * units + multiprocessors - 1) / multiprocessors;  // of the busiest block
+      std::int64_t tiles = 0;  // of the busiest block
+      for (std::int64_t some = units - spread; some <= units + spread; ++some) {
+        tiles +=
+            (plan.tiles * std::min<std::int64_t>(some, std::max(units_max, 1)) + multiprocessors - 1) / multiprocessors;
+      }
       const std::int64_t rows = tiles * warpgroups * plan.pieces * plan.piece_rows;
-      // A stage costs a little whatever its size, most where there are many tokens.
-      const int stage_bytes = (T > 16 ? 38 : 30) * 1024;
+      // A stage costs a little whatever its size, most where there are many tokens, or few columns.
+      const bool is_short = is_grouped && !shape.is_pair && shape.K <= kFewRowsShortColumns;
+      const int stage_bytes = (is_short ? 64 : T > 16 || is_grouped ? 38 : 30) * 1024;
       if (!fit_stages(plan, shape, stage_bytes)) continue;
       // What the busiest block reads: weights from memory, and x, for every tile again, from the L2 cache (or, of x
       // that is kept, what beginning a tile costs).
-      const std::int64_t cost = 2 * rows + tiles * (plan.keeps_x ? 8 : plan.x_rows);
+      const std::int64_t cost = 2 * rows + tiles * (plan.keeps_x ? 8 : is_grouped ? 16 + plan.x_rows : plan.x_rows);
       if (best_cost == 0 || cost < best_cost) {
         best_cost = cost;
         best = plan;

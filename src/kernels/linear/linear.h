@@ -97,9 +97,12 @@ std::size_t linear_cuda_scratch_bytes(std::int64_t T, std::int64_t K);
 // The two in turn, as each group's feed-forward network: hidden [T,F] = act(x gate^T) * (x up^T), y [T,C] = hidden
 // down^T; gate, up [X,F,C], down [X,C,F]. The same bits; few rows' second layer begins to read while the first still
 // does.
-[[nodiscard]] Status linear_experts_cuda(tensor::TensorView x, tensor::TensorView offsets, tensor::TensorView gate,
-                                         tensor::TensorView up, tensor::TensorView down, Activation activation,
-                                         Compute compute, tensor::TensorView hidden, tensor::TensorView y,
-                                         std::span<std::byte> scratch, device::Stream& stream);
+//   returns  whether all that was written before this call is there when the next kernel on the stream begins, launched
+//            with overlap or not
+[[nodiscard]] Result<bool> linear_experts_cuda(tensor::TensorView x, tensor::TensorView offsets,
+                                               tensor::TensorView gate, tensor::TensorView up, tensor::TensorView down,
+                                               Activation activation, Compute compute, tensor::TensorView hidden,
+                                               tensor::TensorView y, std::span<std::byte> scratch,
+                                               device::Stream& stream);
 
 }  // namespace tandem::kernels

@@ -150,7 +150,7 @@ Status moe_route_cuda(TensorView logits, RouterNorm norm, TensorView x, const Ro
 }
 
 Status moe_combine_cuda(TensorView expert_out, TensorView weights, TensorView pair_of, float alpha, TensorView residual,
-                        TensorView y, device::Stream& stream) {
+                        TensorView y, device::Stream& stream, bool is_settled) {
   constexpr const char* kOp = "moe_combine";
   TD_TRY(expect_cuda_stream(kOp, stream));
   const device::Device device = stream.device();
@@ -178,7 +178,8 @@ Status moe_combine_cuda(TensorView expert_out, TensorView weights, TensorView pa
                            .pairs = static_cast<int>(expert_out.extent(0)),
                            .top_k = static_cast<int>(top_k),
                            .width = static_cast<int>(width),
-                           .alpha = alpha},
+                           .alpha = alpha,
+                           .is_settled = is_settled},
                           is_aligned, stream);
 }
 

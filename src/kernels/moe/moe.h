@@ -67,8 +67,10 @@ inline constexpr std::int64_t kMoeRoutePairsMax = 128, kMoeRouteWidthMax = 8192;
                                     const RouteNorm& input_norm, tensor::TensorView weights, tensor::TensorView offsets,
                                     tensor::TensorView pair_of, tensor::TensorView y, device::Stream& stream);
 
+// `is_settled`: weights, pair_of and residual were there before the kernel ahead of this one began, which wrote none of
+// them (linear_experts_cuda() says whether); they are then read before it has ended.
 [[nodiscard]] Status moe_combine_cuda(tensor::TensorView expert_out, tensor::TensorView weights,
                                       tensor::TensorView pair_of, float alpha, tensor::TensorView residual,
-                                      tensor::TensorView y, device::Stream& stream);
+                                      tensor::TensorView y, device::Stream& stream, bool is_settled = false);
 
 }  // namespace tandem::kernels

@@ -67,6 +67,7 @@ struct CombineArguments {
   std::int64_t tokens;
   int pairs, top_k, width;
   float alpha;
+  bool is_settled;
 };
 Status moe_combine_sm80(const CombineArguments& arguments, bool is_aligned, device::Stream& stream);
 

@@ -38,27 +38,38 @@ __global__ void __launch_bounds__(kRowThreads) moe_gather_sm80_kernel(const Gath
 
 template <bool kAligned>
 __global__ void __launch_bounds__(kRowThreads) moe_combine_sm80_kernel(const CombineArguments arguments) {
+  constexpr int kChoices = 8;  // whose loads are under way together
   start_next();
-  wait_for_previous();
+  if (!arguments.is_settled) wait_for_previous();
   const std::int64_t token = blockIdx.x;
-  const std::int32_t* const pair_of = arguments.pair_of + token * arguments.top_k;
-  const float* const weights = arguments.weights + token * arguments.top_k;
   const int column = 4 * static_cast<int>(blockIdx.y * kRowThreads + threadIdx.x), count = arguments.width - column;
-  if (count <= 0) return;
-  float4 residual{};
-  if (arguments.residual != nullptr) {
+  float4 residual{}, sum{};
+  if (arguments.residual != nullptr && count > 0) {
     residual = load_four<kAligned>(arguments.residual + token * arguments.residual_stride + column, count);
   }
-  float4 sum{0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll 8
-  for (int choice = 0; choice < arguments.top_k; ++choice) {
-    const std::uint32_t pair = static_cast<std::uint32_t>(pair_of[choice]);
-    const bool is_pair = pair < static_cast<std::uint32_t>(arguments.pairs);
-    const float4 row =
-        is_pair ? load_four<kAligned>(arguments.expert_out + pair * arguments.expert_out_stride + column, count)
-                : float4{NAN, NAN, NAN, NAN};
-    sum = multiply_add(weights[choice], row, sum);
+  for (int first = 0; first < arguments.top_k; first += kChoices) {
+    std::uint32_t pairs[kChoices];
+    float weights[kChoices];
+#pragma unroll
+    for (int i = 0; i < kChoices; ++i) {
+      const std::int64_t at = token * arguments.top_k + min(first + i, arguments.top_k - 1);
+      pairs[i] = static_cast<std::uint32_t>(arguments.pair_of[at]);
+      weights[i] = arguments.weights[at];
+    }
+    if (first == 0) wait_for_previous();  // again, where that has been: what follows is of the kernel before
+    if (count <= 0) return;
+#pragma unroll
+    for (int i = 0; i < kChoices; ++i) {
+      if (first + i >= arguments.top_k) break;
+      const float4 row =
+          pairs[i] < static_cast<std::uint32_t>(arguments.pairs)
+              ? load_four<kAligned>(arguments.expert_out + pairs[i] * arguments.expert_out_stride + column, count)
+              : float4{NAN, NAN, NAN, NAN};
+      sum = multiply_add(weights[i], row, sum);
+    }
   }
+  wait_for_previous();  // without any choice, too
+  if (count <= 0) return;
   float4 y{arguments.alpha * sum.x, arguments.alpha * sum.y, arguments.alpha * sum.z, arguments.alpha * sum.w};
   if (arguments.residual != nullptr) y = multiply_add(arguments.alpha, sum, residual);
   store_four<kAligned>(arguments.y + token * arguments.y_stride + column, count, y);

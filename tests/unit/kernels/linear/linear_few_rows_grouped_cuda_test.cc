@@ -233,6 +233,50 @@ TEST(LinearFewRowsGroupedCuda, AReplayedPairOfLayersIsInOrder) {
   cudaGraphDestroy(graph);
 }
 
+// Both layers by one call, on either path and in f32: as by two.
+TEST(LinearFewRowsGroupedCuda, ExpertsAreTheTwoLayersInTurn) {
+  TANDEM_CUDA_STREAM(stream);
+  constexpr std::int64_t kC = 136, kF = 72, kX = 4;
+  for (const Compute compute : {Compute::kBf16, Compute::kF32}) {
+    const DType dtype = compute == Compute::kBf16 ? DType::kBf16 : DType::kF32;
+    for (const std::int64_t rows : {1, 5, 40}) {  // of each group
+      const std::int64_t T = kX * rows;
+      const CudaRows x(dtype, T, kC, rounded_to(dtype, random_values(1, T * kC)), stream);
+      const CudaRows gate(dtype, kX * kF, kC, random_values(2, kX * kF * kC, 0.25f), stream);
+      const CudaRows up(dtype, kX * kF, kC, random_values(3, kX * kF * kC, 0.25f), stream);
+      const CudaRows down(dtype, kX * kC, kF, random_values(4, kX * kC * kF, 0.25f), stream);
+      const testing::CudaInts offsets(
+          std::vector<std::int32_t>{0, static_cast<std::int32_t>(rows), static_cast<std::int32_t>(2 * rows),
+                                    static_cast<std::int32_t>(3 * rows), static_cast<std::int32_t>(T)},
+          stream);
+      const auto stack = [&](const CudaRows& weights, std::int64_t N, std::int64_t K) {
+        return TensorView(weights.view().data(), dtype, Shape{kX, N, K}, kCuda);
+      };
+      const auto scratch = std::move(device::Memory::create(kCuda, linear_cuda_scratch_bytes(T, kC))).value();
+      const auto run = [&](bool in_one) {
+        CudaRows hidden(dtype, T, kF, 0, 0, stream), y(DType::kF32, T, kC, 0, 0, stream);
+        const TensorView bounds = offsets.view({kX + 1});
+        if (in_one) {
+          EXPECT_TRUE(linear_experts_cuda(x.view(), bounds, stack(gate, kF, kC), stack(up, kF, kC), stack(down, kC, kF),
+                                          Activation::kSilu, compute, hidden.view(), y.view(), scratch.span(), stream)
+                          .ok());
+        } else {
+          EXPECT_TRUE(linear_gated_grouped_cuda(x.view(), bounds, stack(gate, kF, kC), stack(up, kF, kC),
+                                                Activation::kSilu, compute, hidden.view(), scratch.span(), stream)
+                          .ok());
+          EXPECT_TRUE(stream.synchronize().ok());
+          EXPECT_TRUE(
+              linear_grouped_cuda(hidden.view(), bounds, stack(down, kC, kF), compute, y.view(), scratch.span(), stream)
+                  .ok());
+        }
+        return y.get();
+      };
+      const std::vector<float> expected = run(false);
+      for (int times = 0; times < 3; ++times) ASSERT_TRUE(same_bits(run(true), expected)) << rows;
+    }
+  }
+}
+
 TEST(LinearFewRowsGroupedCuda, TakesWhatItCanList) {
   alignas(16) static std::uint16_t memory[64];
   static const std::int32_t offsets[2] = {};
