@@ -45,6 +45,7 @@ struct FewRowsTiles {
 };
 
 // Lists the units, a warp together; their number, in every lane. Offsets ascend from 0; rows from T on are not there.
+// They are read past the L1 cache, which nobody promises to be fresh before the kernel ahead has ended.
 template <int kTokens>
 __device__ __forceinline__ int list_units(const std::int32_t* offsets, int groups, int T, int units_max,
                                           FewRowsUnit* units) {
@@ -52,7 +53,7 @@ __device__ __forceinline__ int list_units(const std::int32_t* offsets, int group
   const int lane = static_cast<int>(threadIdx.x % 32), each = (groups + 31) / 32, first = lane * each;
   std::int32_t bounds[kEach + 1];  // of this lane's groups
 #pragma unroll
-  for (int i = 0; i <= kEach; ++i) bounds[i] = i <= each ? min(offsets[min(first + i, groups)], T) : 0;
+  for (int i = 0; i <= kEach; ++i) bounds[i] = i <= each ? min(__ldcg(offsets + min(first + i, groups)), T) : 0;
   int own = 0;
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {

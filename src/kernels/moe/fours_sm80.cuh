@@ -9,11 +9,13 @@
 
 namespace tandem::kernels::sm80 {
 
-// Four columns; with kAligned all are there, else the first `count`.
+// Four columns; with kAligned all are there, else the first `count`. Read past the L1 cache, as what may be read before
+// the kernel ahead has ended must be.
 template <bool kAligned>
 __device__ __forceinline__ float4 load_four(const float* from, int count) {
-  if constexpr (kAligned) return *reinterpret_cast<const float4*>(from);
-  return {from[0], count > 1 ? from[1] : 0.0f, count > 2 ? from[2] : 0.0f, count > 3 ? from[3] : 0.0f};
+  if constexpr (kAligned) return __ldcg(reinterpret_cast<const float4*>(from));
+  return {__ldcg(from), count > 1 ? __ldcg(from + 1) : 0.0f, count > 2 ? __ldcg(from + 2) : 0.0f,
+          count > 3 ? __ldcg(from + 3) : 0.0f};
 }
 
 template <bool kAligned>

@@ -53,8 +53,8 @@ __global__ void __launch_bounds__(kRowThreads) moe_combine_sm80_kernel(const Com
 #pragma unroll
     for (int i = 0; i < kChoices; ++i) {
       const std::int64_t at = token * arguments.top_k + min(first + i, arguments.top_k - 1);
-      pairs[i] = static_cast<std::uint32_t>(arguments.pair_of[at]);
-      weights[i] = arguments.weights[at];
+      pairs[i] = static_cast<std::uint32_t>(__ldcg(arguments.pair_of + at));
+      weights[i] = __ldcg(arguments.weights + at);
     }
     if (first == 0) wait_for_previous();  // again, where that has been: what follows is of the kernel before
     if (count <= 0) return;

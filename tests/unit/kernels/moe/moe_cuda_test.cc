@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/linear/linear.h"
 #include "kernels/moe/moe.h"
 #include "kernels/norm/norm.h"
 #include "unit/kernels/cuda_rows.h"
@@ -273,6 +274,65 @@ TEST(MoeRouteCuda, HasTheBitsOfTheLaunchesItStandsFor) {
       }
     }
   }
+}
+
+// Layer after layer in the same buffers, each with experts of its own, where kernels read ahead of those before them:
+// as step by step, with a wait after each.
+TEST(MoeRouteCuda, ASequenceOfLayersIsInOrder) {
+  TANDEM_CUDA_STREAM(stream);
+  constexpr std::int64_t kT = 3, kX = 32, kTopK = 4, kPairs = kT * kTopK, kC = 1024, kF = 512;
+  constexpr int kLayers = 24;
+  const CudaRows gate(DType::kBf16, kX * kF, kC, random_values(1, kX * kF * kC, 0.05f), stream);
+  const CudaRows up(DType::kBf16, kX * kF, kC, random_values(2, kX * kF * kC, 0.05f), stream);
+  const CudaRows down(DType::kBf16, kX * kC, kF, random_values(3, kX * kC * kF, 0.05f), stream);
+  const CudaRows gain(DType::kF32, 1, kC, random_values(4, kC), stream);
+  const CudaRows logits(DType::kF32, kLayers * kT, kX, random_values(5, kLayers * kT * kX, 4.0f), stream);
+  const auto stack = [&](const CudaRows& rows, std::int64_t N, std::int64_t K) {
+    return TensorView(rows.view().data(), DType::kBf16, Shape{kX, N, K}, kCuda);
+  };
+  const auto scratch = std::move(device::Memory::create(kCuda, linear_cuda_scratch_bytes(kPairs, kC))).value();
+  const std::vector<float> start = random_values(6, kT * kC);
+  const auto run = [&](bool waits) {
+    CudaRows x(DType::kF32, kT, kC, start, stream), h(DType::kF32, kT, kC, 0, 0, stream);
+    CudaRows weights(DType::kF32, kT, kTopK, 0, 0, stream), gathered(DType::kBf16, kPairs, kC, 0, 0, stream);
+    CudaRows hidden(DType::kBf16, kPairs, kF, 0, 0, stream), out(DType::kF32, kPairs, kC, 0, 0, stream);
+    CudaInts experts(kPairs, stream), offsets(kX + 1, stream), tokens(kPairs, stream), pair_of(kPairs, stream);
+    const TensorView bounds = offsets.view({kX + 1}), places = pair_of.view({kT, kTopK});
+    const auto done = [&](const Status& status) {
+      EXPECT_TRUE(status.ok());
+      if (waits) {
+        EXPECT_TRUE(stream.synchronize().ok());
+      }
+    };
+    for (int layer = 0; layer < kLayers; ++layer) {
+      const TensorView own = logits.view().rows(layer * kT, (layer + 1) * kT);
+      constexpr RouterNorm kNorm = RouterNorm::kSoftmaxOverSelected;
+      if (!waits) {
+        done(moe_route_cuda(own, kNorm, x.view(), {gain.vector_view(), 1e-6f, 0.0f}, weights.view(), bounds, places,
+                            gathered.view(), stream));
+        const auto is_settled =
+            linear_experts_cuda(gathered.view(), bounds, stack(gate, kF, kC), stack(up, kF, kC), stack(down, kC, kF),
+                                Activation::kSilu, Compute::kBf16, hidden.view(), out.view(), scratch.span(), stream);
+        EXPECT_TRUE(is_settled.ok());
+        done(
+            moe_combine_cuda(out.view(), weights.view(), places, 0.5f, x.view(), x.view(), stream, is_settled.value()));
+        continue;
+      }
+      done(rms_norm_cuda(x.view(), gain.vector_view(), 1e-6f, 0.0f, h.view(), stream));
+      done(router_top_k_cuda(own, kNorm, weights.view(), experts.view({kT, kTopK}), stream));
+      done(moe_group_cuda(experts.view({kT, kTopK}), kX, bounds, tokens.view({kPairs}), places, stream));
+      done(moe_gather_cuda(h.view(), tokens.view({kPairs}), gathered.view(), stream));
+      done(linear_gated_grouped_cuda(gathered.view(), bounds, stack(gate, kF, kC), stack(up, kF, kC), Activation::kSilu,
+                                     Compute::kBf16, hidden.view(), scratch.span(), stream));
+      done(linear_grouped_cuda(hidden.view(), bounds, stack(down, kC, kF), Compute::kBf16, out.view(), scratch.span(),
+                               stream));
+      done(moe_combine_cuda(out.view(), weights.view(), places, 0.5f, x.view(), x.view(), stream));
+    }
+    return x.get();
+  };
+  const std::vector<float> expected = run(true);
+  ASSERT_FALSE(same_bits(expected, start));
+  for (int times = 0; times < 20; ++times) ASSERT_TRUE(same_bits(run(false), expected)) << times;
 }
 
 TEST(MoeRouteCuda, RefusesMoreThanFewPairs) {
