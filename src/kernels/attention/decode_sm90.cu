@@ -3,11 +3,11 @@
 // walks soon enough; the bits are those of norm_rope_append and the paged kernel.
 //
 //   grid     one block a (sequence, kv head), each on a multiprocessor of its own
-//   warps    0 .. 3 copy K and V of the tokens before, from the kernel's first moment on (attention.h: no kernel beside
-//            it writes them): four, since one has some 70 ns to do for each box, and a block of keys has 16
-//            4 .. 7 wait for the projection, make the group's queries and the new K and V (new_head_sm80.cuh), write
-//            these into the cache and into the tile that was copied without them, and compute 64 rows, of which H/G
-//            are wanted (rows_sm90.cuh)
+//   warp 0   copies K and V of the tokens before, from the kernel's first moment on (attention.h: no kernel beside it
+//            writes them)
+//   4 .. 7   wait for the projection, make the group's queries and the new K and V (new_head_sm80.cuh), write these
+//            into the cache and into the tile that was copied without them, and compute 64 rows, of which H/G are
+//            wanted (rows_sm90.cuh)
 //   shared   D = 128: Q 16 + 6 x 32 = 208 KiB; D = 64: Q 8 + 8 x 16 = 136 KiB
 // Bound      latency: from the end of the projection, two trips to memory, a block's products, and the store.
 #include <cuda_runtime.h>
@@ -22,8 +22,6 @@ namespace tandem::kernels {
 namespace {
 
 using namespace sm90;
-
-constexpr int kCopyingWarps = 4;
 
 template <int kHeadDim>
 struct DecodeConfig {
@@ -52,24 +50,27 @@ __device__ __forceinline__ uint4& chunk_of(std::byte* tile, int row, int chunk) 
   return *reinterpret_cast<uint4*>(tile + chunk / 8 * kRows * 128 + row * 128 + (chunk % 8 ^ row % 8) * 16);
 }
 
-// One of kCopyingWarps, each with every so manieth tile: K of block j + 1 comes before V of block j.
+// One warp: K of block j + 1 before V of block j.
 template <class C>
 __device__ __forceinline__ void copy_context(const CUtensorMap* k_map, const CUtensorMap* v_map,
                                              const PagedArguments& args, const Item& item, const KeyWalk& walk,
                                              std::uint32_t ring, DecodeShared<C>& shared) {
+  RingPlace<C::kSlots> place;
   const KeyCopies<C::kKeys, C::kD / 64> copies(args, item, walk);
-  const int tiles = 2 * (walk.last - walk.first + 1);
-  const auto is_v = [&](int tile) { return tile == tiles - 1 || (tile > 0 && tile % 2 == 0); };
-  const auto block_of = [&](int tile) { return walk.first + (is_v(tile) ? (tile - 1) / 2 : (tile + 1) / 2); };
-  int tile = static_cast<int>(threadIdx.x) / 32;
-  if (tile >= tiles) return;
-  for (int found = copies.find(block_of(tile)); tile < tiles; tile += kCopyingWarps) {
-    const int slot = tile % C::kSlots, turn = tile / C::kSlots, next = min(tile + kCopyingWarps, tiles - 1);
-    const int found_next = copies.find(block_of(next));
-    barrier_wait(&shared.empty[slot], turn % 2 ^ 1);
-    copies.copy(ring + slot * C::kTileBytes, is_v(tile) ? v_map : k_map, &shared.full[slot], block_of(tile), found);
+  const auto load = [&](const CUtensorMap* map, int block, int found) {
+    barrier_wait(&shared.empty[place.index()], place.parity() ^ 1);
+    copies.copy(ring + place.index() * C::kTileBytes, map, &shared.full[place.index()], block, found);
+    place.advance();
+  };
+  int found = copies.find(walk.first);
+  load(k_map, walk.first, found);
+  for (int j = walk.first; j < walk.last; ++j) {
+    const int found_next = copies.find(j + 1);
+    load(k_map, j + 1, found_next);
+    load(v_map, j, found);
     found = found_next;
   }
+  load(v_map, walk.last, found);
 }
 
 // The group's queries into the Q tile, the new K and V into `fresh` and the cache. One warpgroup. Returns whether there
@@ -245,7 +246,7 @@ __global__ __launch_bounds__(C::kThreads,
   }
   __syncthreads();
   const KeyWalk walk(item, call.window, C::kKeys);
-  if (threadIdx.x < 32 * kCopyingWarps && context > 0) {
+  if (threadIdx.x < 32 && context > 0) {
     copy_context<C>(&k_map, &v_map, args.paged, item, walk, shared_address(ring), shared);
   }
   wait_for_previous();
