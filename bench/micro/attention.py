@@ -409,6 +409,7 @@ def plot(results, facts, path):
     for column, (D, causal) in enumerate(panels):
         chosen = [case for case in results if case.kind == "heads" and (case.D, case.causal) == (D, causal)]
         for axis, which, names in zip(axes[:, column], ("fwd", "bwd"), (FORWARD, BACKWARD)):
+            names = [name for name in names if any((which, name) in results[case] for case in chosen)]
             for i, name in enumerate(names):
                 heights = [results[case].get((which, name), 0) for case in chosen]
                 width = 0.8 / len(names)
