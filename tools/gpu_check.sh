@@ -83,6 +83,7 @@ run() {
   bench engine-bench 60 "$folder/tandem" bench --device cuda --model models/tinyworld-5m --batch 1,8 \
     --prompt-tokens 128 --output-tokens 16
   bench few-rows-bench 60 "$folder/bench_linear_few_rows" --smoke
+  bench experts-bench 60 "$folder/bench_linear_few_rows" --smoke --experts
   bench many-rows-bench 60 "$folder/bench_linear_cuda_many" --smoke
   bench decode-bench 60 "$folder/bench_attention_decode" 4,1,1024,32,8,128,32 1,512,2048,32,8,128,32
   bench layer-bench 60 "$folder/bench_attention_layer_train" --smoke
