@@ -3,7 +3,7 @@
 // 0.01 of their range; L2 overwritten before each call; medians of the device's time from a call's first kernel to its
 // last, waits for the host in between counted.
 //
-//   bench_soft_read_cuda [--smoke] [--repeats N] [--only OP] [--width D] [--queries M]
+//   bench_soft_read_cuda [--smoke] [--repeats N] [--only OP] [--width D] [--queries M] [--kernel NAME]
 // bench/micro/soft_read_peer.py times the dense formula in PyTorch.
 #include <fmt/core.h>
 
@@ -80,7 +80,16 @@ class Bench {
   CudaTimer timer_{*stream_};
 };
 
-void run_width(Bench& bench, std::int64_t n, std::int64_t D, const std::vector<std::int64_t>& batches) {
+struct Kernel {
+  std::string_view name;
+  replay::SoftKernel kernel;
+};
+constexpr Kernel kKernels[] = {{"laplace", replay::SoftKernel::kLaplace},
+                               {"matern32", replay::SoftKernel::kMatern32},
+                               {"epanechnikov", replay::SoftKernel::kEpanechnikov}};
+
+void run_width(Bench& bench, const Kernel& kernel, std::int64_t n, std::int64_t D,
+               const std::vector<std::int64_t>& batches) {
   device::Stream& stream = bench.stream();
   const std::int64_t m_max = *std::max_element(batches.begin(), batches.end()), more = n / 256 + 1;
   const std::int64_t S = n + 32 * more;  // slots
@@ -88,12 +97,13 @@ void run_width(Bench& bench, std::int64_t n, std::int64_t D, const std::vector<s
       weights({n}, 3, 0.5, false, stream);
   replay::FlatSoftTable table = require(replay::FlatSoftTable::create({.value_width = static_cast<int>(D),
                                                                        .tau = 0.01f,
+                                                                       .kernel = kernel.kernel,
                                                                        .capacity = S,
                                                                        .recent_capacity = 8 * more,
                                                                        .backward_queries_max = m_max},
                                                                       kCuda));
   const auto nD = static_cast<double>(n * D), n1 = static_cast<double>(n);
-  const std::string of = fmt::format("\"n\":{},\"D\":{}", n, D);
+  const std::string of = fmt::format("\"kernel\":\"{}\",\"n\":{},\"D\":{}", kernel.name, n, D);
   const auto rebuild = [&] { return table.rebuild(keys.view(), values.view(), weights.view(), stream); };
   require(rebuild());
   // Given and kept: keys, values, weights, read and written.
@@ -106,9 +116,12 @@ void run_width(Bench& bench, std::int64_t n, std::int64_t D, const std::vector<s
     const auto m1 = static_cast<double>(m), mD = static_cast<double>(m * D);
     const std::string batch = fmt::format("{},\"m\":{}", of, m);
     const Floats reads({m, D}), d_reads({m, D}, 5, -0.5, false, stream);
-    // A tile and its carries for each query, but no more than all of them; queries and reads.
-    const double row = static_cast<double>(D), tile = 16 * (4 * row + 12) + 8 * (row + 4);
-    const double read_bytes = std::min(m1, n1 / 16) * tile + 4 * m1 + 4 * mD;
+    // A tile and its carries for each query (and their moments; of a window, the tiles at both ends and two rows of
+    // three moments), but no more than all of them; queries and reads.
+    const double row = static_cast<double>(D), tile = 16 * (4 * row + 12), carries = 8 * (row + 4);
+    const bool ends = kernel.kernel == replay::SoftKernel::kEpanechnikov;
+    const double sums = carries * (ends ? 3 : kernel.kernel == replay::SoftKernel::kMatern32 ? 2 : 1);
+    const double read_bytes = std::min(m1 * ((ends ? 2 : 1) * tile + sums), n1 / 16 * (tile + sums)) + 4 * m1 + 4 * mD;
     for (const bool sorted : {false, true}) {
       const Floats queries({m}, 6, 0.0, sorted, stream);
       const std::string ordered = fmt::format("{},\"sorted\":{}", batch, sorted);
@@ -166,7 +179,7 @@ int run(int count, char** texts) {
   bool smoke = false;
   int repeats = 21;
   std::vector<std::int64_t> widths = {1, 16, 64}, batches = {4096, 65536, 1048576};
-  std::string_view only;
+  std::string_view only, kernel;
   for (int i = 0; i < count; ++i) {
     const std::string_view text = texts[i];
     if (text == "--smoke") {
@@ -177,10 +190,14 @@ int run(int count, char** texts) {
       batches = {std::atoi(texts[++i])};
     } else if (text == "--repeats" && i + 1 < count) {
       repeats = std::max(1, std::atoi(texts[++i]));
+    } else if (text == "--kernel" && i + 1 < count) {
+      kernel = texts[++i];
     } else if (text == "--only" && i + 1 < count) {
       only = texts[++i];
     } else {
-      fmt::print(stderr, "bench_soft_read_cuda [--smoke] [--repeats N] [--only OP] [--width D] [--queries M]\n");
+      fmt::print(
+          stderr,
+          "bench_soft_read_cuda [--smoke] [--repeats N] [--only OP] [--width D] [--queries M] [--kernel NAME]\n");
       return 2;
     }
   }
@@ -189,11 +206,14 @@ int run(int count, char** texts) {
     return 1;
   }
   Bench bench(smoke ? 3 : repeats, only);
-  if (smoke) {
-    run_width(bench, 20000, 16, {1024});
-    return 0;
+  for (const Kernel& of : kKernels) {
+    if (!kernel.empty() && kernel != of.name) continue;
+    if (smoke) {
+      run_width(bench, of, 20000, 16, {1024});
+      continue;
+    }
+    for (const std::int64_t D : widths) run_width(bench, of, 1000000, D, batches);
   }
-  for (const std::int64_t D : widths) run_width(bench, 1000000, D, batches);
   return 0;
 }
 

@@ -11,6 +11,7 @@
 #include "attention.h"
 #include "convert.h"
 #include "replay/flat_soft_table.h"
+#include "soft_btree.h"
 
 namespace tandem::python {
 namespace {
@@ -43,15 +44,16 @@ void bind_flat_soft_table(nb::module_& module) {
       .def(
           "__init__",
           [](CoreTable* self, int value_width, float tau, std::int64_t capacity, std::int64_t recent_capacity,
-             std::int64_t backward_queries_max, const std::string& device) {
+             std::int64_t backward_queries_max, const std::string& device, const std::string& kernel) {
             new (self) CoreTable({.value_width = value_width,
                                   .tau = tau,
+                                  .kernel = soft_kernel_of(kernel),
                                   .capacity = capacity,
                                   .recent_capacity = recent_capacity,
                                   .backward_queries_max = backward_queries_max},
                                  device);
           },
-          "value_width"_a, "tau"_a, "capacity"_a, "recent_capacity"_a, "backward_queries_max"_a, "device"_a)
+          "value_width"_a, "tau"_a, "capacity"_a, "recent_capacity"_a, "backward_queries_max"_a, "device"_a, "kernel"_a)
       .def("__len__", [](CoreTable& self) { return self.look([](auto& table) { return table.size(); }); })
       .def_prop_ro("slots", [](CoreTable& self) { return self.look([](auto& table) { return table.slots(); }); })
       .def_prop_ro("version", [](CoreTable& self) { return self.look([](auto& table) { return table.version(); }); })

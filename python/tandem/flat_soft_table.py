@@ -1,12 +1,13 @@
 """tandem.FlatSoftTable: the soft read of tandem.SoftBTree for PyTorch tensors on a GPU, in batches.
 
-    r(q) = sum_i w_i e^{-|q - k_i| / tau} v_i / sum_i w_i e^{-|q - k_i| / tau}
+    r(q) = sum_i w_i K(|q - k_i| / tau) v_i / sum_i w_i K(|q - k_i| / tau)
 
     table = FlatSoftTable(value_width=64, tau=0.1, capacity=1_000_000)
     ids = table.insert(keys, values)                                       # CUDA tensors, read where they lie
     reads = table.read(queries, keys=keys, values=values, ids=ids)         # reads.sum().backward() reaches them all
 
-Laplace kernel and float32 only, D up to 256; a read is exact over all entries. All runs on torch's current stream.
+The kernels K of tandem.SoftBTree, float32 only, D up to 256; a read is exact over all entries. All runs on torch's
+current stream.
 """
 
 from . import _core
@@ -18,6 +19,8 @@ class FlatSoftTable:
 
     value_width      D, the width of a value
     tau              temperature, above 0
+    kernel           "laplace", "matern32" or "epanechnikov", as SoftBTree has them; a query that the last reaches no
+                     entry from reads NaN, where SoftBTree refuses it, since a read does not wait for the device
     capacity         entries that it holds at most; all of its memory is taken at once (memory_bytes)
     recent_capacity  entries that may be inserted before all are sorted again
     queries_max      queries of one read that goes backward
@@ -29,10 +32,20 @@ class FlatSoftTable:
     """
 
     def __init__(
-        self, value_width=1, tau=1.0, *, capacity, recent_capacity=8192, queries_max=65536, device="cuda"
+        self,
+        value_width=1,
+        tau=1.0,
+        *,
+        capacity,
+        kernel="laplace",
+        recent_capacity=8192,
+        queries_max=65536,
+        device="cuda",
     ):
         self.value_width, self.capacity, self.queries_max = value_width, capacity, queries_max
-        self._core = _core.FlatSoftTable(value_width, tau, capacity, recent_capacity, queries_max, str(device))
+        self._core = _core.FlatSoftTable(
+            value_width, tau, capacity, recent_capacity, queries_max, str(device), kernel
+        )
         import torch
 
         device = torch.device(device)
@@ -95,7 +108,7 @@ class FlatSoftTable:
 
         keys, values and weights are the tensors that the entries `ids` were inserted from, and tau a tensor of one
         element that holds the table's: what is given and requires a gradient gets it. The backward is refused
-        (RuntimeError) once the table has changed. A query that is not finite reads NaN."""
+        (RuntimeError) once the table has changed. A query that is not finite, or reaches no entry, reads NaN."""
         from .flat_soft_table_torch import read_torch
 
         reads, log_z = read_torch(self, _torch().as_tensor(queries), keys, values, weights, tau, ids)

@@ -19,6 +19,7 @@ from tandem import FlatSoftTable, _core
         ({"capacity": 0}, "capacities"),
         ({"recent_capacity": -1}, "capacities"),
         ({"queries_max": 1 << 40}, "capacities"),
+        ({"kernel": "gaussian"}, "'laplace', 'matern32' or 'epanechnikov'"),
         ({"device": "cpu"}, "SoftBTree is for the CPU"),
         ({"device": "tpu"}, "tpu"),
     ],

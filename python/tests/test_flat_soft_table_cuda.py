@@ -11,9 +11,18 @@ from tandem import FlatSoftTable, SoftBTree  # noqa: E402
 TOLERANCE = 3e-6  # of each result's scale, as the core's own tests have it
 
 
-def dense(queries, keys, values, weights, tau):
+KERNELS = ("laplace", "matern32", "epanechnikov")
+
+
+def dense(queries, keys, values, weights, tau, kernel="laplace"):
     """r(queries), ln Z(queries), by the formula."""
-    scores = weights.log() - (queries[:, None] - keys[None, :]).abs() / tau
+    u = (queries[:, None] - keys[None, :]).abs() / tau
+    if kernel == "epanechnikov":
+        mass = weights * torch.where(u < 1, (1 - u) * (1 + u), 0.0)
+        return mass @ values / mass.sum(1, keepdim=True), mass.sum(1).log()
+    scores = weights.log() - u
+    if kernel == "matern32":
+        scores = scores + u.log1p()
     return scores.softmax(1) @ values, scores.logsumexp(1)
 
 
@@ -33,9 +42,12 @@ def near(ours, truth, scale=None, tolerance=TOLERANCE):
 
 @pytest.mark.parametrize("n, m, width", [(1, 1, 1), (15, 3, 2), (17, 40, 16), (1000, 333, 64), (4097, 1000, 5)])
 @pytest.mark.parametrize("tau", [1e-3, 0.1, 10.0])
-def test_reads_and_all_gradients_are_the_formulas(n, m, width, tau):
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_reads_and_all_gradients_are_the_formulas(n, m, width, tau, kernel):
     inputs = made(n, m, width)
-    table = FlatSoftTable(width, tau, capacity=n + 3, recent_capacity=8, queries_max=m)
+    if kernel == "epanechnikov":  # each query with a key well in reach
+        inputs[0] = inputs[1][torch.arange(m, device="cuda") % n] + 0.5 * tau * torch.rand(m, device="cuda")
+    table = FlatSoftTable(width, tau, kernel=kernel, capacity=n + 3, recent_capacity=8, queries_max=m)
     ids = table.insert(*inputs[1:])
     assert len(table) == table.slots == n and ids.tolist() == list(range(n))
 
@@ -47,7 +59,7 @@ def test_reads_and_all_gradients_are_the_formulas(n, m, width, tau):
     truth = [x.double().requires_grad_() for x in inputs]
     # What the table holds is a float.
     tau_truth = torch.tensor(table.tau, dtype=torch.float64, device="cuda", requires_grad=True)
-    true_reads, true_log_z = dense(*truth, tau_truth)
+    true_reads, true_log_z = dense(*truth, tau_truth, kernel)
     near(reads, true_reads, inputs[2].abs().max())
     near(log_z, true_log_z, 1 + true_log_z.abs().max())
 
@@ -64,7 +76,8 @@ def test_reads_and_all_gradients_are_the_formulas(n, m, width, tau):
         near(a, b, scale.clamp(min=1e-30))
 
 
-def test_gradients_are_those_of_small_changes():
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_gradients_are_those_of_small_changes(kernel):
     """In float32, so by wide differences; the CPU's tree is checked by gradcheck in float64."""
     _, _, values, weights = (x.requires_grad_() for x in made(50, 9, 3))
     # No query comes near a key, where the kernel has a kink.
@@ -74,7 +87,7 @@ def test_gradients_are_those_of_small_changes():
     tau = torch.tensor(0.7, device="cuda", requires_grad=True)
 
     def loss(queries, keys, values, weights, tau):
-        table = FlatSoftTable(3, float(tau.detach()), capacity=50, queries_max=9)
+        table = FlatSoftTable(3, float(tau.detach()), kernel=kernel, capacity=50, queries_max=9)
         ids = table.rebuild(keys, values, weights)
         reads, log_z = table.read(
             queries, keys=keys, values=values, weights=weights, tau=tau, ids=ids, return_log_z=True
@@ -103,10 +116,11 @@ def test_only_what_is_wanted_gets_a_gradient():
     assert not table.read(queries).requires_grad
 
 
-def test_a_history_reads_as_the_trees_does():
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_history_reads_as_the_trees_does(kernel):
     torch.manual_seed(3)
-    table = FlatSoftTable(2, 0.3, capacity=600, recent_capacity=64)
-    tree = SoftBTree(2, 0.3, dtype="float64")
+    table = FlatSoftTable(2, 0.3, kernel=kernel, capacity=600, recent_capacity=64)
+    tree = SoftBTree(2, 0.3, kernel=kernel, dtype="float64")
     kept = {}  # of the table's id: the tree's
     for turn in range(30):
         keys, values = torch.randn(50), torch.randn(50, 2)
@@ -125,7 +139,7 @@ def test_a_history_reads_as_the_trees_does():
         if turn == 20:
             table.set_tau(0.1)
             tree.set_tau(0.1)
-        queries = torch.randn(64)
+        queries = torch.randn(64).clamp(-1, 1)  # where all kernels reach something
         near(table.read(queries.cuda()), torch.from_numpy(tree.read(queries.numpy())).cuda(), 4.0)
         assert len(table) == len(tree)
 
@@ -140,13 +154,27 @@ def test_a_backward_of_a_table_that_has_changed_is_refused():
         reads.sum().backward()
 
 
-def test_twice_is_the_same_bits_on_whichever_stream():
+def test_a_query_that_reaches_nothing_reads_nan_and_sends_nothing():
+    table = FlatSoftTable(1, 1.0, kernel="epanechnikov", capacity=2, queries_max=2)
+    keys, values = torch.tensor([0.0, 0.5], device="cuda"), torch.tensor([[1.0], [2.0]], device="cuda")
+    ids = table.insert(keys, values)
+    queries, values = torch.tensor([0.25, 9.0], device="cuda", requires_grad=True), values.requires_grad_()
+    reads, log_z = table.read(queries, values=values, ids=ids, return_log_z=True)
+    assert reads.isnan().flatten().tolist() == [False, True] == log_z.isnan().tolist()
+    assert reads[0].item() == pytest.approx(1.5)
+    got = torch.autograd.grad(reads.sum(), (queries, values))
+    assert got[0].isnan().tolist() == [False, True]
+    assert got[1].flatten().tolist() == pytest.approx([0.5, 0.5])
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_twice_is_the_same_bits_on_whichever_stream(kernel):
     queries, keys, values, weights = made(5000, 700, 16)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
 
     def run():
-        table = FlatSoftTable(16, 0.05, capacity=5000, queries_max=700)
+        table = FlatSoftTable(16, 0.05, kernel=kernel, capacity=5000, queries_max=700)
         ids = table.rebuild(keys, values, weights)
         inputs = [x.clone().requires_grad_() for x in (queries, keys, values, weights)]
         reads = table.read(inputs[0], keys=inputs[1], values=inputs[2], weights=inputs[3], ids=ids)

@@ -15,6 +15,15 @@ using tensor::DType;
 using tensor::Shape;
 using tensor::TensorView;
 
+kernels::SoftShape shape_of(SoftKernel kernel) {
+  switch (kernel) {
+    case SoftKernel::kLaplace: return kernels::SoftShape::kLaplace;
+    case SoftKernel::kMatern32: return kernels::SoftShape::kMatern32;
+    case SoftKernel::kEpanechnikov: return kernels::SoftShape::kEpanechnikov;
+  }
+  return kernels::SoftShape::kLaplace;
+}
+
 struct Storage {
   kernels::SoftEntries entries;
   std::array<std::span<std::byte>, 2> runs;
@@ -29,7 +38,7 @@ Storage take_storage(device::Arena& arena, const FlatSoftTableOptions& options, 
     return TensorView(arena.take(bytes), dtype, shape, device);
   };
   const auto take_run = [&](std::int64_t capacity) {
-    const std::size_t bytes = kernels::soft_run_bytes(capacity, D);
+    const std::size_t bytes = kernels::soft_run_bytes(capacity, D, shape_of(options.kernel));
     return std::span<std::byte>(static_cast<std::byte*>(arena.take(bytes)), bytes);
   };
   Storage out;
@@ -124,7 +133,8 @@ Result<FlatSoftTable> FlatSoftTable::create(const FlatSoftTableOptions& options,
   impl->options = options;
   const kernels::SoftSizes sizes{.entries = options.capacity + options.recent_capacity,
                                  .queries = options.backward_queries_max,
-                                 .D = options.value_width};
+                                 .D = options.value_width,
+                                 .shape = shape_of(options.kernel)};
   impl->arena = TD_TRY(device::Arena::create(device, static_cast<std::size_t>(planned_bytes(options))));
   impl->scratch = TD_TRY(device::Memory::create(device, TD_TRY(kernels::soft_scratch_bytes(sizes, device))));
   impl->seen = TD_TRY(device::Memory::create_pinned(2 * sizeof(std::int32_t)));
@@ -132,7 +142,8 @@ Result<FlatSoftTable> FlatSoftTable::create(const FlatSoftTableOptions& options,
   for (std::size_t r = 0; r < impl->runs.size(); ++r) {
     impl->runs[r] = {.memory = impl->storage.runs[r],
                      .capacity = r == 0 ? options.capacity : options.recent_capacity,
-                     .tau = options.tau};
+                     .tau = options.tau,
+                     .shape = shape_of(options.kernel)};
   }
   return FlatSoftTable(std::move(impl));
 }

@@ -1,4 +1,4 @@
-// The soft read of replay/soft_btree.h (kLaplace) on CUDA: for batches, where keys, values and queries are on the
+// The soft read of replay/soft_btree.h on CUDA: for batches, where keys, values and queries are on the
 // device.
 //
 // Entries lie in a ring of slots; an entry's id is its slot. Most are in one big run sorted by key, those inserted
@@ -21,6 +21,7 @@
 #include "base/status.h"
 #include "device/device.h"
 #include "kernels/soft_read/soft_read.h"
+#include "replay/soft_btree.h"
 #include "tensor/tensor_view.h"
 
 namespace tandem::replay {
@@ -28,6 +29,7 @@ namespace tandem::replay {
 struct FlatSoftTableOptions {
   int value_width = 1;  // D, at most 256
   float tau = 1.0f;
+  SoftKernel kernel = SoftKernel::kLaplace;
   std::int64_t capacity = 0;            // entries
   std::int64_t recent_capacity = 8192;  // entries that may be inserted before all are sorted again
   std::int64_t backward_queries_max = 0;

@@ -51,10 +51,10 @@ Result<Sizes> expect_entries(const char* op, const SoftEntries& entries, const d
 }
 
 Status expect_run(const char* op, const SoftRun& run, std::int64_t size, std::int64_t D) {
-  if (run.capacity < 0 || run.capacity > kSoftCountMax || run.memory.size() < soft_run_bytes(run.capacity, D) ||
-      !is_aligned(run.memory.data(), 256)) {
+  if (run.capacity < 0 || run.capacity > kSoftCountMax ||
+      run.memory.size() < soft_run_bytes(run.capacity, D, run.shape) || !is_aligned(run.memory.data(), 256)) {
     return invalid_argument("{}: a run for {} entries has {} bytes; soft_run_bytes() asks for {}, on 256 bytes", op,
-                            run.capacity, run.memory.size(), soft_run_bytes(run.capacity, D));
+                            run.capacity, run.memory.size(), soft_run_bytes(run.capacity, D, run.shape));
   }
   if (size < 0 || size > run.capacity)
     return invalid_argument("{}: {} entries in a run for {}", op, size, run.capacity);
@@ -73,7 +73,7 @@ Status expect_slots(const char* op, std::int64_t first, std::int64_t count, std:
 
 SoftEntryRun carved(const SoftRun& run, std::int64_t D) {
   SoftCarver carver(run.memory.data());
-  return take_entry_run(carver, run.capacity, run.size, D);
+  return take_entry_run(carver, run.capacity, run.size, D, run.shape);
 }
 
 // Runs that hold nothing are left out.
@@ -83,9 +83,11 @@ Result<SoftEntryRuns> expect_runs(const char* op, const SoftEntries& entries, st
   out.values = rows_of(entries.values);
   if (runs.empty() || runs.size() > kSoftRunsMax) return invalid_argument("{}: {} runs; 1 or 2 are", op, runs.size());
   out.tau = runs[0].tau;
+  out.shape = runs[0].shape;
   for (const SoftRun& run : runs) {
     TD_TRY(expect_run(op, run, run.size, D));
     TD_TRY(expect_tau(op, run.tau));
+    if (run.shape != out.shape) return invalid_argument("{}: runs of two kernels", op);
     if (run.size == 0) continue;
     if (out.count > 0 && run.tau != out.tau) {
       return invalid_argument("{}: runs of tau {} and {}: set them to one", op, out.tau, run.tau);
@@ -113,16 +115,16 @@ std::span<std::byte> rest_of(std::span<std::byte> scratch, const SoftSortScratch
 
 }  // namespace
 
-std::size_t soft_run_bytes(std::int64_t capacity, std::int64_t D) {
+std::size_t soft_run_bytes(std::int64_t capacity, std::int64_t D, SoftShape shape) {
   SoftCarver carver(nullptr);
-  take_entry_run(carver, capacity, capacity, D);
+  take_entry_run(carver, capacity, capacity, D, shape);
   return carver.used();
 }
 
 Result<std::size_t> soft_scratch_bytes(const SoftSizes& sizes, device::Device device) {
   SoftCarver build(nullptr), backward(nullptr);
   take_sort(build, sizes.entries);
-  take_backward(backward, sizes.queries, partials_of(sizes.entries, sizes.queries) + kSoftRuns, sizes.D);
+  take_backward(backward, sizes.queries, partials_of(sizes.entries, sizes.queries) + kSoftRuns, sizes.D, sizes.shape);
   return std::max(build.used() + TD_TRY(soft_sort_bytes_sm80(sizes.entries, device)),
                   backward.used() + TD_TRY(soft_sort_bytes_sm80(sizes.queries, device)));
 }
@@ -173,7 +175,7 @@ Status soft_build_cuda(const SoftEntries& entries, std::int64_t first, std::int6
   TD_TRY(soft_sort_sm80(sort.keys, sort.indices, to.order.keys, to.slots, count, rest_of(scratch, sort), stream));
   TD_TRY(soft_levels_sm80(to.order, stream));
   TD_TRY(soft_place_sm80(to, entries.weights.as<float>(), which, entries.places.as<std::int32_t>(), stream));
-  return soft_sum_entries_sm80(to, rows_of(entries.values), tau, false, stream);
+  return soft_sum_entries_sm80(to, rows_of(entries.values), tau, run.shape, false, stream);
 }
 
 Status soft_set_tau_cuda(const SoftEntries& entries, float tau, SoftRun& run, device::Stream& stream) {
@@ -182,7 +184,7 @@ Status soft_set_tau_cuda(const SoftEntries& entries, float tau, SoftRun& run, de
   TD_TRY(expect_run(kOp, run, run.size, D));
   TD_TRY(expect_tau(kOp, tau));
   run.tau = tau;
-  return soft_sum_entries_sm80(carved(run, D), rows_of(entries.values), tau, false, stream);
+  return soft_sum_entries_sm80(carved(run, D), rows_of(entries.values), tau, run.shape, false, stream);
 }
 
 Status soft_erase_cuda(TensorView slots, std::int64_t first, std::int64_t count, const SoftEntries& entries,
@@ -214,7 +216,7 @@ Status soft_erase_cuda(TensorView slots, std::int64_t first, std::int64_t count,
   TD_TRY(soft_erase_sm80(erase, stream));
   for (std::size_t r = 0; r < runs.size(); ++r) {
     if (runs[r].size == 0) continue;
-    TD_TRY(soft_sum_entries_sm80(erase.runs[r], rows_of(entries.values), runs[r].tau, true, stream));
+    TD_TRY(soft_sum_entries_sm80(erase.runs[r], rows_of(entries.values), runs[r].tau, runs[r].shape, true, stream));
     const std::int64_t tiles = (runs[r].size + kSoftTile - 1) / kSoftTile;
     TD_TRY(device::fill_zeros(erase.runs[r].dirty, static_cast<std::size_t>(tiles), stream));
   }
@@ -232,7 +234,10 @@ Status soft_read_cuda(const SoftEntries& entries, std::span<const SoftRun> runs,
   TD_TRY(expect_floats(kOp, "log_z", log_z, {m}, stream, true));
   if (m > kSoftCountMax) return invalid_argument("{}: {} queries; at most 2^30 are supported", kOp, m);
   if (m == 0) return ok_status();
-  return soft_read_sm80(of, queries.as<float>(), m, rows_of(reads), floats_of(log_z), stream);
+  const auto read = of.shape == SoftShape::kLaplace    ? soft_read_sm80
+                    : of.shape == SoftShape::kMatern32 ? soft_read_matern_sm80
+                                                       : soft_read_window_sm80;
+  return read(of, queries.as<float>(), m, rows_of(reads), floats_of(log_z), stream);
 }
 
 Status soft_read_backward_cuda(const SoftEntries& entries, std::span<const SoftRun> runs, TensorView queries,
@@ -255,7 +260,7 @@ Status soft_read_backward_cuda(const SoftEntries& entries, std::span<const SoftR
   std::int64_t blocks = soft_query_blocks(m);
   for (int r = 0; r < of.count; ++r) blocks += soft_entry_blocks(of.of[r].order.n);
   SoftCarver carver(scratch.data());
-  const SoftBackwardScratch cut = take_backward(carver, m, blocks, D);
+  const SoftBackwardScratch cut = take_backward(carver, m, blocks, D, of.shape);
   TD_TRY(expect_scratch(kOp, scratch, carver.used(), TD_TRY(soft_sort_bytes_sm80(m, stream.device()))));
   const SoftBackward backward{.runs = of,
                               .queries = cut.queries,
@@ -270,12 +275,26 @@ Status soft_read_backward_cuda(const SoftEntries& entries, std::span<const SoftR
   TD_TRY(soft_pairs_sm80(queries.as<float>(), 0, m, m, cut.sort.keys, cut.sort.indices, stream));
   TD_TRY(soft_sort_sm80(cut.sort.keys, cut.sort.indices, cut.queries.order.keys, cut.queries.indices, m,
                         rest_of(scratch, cut.sort), stream));
-  TD_TRY(soft_backward_queries_sm80(backward, stream));
+  const bool is_laplace = of.shape == SoftShape::kLaplace, is_matern = of.shape == SoftShape::kMatern32;
+  const auto to_queries = is_laplace  ? soft_backward_queries_sm80
+                          : is_matern ? soft_backward_queries_matern_sm80
+                                      : soft_backward_queries_window_sm80;
+  TD_TRY(to_queries(backward, stream));
+  if (!is_laplace && backward.d_tau != nullptr) {
+    TD_TRY(soft_sum_partials_sm80(cut.partials, soft_query_blocks(m), backward.d_tau, stream));
+  }
   const bool to_entries = backward.d_keys != nullptr || backward.d_values.data != nullptr ||
-                          backward.d_weights != nullptr || backward.d_tau != nullptr;
+                          backward.d_weights != nullptr || (backward.d_tau != nullptr && is_laplace);
   if (!to_entries) return ok_status();
   TD_TRY(soft_levels_sm80(cut.queries.order, stream));
-  TD_TRY(soft_sum_queries_sm80(cut.queries, static_cast<int>(D), of.tau, stream));
+  TD_TRY(soft_sum_queries_sm80(cut.queries, static_cast<int>(D), of.tau, of.shape, stream));
+  if (!is_laplace) {
+    for (int r = 0; r < of.count; ++r) {
+      TD_TRY(is_matern ? soft_backward_entries_matern_sm80(backward, r, cut.many, stream)
+                       : soft_backward_entries_window_sm80(backward, r, stream));
+    }
+    return ok_status();
+  }
   std::int64_t first_partial = soft_query_blocks(m);
   for (int r = 0; r < of.count; ++r) {
     TD_TRY(soft_backward_entries_sm80(backward, r, first_partial, cut.many, stream));
@@ -300,16 +319,44 @@ Status soft_levels_sm80(const SoftOrder&, device::Stream&) { return no_cuda_code
 Status soft_place_sm80(const SoftEntryRun&, const float*, int, std::int32_t*, device::Stream&) {
   return no_cuda_code("soft_read");
 }
-Status soft_sum_entries_sm80(const SoftEntryRun&, const SoftRows&, float, bool, device::Stream&) {
+Status soft_sum_entries_sm80(const SoftEntryRun&, const SoftRows&, float, SoftShape, bool, device::Stream&) {
   return no_cuda_code("soft_read");
 }
-Status soft_sum_queries_sm80(const SoftQueryRun&, int, float, device::Stream&) { return no_cuda_code("soft_read"); }
+Status soft_sum_queries_sm80(const SoftQueryRun&, int, float, SoftShape, device::Stream&) {
+  return no_cuda_code("soft_read");
+}
 Status soft_erase_sm80(const SoftErase&, device::Stream&) { return no_cuda_code("soft_erase"); }
 Status soft_read_sm80(const SoftEntryRuns&, const float*, std::int64_t, const SoftRows&, float*, device::Stream&) {
   return no_cuda_code("soft_read");
 }
 Status soft_backward_queries_sm80(const SoftBackward&, device::Stream&) { return no_cuda_code("soft_read_backward"); }
 Status soft_backward_entries_sm80(const SoftBackward&, int, std::int64_t, std::uint8_t*, device::Stream&) {
+  return no_cuda_code("soft_read_backward");
+}
+Status soft_read_matern_sm80(const SoftEntryRuns&, const float*, std::int64_t, const SoftRows&, float*,
+                             device::Stream&) {
+  return no_cuda_code("soft_read");
+}
+Status soft_backward_queries_matern_sm80(const SoftBackward&, device::Stream&) {
+  return no_cuda_code("soft_read_backward");
+}
+Status soft_backward_entries_matern_sm80(const SoftBackward&, int, std::uint8_t*, device::Stream&) {
+  return no_cuda_code("soft_read_backward");
+}
+Status soft_sum_entries_window_sm80(const SoftEntryRun&, const SoftRows&, float, bool, device::Stream&) {
+  return no_cuda_code("soft_read");
+}
+Status soft_sum_queries_window_sm80(const SoftQueryRun&, int, float, device::Stream&) {
+  return no_cuda_code("soft_read");
+}
+Status soft_read_window_sm80(const SoftEntryRuns&, const float*, std::int64_t, const SoftRows&, float*,
+                             device::Stream&) {
+  return no_cuda_code("soft_read");
+}
+Status soft_backward_queries_window_sm80(const SoftBackward&, device::Stream&) {
+  return no_cuda_code("soft_read_backward");
+}
+Status soft_backward_entries_window_sm80(const SoftBackward&, int, device::Stream&) {
   return no_cuda_code("soft_read_backward");
 }
 Status soft_sum_partials_sm80(const double*, std::int64_t, float*, device::Stream&) {

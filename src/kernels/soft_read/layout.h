@@ -26,8 +26,9 @@ class SoftCarver {
 
 // For `capacity` sources, of which there are n.
 SoftOrder take_order(SoftCarver& carver, std::int64_t capacity, std::int64_t n);
-SoftScan take_scan(SoftCarver& carver, std::int64_t capacity, std::int64_t D, bool with_moments);
-SoftEntryRun take_entry_run(SoftCarver& carver, std::int64_t capacity, std::int64_t n, std::int64_t D);
+SoftScan take_scan(SoftCarver& carver, std::int64_t capacity, std::int64_t D, int moments);
+SoftWindow take_window(SoftCarver& carver, std::int64_t capacity, std::int64_t n, std::int64_t D);
+SoftEntryRun take_entry_run(SoftCarver& carver, std::int64_t capacity, std::int64_t n, std::int64_t D, SoftShape shape);
 
 struct SoftSortScratch {
   float* keys;
@@ -42,6 +43,7 @@ struct SoftBackwardScratch {
   std::uint8_t* many;
   SoftSortScratch sort;
 };
-SoftBackwardScratch take_backward(SoftCarver& carver, std::int64_t m, std::int64_t partials, std::int64_t D);
+SoftBackwardScratch take_backward(SoftCarver& carver, std::int64_t m, std::int64_t partials, std::int64_t D,
+                                  SoftShape shape);
 
 }  // namespace tandem::kernels

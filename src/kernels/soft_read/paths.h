@@ -8,6 +8,7 @@
 #include "base/status.h"
 #include "device/device.h"
 #include "kernels/common/host_device.h"
+#include "kernels/soft_read/soft_read.h"
 
 namespace tandem::kernels {
 
@@ -32,6 +33,7 @@ struct SoftOrder {
 struct SoftSums {
   float *left, *right;
   float *left_moments, *right_moments;  // or null
+  float *left_squares, *right_squares;  // with u^2, or null
   double *left_at, *right_at;           // [count]
 };
 TD_HOST_DEVICE constexpr std::int64_t soft_padded(std::int64_t D) { return (D + 3) / 4 * 4; }
@@ -41,6 +43,15 @@ TD_HOST_DEVICE constexpr std::int64_t soft_row(std::int64_t D) { return soft_pad
 // the same of kSoftChunk at a time of those of l.
 struct SoftScan {
   SoftSums sums[kSoftScanLevels], carries[kSoftScanLevels];
+};
+
+// Sums of x for a kernel that ends (window_sm80.cuh): [count, 3, soft_row(D)] of x, x m and x m^2, m the distance from
+// the first source of what is summed over tau (`lo`), or from the last (`hi`).
+struct SoftWindow {
+  float *tiles_lo, *tiles_hi;  // of each tile
+  // Of nodes of 16^(l+1) sources in groups of 16: of a node and those after it in its group; and those before it.
+  float *suffixes[kSoftLevels], *prefixes[kSoftLevels];
+  int levels;  // of which there is more than one group
 };
 
 // Rows of D elements; `fours`: four at a time may be read and written.
@@ -56,13 +67,15 @@ struct SoftEntryRun {
   float* weights;       // [n], as the slots' were
   std::int32_t* slots;  // [n]
   std::uint8_t* dirty;  // [tiles]
-  SoftScan scan;
+  SoftScan scan;        // kLaplace, kMatern32 (then with moments and squares)
+  SoftWindow window;    // kEpanechnikov
 };
 struct SoftEntryRuns {
   SoftEntryRun of[2];
   int count;
   SoftRows values;  // by slot
   float tau;
+  SoftShape shape;
 };
 // Queries as sources of gradients. Seen by an entry to its right a query lies at right_reach, beyond itself by the
 // distance to what was nearest to it; by one to its left, at left_reach.
@@ -72,6 +85,8 @@ struct SoftQueryRun {
   double *left_reach, *right_reach;  // [m]
   float* rows;                       // [m, soft_row(D)]: d_read / Z, and (d_log_z - <d_read, r>) / Z
   SoftScan scan;
+  SoftScan slopes;    // kMatern32: of rows times s (matern_sm80.cuh), with moments; scan is of rows times 1 - s
+  SoftWindow window;  // kEpanechnikov; reaches and scans are not used
 };
 
 struct SoftWrite {
@@ -99,9 +114,9 @@ Status soft_place_sm80(const SoftEntryRun& run, const float* weights, int which,
                        device::Stream& stream);
 
 // The sums of all tiles, or of those that are dirty, and what follows from them.
-Status soft_sum_entries_sm80(const SoftEntryRun& run, const SoftRows& values, float tau, bool dirty_only,
-                             device::Stream& stream);
-Status soft_sum_queries_sm80(const SoftQueryRun& run, int D, float tau, device::Stream& stream);
+Status soft_sum_entries_sm80(const SoftEntryRun& run, const SoftRows& values, float tau, SoftShape shape,
+                             bool dirty_only, device::Stream& stream);
+Status soft_sum_queries_sm80(const SoftQueryRun& run, int D, float tau, SoftShape shape, device::Stream& stream);
 
 struct SoftErase {
   const std::int32_t* slots;  // [count], or null
@@ -134,6 +149,19 @@ Status soft_backward_queries_sm80(const SoftBackward& arguments, device::Stream&
 //   many [ceil(n / 32)]: scratch
 Status soft_backward_entries_sm80(const SoftBackward& arguments, int which, std::int64_t first_partial,
                                   std::uint8_t* many, device::Stream& stream);
+// The same of the other shapes of the kernel; d_tau is in the partials of queries alone.
+Status soft_read_matern_sm80(const SoftEntryRuns& runs, const float* queries, std::int64_t m, const SoftRows& reads,
+                             float* log_z, device::Stream& stream);
+Status soft_backward_queries_matern_sm80(const SoftBackward& arguments, device::Stream& stream);
+Status soft_backward_entries_matern_sm80(const SoftBackward& arguments, int which, std::uint8_t* many,
+                                         device::Stream& stream);
+Status soft_sum_entries_window_sm80(const SoftEntryRun& run, const SoftRows& values, float tau, bool dirty_only,
+                                    device::Stream& stream);
+Status soft_sum_queries_window_sm80(const SoftQueryRun& run, int D, float tau, device::Stream& stream);
+Status soft_read_window_sm80(const SoftEntryRuns& runs, const float* queries, std::int64_t m, const SoftRows& reads,
+                             float* log_z, device::Stream& stream);
+Status soft_backward_queries_window_sm80(const SoftBackward& arguments, device::Stream& stream);
+Status soft_backward_entries_window_sm80(const SoftBackward& arguments, int which, device::Stream& stream);
 Status soft_sum_partials_sm80(const double* partials, std::int64_t count, float* sum, device::Stream& stream);
 
 }  // namespace tandem::kernels

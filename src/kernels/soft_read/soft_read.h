@@ -1,6 +1,7 @@
-// The soft read over scalar keys (replay/soft_btree.h, kLaplace) on CUDA, in batches:
+// The soft read over scalar keys (replay/soft_btree.h) on CUDA, in batches:
 //
-//   r(q) = sum_i w_i e^{-|q - k_i|/tau} v_i / Z(q)      Z(q) = sum_i w_i e^{-|q - k_i|/tau}
+//   r(q) = sum_i w_i K(|q - k_i| / tau) v_i / Z(q)      Z(q) = sum_i w_i K(|q - k_i| / tau)
+//   K(u) = e^-u (kLaplace), (1 + u) e^-u (kMatern32), or 1 - u^2 up to u = 1 and 0 beyond (kEpanechnikov)
 //
 // Entries lie in slots, in the caller's order. A run is a set of them in order of their keys, cut into tiles of 16;
 // each tile knows the sums of all that lies to its left, as seen from the last of them, and of all to its right, as
@@ -29,22 +30,26 @@ inline constexpr std::int64_t kSoftWidthMax = 256, kSoftCountMax = std::int64_t{
 inline constexpr std::size_t kSoftRunsMax = 2;
 inline constexpr float kSoftTauLeast = std::numeric_limits<float>::min();  // 1 / tau, times log2(e), is finite
 
+enum class SoftShape : std::uint8_t { kLaplace, kMatern32, kEpanechnikov };  // of K
+
 struct SoftEntries {
   tensor::TensorView keys, values, weights;  // [S], [S,D], [S]
   tensor::TensorView places;                 // [S] i32: where in its run an entry is; soft_build_cuda() keeps it
 };
 
 struct SoftRun {
-  std::span<std::byte> memory;  // soft_run_bytes(capacity, D), on 256 bytes
+  std::span<std::byte> memory;  // soft_run_bytes(capacity, D, shape), on 256 bytes
   std::int64_t capacity = 0;
   std::int64_t size = 0;
   float tau = 1.0f;
+  SoftShape shape = SoftShape::kLaplace;  // the same in all runs
 };
-std::size_t soft_run_bytes(std::int64_t capacity, std::int64_t D);
+std::size_t soft_run_bytes(std::int64_t capacity, std::int64_t D, SoftShape shape = SoftShape::kLaplace);
 
 struct SoftSizes {
   std::int64_t entries = 0, queries = 0;  // of all runs together; of the largest batch that goes backward
   std::int64_t D = 0;
+  SoftShape shape = SoftShape::kLaplace;
 };
 // Scratch for all calls here, on 256 bytes. Errors: kDeviceLost, kInvalidArgument (a build without CUDA).
 [[nodiscard]] Result<std::size_t> soft_scratch_bytes(const SoftSizes& sizes, device::Device device);
@@ -70,7 +75,7 @@ struct SoftSizes {
                                      tensor::TensorView counts, device::Stream& stream);
 
 // queries [m] f32     reads [m,D] f32     log_z [m] f32 = ln Z, or absent
-// A query that is not finite reads NaN, and so does every query if nothing has weight.
+// A query that is not finite reads NaN, and so does one that nothing with weight is in reach of.
 [[nodiscard]] Status soft_read_cuda(const SoftEntries& entries, std::span<const SoftRun> runs,
                                     tensor::TensorView queries, tensor::TensorView reads, tensor::TensorView log_z,
                                     device::Stream& stream);
@@ -81,7 +86,7 @@ struct SoftGradients {
   tensor::TensorView keys, values, weights;  // [S], [S,D], [S] f32; slots without an entry are not written
   tensor::TensorView tau;                    // [1] f32
 };
-// A query that is not finite has the gradient NaN and adds nothing to the others. Entries of weight 0 have a gradient
+// A query that reads NaN has the gradient NaN and adds nothing to the others. Entries of weight 0 have a gradient
 // of their weight, exact while it is below e^69 of what the nearest entry with weight would have.
 [[nodiscard]] Status soft_read_backward_cuda(const SoftEntries& entries, std::span<const SoftRun> runs,
                                              tensor::TensorView queries, tensor::TensorView d_reads,

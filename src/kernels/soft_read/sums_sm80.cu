@@ -7,9 +7,10 @@
 // Bound: bytes, (4 D + 16) n of entries read once, and 8 rows of D + 4 for each tile written or read.
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "kernels/common/launch.cuh"
-#include "kernels/soft_read/walk_sm80.cuh"
+#include "kernels/soft_read/matern_sm80.cuh"
 
 namespace tandem::kernels {
 namespace {
@@ -55,6 +56,10 @@ __device__ void tile_sums(const Run& run, int D, float tau, const std::uint8_t* 
     write_z(sums.left_moments, left * left_exponent);
     write_z(sums.right_moments, right * right_exponent);
   }
+  if constexpr (soft::has_squares<Run>) {
+    write_z(sums.left_squares, left * left_exponent * left_exponent);
+    write_z(sums.right_squares, right * right_exponent * right_exponent);
+  }
   if (exists && lane == 0) {
     sums.left_at[tile] = all != 0 ? static_cast<double>(left_at) : -HUGE_VAL;
     sums.right_at[tile] = all != 0 ? static_cast<double>(right_at) : HUGE_VAL;
@@ -62,6 +67,7 @@ __device__ void tile_sums(const Run& run, int D, float tau, const std::uint8_t* 
   for (int begin = 0; begin < padded; begin += 4 * kLanes) {
     const int column = begin + 4 * (lane % kLanes);
     soft::Sides sides;
+    float4 left_square{}, right_square{};
 #pragma unroll(kLanes < 8 ? kLanes : 8)
     for (int step = 0; step < kLanes; ++step) {
       const int of = step * (soft::kGroup / kLanes) + lane / kLanes;
@@ -72,8 +78,13 @@ __device__ void tile_sums(const Run& run, int D, float tau, const std::uint8_t* 
       soft::add_scaled(sides.left, left_of, x);
       soft::add_scaled(sides.right, right_of, x);
       if constexpr (Run::kMoments) {
-        soft::add_scaled(sides.left_moment, left_of * soft::group_shuffle(left_exponent, of), x);
-        soft::add_scaled(sides.right_moment, right_of * soft::group_shuffle(right_exponent, of), x);
+        const float left_u = soft::group_shuffle(left_exponent, of), right_u = soft::group_shuffle(right_exponent, of);
+        soft::add_scaled(sides.left_moment, left_of * left_u, x);
+        soft::add_scaled(sides.right_moment, right_of * right_u, x);
+        if constexpr (soft::has_squares<Run>) {
+          soft::add_scaled(left_square, left_of * left_u * left_u, x);
+          soft::add_scaled(right_square, right_of * right_u * right_u, x);
+        }
       }
     }
     const auto write = [&](float* to, float4 x) {
@@ -86,20 +97,24 @@ __device__ void tile_sums(const Run& run, int D, float tau, const std::uint8_t* 
       write(sums.left_moments, sides.left_moment);
       write(sums.right_moments, sides.right_moment);
     }
+    if constexpr (soft::has_squares<Run>) {
+      write(sums.left_squares, left_square);
+      write(sums.right_squares, right_square);
+    }
   }
 }
 
-template <int kLanes>
+template <class Run, int kLanes>
 __global__ void __launch_bounds__(kThreads)
     entry_tile_sums_kernel(const __grid_constant__ SoftEntryRun run, const SoftRows values, float tau,
                            const std::uint8_t* dirty) {
-  tile_sums<soft::EntryRun, kLanes>({run, values}, values.D, tau, dirty);
+  tile_sums<Run, kLanes>({run, values}, values.D, tau, dirty);
 }
 
-template <int kLanes>
+template <class Run, int kLanes>
 __global__ void __launch_bounds__(kThreads)
     query_tile_sums_kernel(const __grid_constant__ SoftQueryRun run, int D, float tau) {
-  tile_sums<soft::QueryRun, kLanes>({run, D}, D, tau, nullptr);
+  tile_sums<Run, kLanes>({run, D}, D, tau, nullptr);
 }
 
 int tiles_of(int n) { return (n + kSoftTile - 1) / kSoftTile; }
@@ -120,7 +135,7 @@ constexpr int kScanThreadsMax = 576;
 static_assert(2 * ((soft_row(256) + 31) / 32 * 32) <= kScanThreadsMax);
 
 // Half of the threads go from left to right over the left sums, half from right to left over the right ones.
-template <bool kMoments, bool kWrite>
+template <int kMoments, bool kWrite>
 __global__ void __launch_bounds__(kScanThreadsMax, 1) scan_kernel(const __grid_constant__ ScanArguments a) {
   __shared__ double at[2][kSoftChunk], factors[2][kSoftChunk], exponents[2][kSoftChunk];
   const int half = static_cast<int>(blockDim.x) / 2, side = static_cast<int>(threadIdx.x) / half;
@@ -132,14 +147,17 @@ __global__ void __launch_bounds__(kScanThreadsMax, 1) scan_kernel(const __grid_c
   const float* const of_moments = is_left ? a.of.left_moments : a.of.right_moments;
   float* const to = is_left ? a.to.left : a.to.right;
   float* const to_moments = is_left ? a.to.left_moments : a.to.right_moments;
+  const float* const of_squares = is_left ? a.of.left_squares : a.of.right_squares;
+  float* const to_squares = is_left ? a.to.left_squares : a.to.right_squares;
   double* const to_at = is_left ? a.to.left_at : a.to.right_at;
 
-  double anchor = is_left ? -HUGE_VAL : HUGE_VAL, sum = 0.0, moment = 0.0;
+  double anchor = is_left ? -HUGE_VAL : HUGE_VAL, sum = 0.0, moment = 0.0, square = 0.0;
   if (a.before.left != nullptr) {
     anchor = (is_left ? a.before.left_at : a.before.right_at)[blockIdx.x];
     const std::int64_t from = std::int64_t{blockIdx.x} * a.stride + column;
     if (has_column) sum = (is_left ? a.before.left : a.before.right)[from];
-    if (kMoments && has_column) moment = (is_left ? a.before.left_moments : a.before.right_moments)[from];
+    if (kMoments > 0 && has_column) moment = (is_left ? a.before.left_moments : a.before.right_moments)[from];
+    if (kMoments > 1 && has_column) square = (is_left ? a.before.left_squares : a.before.right_squares)[from];
   }
   const int count = end - begin;
   const auto index = [&](int k) { return std::int64_t{is_left ? begin + k : end - 1 - k}; };
@@ -159,13 +177,14 @@ __global__ void __launch_bounds__(kScanThreadsMax, 1) scan_kernel(const __grid_c
   // Loads of several steps at a time, ahead of what is written.
   constexpr int kAhead = kMoments ? 8 : 16;
   for (int first = 0; has_column && first < count; first += kAhead) {
-    float x[kAhead], x_moment[kAhead];
+    float x[kAhead], x_moment[kAhead], x_square[kAhead];
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) {
       const std::int64_t i = index(first + k) * a.stride + column;
       const bool exists = first + k < count;
       x[k] = exists ? __ldg(of + i) : 0.0f;
-      if (kMoments) x_moment[k] = exists ? __ldg(of_moments + i) : 0.0f;
+      if (kMoments > 0) x_moment[k] = exists ? __ldg(of_moments + i) : 0.0f;
+      if (kMoments > 1) x_square[k] = exists ? __ldg(of_squares + i) : 0.0f;
     }
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) {
@@ -173,7 +192,12 @@ __global__ void __launch_bounds__(kScanThreadsMax, 1) scan_kernel(const __grid_c
       const std::int64_t i = index(first + k) * a.stride + column;
       const double factor = factors[side][first + k];
       if (kWrite) to[i] = static_cast<float>(sum);
-      if (kMoments) {
+      if (kMoments > 1) {
+        if (kWrite) to_squares[i] = static_cast<float>(square);
+        const double u = exponents[side][first + k];
+        square = fma(fma(u, fma(u, sum, 2 * moment), square), factor, static_cast<double>(x_square[k]));
+      }
+      if (kMoments > 0) {
         if (kWrite) to_moments[i] = static_cast<float>(moment);
         moment = fma(fma(exponents[side][first + k], sum, moment), factor, static_cast<double>(x_moment[k]));
       }
@@ -183,14 +207,15 @@ __global__ void __launch_bounds__(kScanThreadsMax, 1) scan_kernel(const __grid_c
   if (kWrite) return;
   const std::int64_t i = std::int64_t{blockIdx.x} * a.stride + column;
   if (has_column) to[i] = static_cast<float>(sum);
-  if (kMoments && has_column) to_moments[i] = static_cast<float>(moment);
+  if (kMoments > 0 && has_column) to_moments[i] = static_cast<float>(moment);
+  if (kMoments > 1 && has_column) to_squares[i] = static_cast<float>(square);
   if (column != 0) return;
   int last = count - 1;
   while (last >= 0 && isinf(at[side][last])) --last;
   to_at[blockIdx.x] = last >= 0 ? at[side][last] : anchor;
 }
 
-template <bool kMoments>
+template <int kMoments>
 Status scan(const SoftScan& scan, int tiles, int stride, double tau, device::Stream& stream) {
   const int threads = 2 * std::max((stride + 31) / 32 * 32, kSoftChunk);
   const auto run = [&](auto* kernel, int blocks, const ScanArguments& arguments) {
@@ -213,24 +238,48 @@ Status scan(const SoftScan& scan, int tiles, int stride, double tau, device::Str
 
 }  // namespace
 
-Status soft_sum_entries_sm80(const SoftEntryRun& run, const SoftRows& values, float tau, bool dirty_only,
-                             device::Stream& stream) {
+Status soft_sum_entries_sm80(const SoftEntryRun& run, const SoftRows& values, float tau, SoftShape shape,
+                             bool dirty_only, device::Stream& stream) {
   if (run.order.n == 0) return ok_status();
+  if (shape == SoftShape::kEpanechnikov) {
+    return soft_sum_entries_window_sm80(run, values, tau, dirty_only, stream);
+  }
   const std::uint8_t* const dirty = dirty_only ? run.dirty : nullptr;
-  TD_TRY(soft::with_lanes(values.D, [&](auto lanes) {
-    return launch("soft_sums", entry_tile_sums_kernel<lanes()>, {tile_blocks(run.order.n), kThreads}, stream, run,
-                  values, tau, dirty);
-  }));
-  return scan<false>(run.scan, tiles_of(run.order.n), static_cast<int>(soft_row(values.D)), tau, stream);
+  const auto sum = [&](auto* of) {
+    using Run = std::remove_pointer_t<decltype(of)>;
+    return soft::with_lanes(values.D, [&](auto lanes) {
+      return launch("soft_sums", entry_tile_sums_kernel<Run, lanes()>, {tile_blocks(run.order.n), kThreads}, stream,
+                    run, values, tau, dirty);
+    });
+  };
+  const int tiles = tiles_of(run.order.n), stride = static_cast<int>(soft_row(values.D));
+  if (shape == SoftShape::kMatern32) {
+    TD_TRY(sum(static_cast<soft::SquaredEntryRun*>(nullptr)));
+    return scan<2>(run.scan, tiles, stride, tau, stream);
+  }
+  TD_TRY(sum(static_cast<soft::EntryRun*>(nullptr)));
+  return scan<0>(run.scan, tiles, stride, tau, stream);
 }
 
-Status soft_sum_queries_sm80(const SoftQueryRun& run, int D, float tau, device::Stream& stream) {
+Status soft_sum_queries_sm80(const SoftQueryRun& run, int D, float tau, SoftShape shape, device::Stream& stream) {
   if (run.order.n == 0) return ok_status();
-  TD_TRY(soft::with_lanes(D, [&](auto lanes) {
-    return launch("soft_sums", query_tile_sums_kernel<lanes()>, {tile_blocks(run.order.n), kThreads}, stream, run, D,
-                  tau);
-  }));
-  return scan<true>(run.scan, tiles_of(run.order.n), static_cast<int>(soft_row(D)), tau, stream);
+  if (shape == SoftShape::kEpanechnikov) return soft_sum_queries_window_sm80(run, D, tau, stream);
+  const auto sum = [&](auto* of) {
+    using Run = std::remove_pointer_t<decltype(of)>;
+    return soft::with_lanes(D, [&](auto lanes) {
+      return launch("soft_sums", query_tile_sums_kernel<Run, lanes()>, {tile_blocks(run.order.n), kThreads}, stream,
+                    run, D, tau);
+    });
+  };
+  const int tiles = tiles_of(run.order.n), stride = static_cast<int>(soft_row(D));
+  if (shape == SoftShape::kMatern32) {
+    TD_TRY(sum(static_cast<soft::RestQueryRun*>(nullptr)));
+    TD_TRY(scan<0>(run.scan, tiles, stride, tau, stream));
+    TD_TRY(sum(static_cast<soft::SlopeQueryRun*>(nullptr)));
+    return scan<1>(run.slopes, tiles, stride, tau, stream);
+  }
+  TD_TRY(sum(static_cast<soft::QueryRun*>(nullptr)));
+  return scan<1>(run.scan, tiles, stride, tau, stream);
 }
 
 }  // namespace tandem::kernels

@@ -106,12 +106,11 @@ struct Place {
   float key;   // of this lane's source of that tile
 };
 
-// Where x comes in the order: after its equals, or before them.
-__device__ __forceinline__ Place find(const SoftOrder& order, float x, bool after_equals) {
+// After all sources of which is_before(key): no others come between them.
+template <class IsBefore>
+__device__ __forceinline__ Place find_by(const SoftOrder& order, const IsBefore& is_before) {
   const int lane = group_lane();
-  const auto count_before = [&](bool exists, float key) {
-    return __popc(group_ballot(exists && (key < x || (after_equals && key == x))));
-  };
+  const auto count_before = [&](bool exists, float key) { return __popc(group_ballot(exists && is_before(key))); };
   int node = 0;
 #pragma unroll
   for (int level = kSoftLevels - 1; level >= 0; --level) {
@@ -124,6 +123,10 @@ __device__ __forceinline__ Place find(const SoftOrder& order, float x, bool afte
   const int i = node * kSoftTile + lane;
   const float key = i < order.n ? __ldg(order.keys + i) : kInf;
   return {node * kSoftTile + count_before(i < order.n, key), node, key};
+}
+// Where x comes in the order: after its equals, or before them.
+__device__ __forceinline__ Place find(const SoftOrder& order, float x, bool after_equals) {
+  return find_by(order, [&](float key) { return key < x || (after_equals && key == x); });
 }
 // Whether the last source before a place is x.
 __device__ __forceinline__ bool is_last(const Place& place, float x) {
@@ -188,7 +191,8 @@ struct Split {
   float carry_left, carry_right, carry_left_exponent, carry_right_exponent;
 };
 
-template <class Run>
+// Without kWithZ: all but the sums z, and with the exponents.
+template <class Run, bool kWithZ = true>
 __device__ __forceinline__ Split<typename Run::At> split(const Run& run, const Place& place, float inv_tau,
                                                          float scale) {
   using At = typename Run::At;
@@ -213,6 +217,13 @@ __device__ __forceinline__ Split<typename Run::At> split(const Run& run, const P
   out.left_count = place.before - place.tile * kSoftTile;
   out.carry_left = before == -kFar ? 0.0f : decay(out.left_at - before, scale);
   out.carry_right = after == kFar ? 0.0f : decay(after - out.right_at, scale);
+
+  if constexpr (!kWithZ) {
+    out.exponent = counts ? static_cast<float>(distance) * inv_tau : 0.0f;
+    out.carry_left_exponent = before == -kFar ? 0.0f : static_cast<float>(out.left_at - before) * inv_tau;
+    out.carry_right_exponent = after == kFar ? 0.0f : static_cast<float>(after - out.right_at) * inv_tau;
+    return out;
+  }
 
   const int stride = run.stride();
   const std::int64_t z_at = std::int64_t{place.tile} * stride + stride - 4;

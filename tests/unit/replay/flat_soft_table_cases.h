@@ -103,9 +103,11 @@ inline std::vector<float> queries_for(const std::vector<float>& keys, float tau,
   return queries;
 }
 
-inline FlatSoftTable make_table(std::int64_t D, float tau, std::int64_t capacity, std::int64_t recent = 64) {
+inline FlatSoftTable make_table(std::int64_t D, float tau, std::int64_t capacity, std::int64_t recent = 64,
+                                SoftKernel kernel = SoftKernel::kLaplace) {
   return std::move(FlatSoftTable::create({.value_width = static_cast<int>(D),
                                           .tau = tau,
+                                          .kernel = kernel,
                                           .capacity = capacity,
                                           .recent_capacity = recent,
                                           .backward_queries_max = 20000},
@@ -158,9 +160,9 @@ inline Gradients backward(FlatSoftTable& table, std::int64_t capacity, std::int6
 // Of the entries in `slots`, in that order.
 inline Errors compare(FlatSoftTable& table, std::int64_t capacity, const Entries& entries,
                       const std::vector<std::int64_t>& slots, const std::vector<float>& queries, Random& random,
-                      device::Stream& stream) {
+                      device::Stream& stream, SoftKernel kernel = SoftKernel::kLaplace) {
   const DenseEntries of = dense(entries);
-  const DenseOracle oracle(of, SoftKernel::kLaplace, static_cast<double>(table.tau()));
+  const DenseOracle oracle(of, kernel, static_cast<double>(table.tau()));
   const auto D = static_cast<std::size_t>(entries.D);
   Errors errors;
   const Reads got = read(table, queries, entries.D, stream);
@@ -202,12 +204,13 @@ inline std::vector<std::int64_t> first_slots(std::int64_t n) {
   return slots;
 }
 
-inline Errors compare_built(const Entries& entries, float tau, std::size_t m, Random& random, device::Stream& stream) {
-  FlatSoftTable table = make_table(entries.D, tau, entries.size());
+inline Errors compare_built(const Entries& entries, float tau, std::size_t m, Random& random, device::Stream& stream,
+                            SoftKernel kernel = SoftKernel::kLaplace) {
+  FlatSoftTable table = make_table(entries.D, tau, entries.size(), 64, kernel);
   const Status status = rebuild(table, entries, stream);
   EXPECT_TRUE(status.ok()) << status.to_string();
   const auto queries = queries_for(entries.keys, tau, m, random);
-  return compare(table, entries.size(), entries, first_slots(entries.size()), queries, random, stream);
+  return compare(table, entries.size(), entries, first_slots(entries.size()), queries, random, stream, kernel);
 }
 
 }  // namespace tandem::replay::flat

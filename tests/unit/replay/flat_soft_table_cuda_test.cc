@@ -16,32 +16,38 @@ using namespace flat;
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN(), kInf = std::numeric_limits<float>::infinity();
 
-TEST(FlatSoftTableCuda, AgreesAtAllKeysAndTemperatures) {
+// The kernels that see all entries.
+class FlatSoftTableOfKernelCuda : public ::testing::TestWithParam<SoftKernel> {};
+INSTANTIATE_TEST_SUITE_P(, FlatSoftTableOfKernelCuda, ::testing::Values(SoftKernel::kLaplace, SoftKernel::kMatern32),
+                         [](const auto& of) { return of.param == SoftKernel::kLaplace ? "Laplace" : "Matern32"; });
+
+TEST_P(FlatSoftTableOfKernelCuda, AgreesAtAllKeysAndTemperatures) {
   TANDEM_CUDA_STREAM(stream);
   Random random(1);
   for (const Keys keys : kAllKeys) {
     for (const double factor : {1e-6, 1e-3, 1.0, 1e3}) {
       const Entries entries = draw_entries(keys, 20000, 4, random);
-      const Errors errors = compare_built(entries, static_cast<float>(factor * spread(keys)), 24, random, stream);
+      const Errors errors =
+          compare_built(entries, static_cast<float>(factor * spread(keys)), 24, random, stream, GetParam());
       EXPECT_LT(errors.greatest(), 3e-6) << errors << "; keys " << static_cast<int>(keys) << " tau factor " << factor;
     }
   }
 }
 
-TEST(FlatSoftTableCuda, AgreesAtAllSizesAndWidths) {
+TEST_P(FlatSoftTableOfKernelCuda, AgreesAtAllSizesAndWidths) {
   TANDEM_CUDA_STREAM(stream);
   Random random(2);
   for (const std::int64_t D : {1, 3, 4, 7, 16, 64, 66, 130, 256}) {
     for (const std::size_t n : {1u, 2u, 31u, 32u, 33u, 1024u, 1025u, 4097u}) {
       const Entries entries = draw_entries(n % 2 == 0 ? Keys::kUniform : Keys::kDuplicates, n, D, random);
-      const Errors errors = compare_built(entries, 0.03f, 1 + n % 3 * 20, random, stream);
+      const Errors errors = compare_built(entries, 0.03f, 1 + n % 3 * 20, random, stream, GetParam());
       EXPECT_LT(errors.greatest(), 3e-6) << errors << "; D " << D << " n " << n;
     }
   }
 }
 
 // More queries than are taken one by one, and keys that fill many tiles each.
-TEST(FlatSoftTableCuda, AgreesWithManyQueriesAndEqualKeys) {
+TEST_P(FlatSoftTableOfKernelCuda, AgreesWithManyQueriesAndEqualKeys) {
   TANDEM_CUDA_STREAM(stream);
   Random random(3);
   for (const std::int64_t D : {1, 5, 16, 40, 130}) {
@@ -50,42 +56,42 @@ TEST(FlatSoftTableCuda, AgreesWithManyQueriesAndEqualKeys) {
       for (double& key : keys) key = static_cast<double>(random() % atoms) / 16;
       const Entries entries = draw_entries(keys, D, random);
       for (const std::size_t m : {90u, 1500u}) {
-        const Errors errors = compare_built(entries, 0.25f, m, random, stream);
+        const Errors errors = compare_built(entries, 0.25f, m, random, stream, GetParam());
         EXPECT_LT(errors.greatest(), 3e-6) << errors << "; D " << D << " atoms " << atoms << " m " << m;
       }
     }
   }
 }
 
-TEST(FlatSoftTableCuda, AgreesOverManyChunksOfTiles) {
+TEST_P(FlatSoftTableOfKernelCuda, AgreesOverManyChunksOfTiles) {
   TANDEM_CUDA_STREAM(stream);
   Random random(4);
   std::vector<double> keys(300001);
   for (std::size_t i = 0; i < keys.size(); ++i) keys[i] = static_cast<double>(i * 7919 % keys.size()) / 32;
   const Entries entries = draw_entries(keys, 2, random);
   for (const float tau : {0.1f, 3e2f, 1e7f}) {
-    const Errors errors = compare_built(entries, tau, 12, random, stream);
+    const Errors errors = compare_built(entries, tau, 12, random, stream, GetParam());
     EXPECT_LT(errors.greatest(), 3e-6) << errors << "; tau " << tau;
   }
 }
 
 // An entry of weight 0 counts for nothing, yet has a gradient of its weight.
-TEST(FlatSoftTableCuda, WeightsOfZero) {
+TEST_P(FlatSoftTableOfKernelCuda, WeightsOfZero) {
   TANDEM_CUDA_STREAM(stream);
   Random random(5);
   for (const std::size_t m : {7u, 4000u}) {
     Entries entries = draw_entries(Keys::kUniform, 500, 3, random);
     for (std::size_t i = 0; i < 500; ++i) entries.weights[i] = i % 3 == 0 ? entries.weights[i] : 0.0f;
-    const Errors errors = compare_built(entries, 0.01f, m, random, stream);
+    const Errors errors = compare_built(entries, 0.01f, m, random, stream, GetParam());
     EXPECT_LT(errors.greatest(), 3e-6) << errors << "; m " << m;
   }
 }
 
-TEST(FlatSoftTableCuda, AHistoryOfInsertsAndErasures) {
+TEST_P(FlatSoftTableOfKernelCuda, AHistoryOfInsertsAndErasures) {
   TANDEM_CUDA_STREAM(stream);
   Random random(6);
   constexpr std::int64_t kCapacity = 700, D = 5;
-  FlatSoftTable table = make_table(D, 0.02f, kCapacity, 100);
+  FlatSoftTable table = make_table(D, 0.02f, kCapacity, 100, GetParam());
   struct Kept {
     float key, weight;
     std::vector<float> value;
@@ -142,13 +148,13 @@ TEST(FlatSoftTableCuda, AHistoryOfInsertsAndErasures) {
       slots.push_back(number % kCapacity);
     }
     const auto queries = queries_for(now.keys, table.tau(), 40, random);
-    const Errors errors = compare(table, kCapacity, now, slots, queries, random, stream);
+    const Errors errors = compare(table, kCapacity, now, slots, queries, random, stream, GetParam());
     EXPECT_LT(errors.greatest(), 3e-6) << errors << "; step " << step;
   }
 }
 
 // Tiles and chunks of tiles without any entry between others, and at both ends.
-TEST(FlatSoftTableCuda, WholeTilesErased) {
+TEST_P(FlatSoftTableOfKernelCuda, WholeTilesErased) {
   TANDEM_CUDA_STREAM(stream);
   Random random(12);
   constexpr std::int64_t n = 6000;
@@ -156,7 +162,7 @@ TEST(FlatSoftTableCuda, WholeTilesErased) {
   for (std::size_t i = 0; i < keys.size(); ++i) keys[i] = static_cast<double>(i) / 64;
   const Entries all = draw_entries(keys, 3, random);
   for (const auto& [begin, end] : {std::pair<std::int64_t, std::int64_t>{1500, 4700}, {0, 2100}, {1100, n}, {1, n}}) {
-    FlatSoftTable table = make_table(3, 0.5f, n);
+    FlatSoftTable table = make_table(3, 0.5f, n, 64, GetParam());
     ASSERT_TRUE(rebuild(table, all, stream).ok());
     std::vector<std::int32_t> ids;
     for (std::int64_t i = begin; i < end; ++i) ids.push_back(static_cast<std::int32_t>(i));
@@ -173,16 +179,16 @@ TEST(FlatSoftTableCuda, WholeTilesErased) {
     }
     ASSERT_EQ(table.size(), left.size());
     const auto queries = queries_for(all.keys, 0.5f, 60, random);
-    const Errors errors = compare(table, n, left, slots, queries, random, stream);
+    const Errors errors = compare(table, n, left, slots, queries, random, stream, GetParam());
     EXPECT_LT(errors.greatest(), 3e-6) << errors << "; without " << begin << " to " << end;
   }
 }
 
-TEST(FlatSoftTableCuda, EqualCallsGiveEqualBits) {
+TEST_P(FlatSoftTableOfKernelCuda, EqualCallsGiveEqualBits) {
   TANDEM_CUDA_STREAM(stream);
   Random random(7);
   const Entries entries = draw_entries(Keys::kDuplicates, 5000, 6, random);
-  FlatSoftTable table = make_table(6, 0.01f, 5000), other = make_table(6, 0.01f, 5000);
+  FlatSoftTable table = make_table(6, 0.01f, 5000, 64, GetParam()), other = make_table(6, 0.01f, 5000, 64, GetParam());
   ASSERT_TRUE(rebuild(table, entries, stream).ok());
   ASSERT_TRUE(rebuild(other, entries, stream).ok());
   const auto queries = queries_for(entries.keys, 0.01f, 3000, random);
@@ -201,11 +207,11 @@ TEST(FlatSoftTableCuda, EqualCallsGiveEqualBits) {
 }
 
 // Moving all keys and queries together changes nothing.
-TEST(FlatSoftTableCuda, GradientsOfQueriesAndKeysSumToZero) {
+TEST_P(FlatSoftTableOfKernelCuda, GradientsOfQueriesAndKeysSumToZero) {
   TANDEM_CUDA_STREAM(stream);
   Random random(8);
   const Entries entries = draw_entries(Keys::kNormal, 3000, 16, random);
-  FlatSoftTable table = make_table(16, 1e3f, 3000);
+  FlatSoftTable table = make_table(16, 1e3f, 3000, 64, GetParam());
   ASSERT_TRUE(rebuild(table, entries, stream).ok());
   const auto queries = queries_for(entries.keys, 1e3f, 500, random);
   const Gradients got = backward(table, 3000, 16, queries, draw_normals<float>(8000, random), {}, stream);
@@ -270,11 +276,11 @@ TEST(FlatSoftTableCuda, ATableOfErasedEntriesTakesNewOnes) {
   for (std::size_t i = 0; i < want.reads.size(); ++i) EXPECT_NEAR(got.reads[i], want.reads[i], 1e-4) << i;
 }
 
-TEST(FlatSoftTableCuda, QueriesThatAreNotFiniteSpoilOnlyThemselves) {
+TEST_P(FlatSoftTableOfKernelCuda, QueriesThatAreNotFiniteSpoilOnlyThemselves) {
   TANDEM_CUDA_STREAM(stream);
   Random random(10);
   const Entries entries = draw_entries(Keys::kUniform, 200, 2, random);
-  FlatSoftTable table = make_table(2, 0.1f, 200);
+  FlatSoftTable table = make_table(2, 0.1f, 200, 64, GetParam());
   ASSERT_TRUE(rebuild(table, entries, stream).ok());
   const std::vector<float> good = {0.1f, 0.5f, 0.9f}, d_good = {1, 2, 3, 4, 5, 6};
   const std::vector<float> mixed = {-kNan, 0.1f, kNan, 0.5f, -kInf, 0.9f, kInf},
