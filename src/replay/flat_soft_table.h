@@ -65,7 +65,8 @@ class FlatSoftTable {
   [[nodiscard]] Status set_tau(float tau, device::Stream& stream);
 
   // queries [m]   reads [m,D]   log_z [m], or absent
-  // A query that is not finite reads NaN, and so do all if no entry has weight.
+  // A query that is not finite reads NaN, and so does one that no entry with weight is in reach of: a read does not
+  // wait for the device, so it cannot refuse them as the tree does.
   [[nodiscard]] Status read(tensor::TensorView queries, tensor::TensorView reads, tensor::TensorView log_z,
                             device::Stream& stream) const;
 

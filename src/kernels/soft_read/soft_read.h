@@ -7,7 +7,9 @@
 // each tile knows the sums of all that lies to its left, as seen from the last of them, and of all to its right, as
 // seen from the first. Seen from further away they are the same times one factor of at most 1, so nothing overflows and
 // nothing is subtracted. A read finds its tile (a B-tree of fan-out 16, built in bulk) and needs two rows of sums and
-// at most 16 entries. Sums over disjoint runs add: a read may go over several of them.
+// at most 16 entries. Sums over disjoint runs add: a read may go over several of them. kMatern32 carries moments of its
+// sums, too (matern_sm80.cuh). kEpanechnikov has sums of nodes of 16, 256, ... entries instead, and reads what is
+// within tau of a query (window_sm80.cuh).
 //
 //   keys [S] f32     values [S,D] f32     weights [S] f32: w >= 0, or negative where no entry is     S slots
 // Sums: f32, each in an order given by the run; those over tiles are carried in f64. Equal calls give equal bits.

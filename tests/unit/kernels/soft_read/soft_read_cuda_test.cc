@@ -14,6 +14,9 @@ TEST(SoftReadCuda, NeedsMemoryForWhatItHolds) {
   EXPECT_GT(soft_run_bytes(1, 1), 0u);
   EXPECT_GT(soft_run_bytes(1 << 20, 16), soft_run_bytes(1 << 19, 16));
   EXPECT_GT(soft_run_bytes(1 << 20, 17), soft_run_bytes(1 << 20, 16));
+  // What the other kernels carry more of.
+  EXPECT_GT(soft_run_bytes(1 << 20, 16, SoftShape::kMatern32), soft_run_bytes(1 << 20, 16));
+  EXPECT_GT(soft_run_bytes(1 << 20, 16, SoftShape::kEpanechnikov), soft_run_bytes(1 << 20, 16));
   // Sums and places take less than the values do.
   EXPECT_LT(soft_run_bytes(1 << 20, 64), std::size_t{1 << 20} * 64 * 4);
 }
@@ -66,6 +69,9 @@ TEST(SoftReadCuda, RefusesWhatDoesNotFit) {
   runs[1].tau = 2.0f;
   EXPECT_EQ(soft_read_cuda(good, runs, view({5}), view({5, 3}), {}, stream).code(), StatusCode::kInvalidArgument);
   runs[1].tau = 1.0f;
+  runs[1].shape = SoftShape::kEpanechnikov;
+  EXPECT_EQ(soft_read_cuda(good, runs, view({5}), view({5, 3}), {}, stream).code(), StatusCode::kInvalidArgument);
+  runs[1].shape = SoftShape::kLaplace;
   EXPECT_EQ(soft_read_cuda(good, {}, view({5}), view({5, 3}), {}, stream).code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(soft_read_cuda(good, runs, view({5}), view({5, 2}), {}, stream).code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(soft_read_cuda(good, runs, view({5}), view({5, 3}), view({4}), stream).code(),
