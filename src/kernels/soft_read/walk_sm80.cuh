@@ -106,11 +106,11 @@ struct Place {
   float key;   // of this lane's source of that tile
 };
 
-// After all sources of which is_before(key): no others come between them.
+// After all sources of which is_before(true, key): no others come between them. is_before(false, _) is false.
 template <class IsBefore>
 __device__ __forceinline__ Place find_by(const SoftOrder& order, const IsBefore& is_before) {
   const int lane = group_lane();
-  const auto count_before = [&](bool exists, float key) { return __popc(group_ballot(exists && is_before(key))); };
+  const auto count_before = [&](bool exists, float key) { return __popc(group_ballot(is_before(exists, key))); };
   int node = 0;
 #pragma unroll
   for (int level = kSoftLevels - 1; level >= 0; --level) {
@@ -126,7 +126,7 @@ __device__ __forceinline__ Place find_by(const SoftOrder& order, const IsBefore&
 }
 // Where x comes in the order: after its equals, or before them.
 __device__ __forceinline__ Place find(const SoftOrder& order, float x, bool after_equals) {
-  return find_by(order, [&](float key) { return key < x || (after_equals && key == x); });
+  return find_by(order, [&](bool exists, float key) { return exists && (key < x || (after_equals && key == x)); });
 }
 // Whether the last source before a place is x.
 __device__ __forceinline__ bool is_last(const Place& place, float x) {

@@ -53,8 +53,10 @@ __device__ __forceinline__ WindowTerms window_terms(const Run& run, float centre
   const SoftOrder& order = run.order();
   const SoftWindow& window = run.window();
   const int lane = group_lane();
-  const int first = find_by(order, [&](float key) { return centre - key >= tau; }).before;
-  const int last = find_by(order, [&](float key) { return !(key - centre >= tau); }).before;  // beyond the last
+  const int first = find_by(order, [&](bool exists, float key) { return exists && centre - key >= tau; }).before;
+  const int last = find_by(order, [&](bool exists, float key) {
+                     return exists && !(key - centre >= tau);
+                   }).before;  // beyond the last
   const int a = min(first, order.n - 1) / kSoftTile, b = max(last - 1, first) / kSoftTile;
   WindowTerms out;
   const auto at = [&](int i) { return __fdiv_rn(centre - __ldg(order.keys + i), tau); };
