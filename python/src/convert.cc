@@ -1,5 +1,6 @@
 #include "convert.h"
 
+#include <iterator>
 #include <new>
 #include <span>
 
@@ -41,8 +42,10 @@ Result<tensor::TensorView> view_of(const char* name, const InputArray& array) {
     }
   }
   if (found == nullptr) {
-    return invalid_argument("{} has a dtype of DLPack code {} and {} bits; expected a float of 16, 32 or 64", name,
-                            int{dtype.code}, int{dtype.bits});
+    static constexpr const char* kKinds[] = {"int", "uint", "float", "object", "bfloat", "complex", "bool"};
+    const char* const kind = dtype.code < std::size(kKinds) ? kKinds[dtype.code] : "another kind";
+    return invalid_argument("{} is of the dtype {} ({} bits); expected a float of 16, 32 or 64 bits", name, kind,
+                            int{dtype.bits});
   }
   Device device;
   if (array.device_type() == nb::device::cuda::value) {

@@ -184,7 +184,7 @@ def arrays(T=4, S=4, H=2, G=2, D=8, dtype=np.float64):
         ("head dim 264", lambda: tandem.attention(*arrays(D=264))),
         ("3 query heads and 2 kv heads", lambda: tandem.attention(*arrays(H=3))),
         ("q is i32", lambda: tandem.attention(*arrays(dtype=np.int32))),
-        ("dtype of DLPack code 0 and 64 bits", lambda: tandem.attention(*arrays(dtype=np.int64))),
+        ("q is of the dtype int .64 bits.", lambda: tandem.attention(*arrays(dtype=np.int64))),
         ("v is .* f32", lambda: tandem.attention(*arrays()[:2], arrays(dtype=np.float32)[2])),
         ("v is ", lambda: tandem.attention(*arrays()[:2], arrays(S=5)[2])),
         ("q has 2 axes", lambda: tandem.attention(*(x[0, 0] for x in arrays()))),
