@@ -3,10 +3,14 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
 
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <span>
+#include <string>
 #include <utility>
 
 #include "convert.h"
@@ -91,5 +95,32 @@ class Guarded {
   std::mutex mutex_;
   T value_;
 };
+
+// How many entries, and saving: to a file, and by pickle (so by copy.deepcopy too) as the bytes of that file.
+template <class T>
+void bind_saving(nanobind::class_<Guarded<T>>& bound) {
+  using Core = Guarded<T>;
+  bound.def("__len__", [](Core& self) { return self.look([](auto& value) { return value.size(); }); })
+      .def_static(
+          "load", [](const std::string& path) { return std::make_unique<Core>(made([&] { return T::load(path); })); },
+          nanobind::arg("path"))
+      .def(
+          "save",
+          [](Core& self, const std::string& path) { self.change([&](auto& value) { return value.save(path); }); },
+          nanobind::arg("path"))
+      .def("__getstate__",
+           [](Core& self) {
+             std::string bytes;
+             self.change([&](auto& value) -> Status {
+               if constexpr (requires { value.check_savable(); }) TD_TRY(value.check_savable());
+               bytes = value.to_bytes();
+               return ok_status();
+             });
+             return nanobind::bytes(bytes.data(), bytes.size());
+           })
+      .def("__setstate__", [](Core& self, const nanobind::bytes& bytes) {
+        new (&self) Core(made([&] { return T::from_bytes({bytes.c_str(), bytes.size()}); }));
+      });
+}
 
 }  // namespace tandem::python

@@ -2,11 +2,9 @@
 
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
-#include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <memory>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -29,20 +27,10 @@ using replay::PrioritizedReplay;
 using replay::PromptId;
 using replay::SlotId;
 
-// len, save and load, which all of them have.
 template <class Memory>
 nb::class_<Guarded<Memory>> bind_memory(nb::module_& module, const char* name, const char* doc) {
-  using Core = Guarded<Memory>;
-  nb::class_<Core> bound(module, name, doc);
-  bound.def("__len__", [](Core& self) { return self.look([](auto& memory) { return memory.size(); }); })
-      .def_static(
-          "load",
-          [](const std::string& path) { return std::make_unique<Core>(made([&] { return Memory::load(path); })); },
-          "path"_a)
-      .def(
-          "save",
-          [](Core& self, const std::string& path) { self.change([&](auto& memory) { return memory.save(path); }); },
-          "path"_a);
+  nb::class_<Guarded<Memory>> bound(module, name, doc);
+  bind_saving(bound);
   return bound;
 }
 

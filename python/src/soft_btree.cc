@@ -2,9 +2,7 @@
 
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
-#include <nanobind/stl/unique_ptr.h>
 
-#include <memory>
 #include <optional>
 #include <string>
 
@@ -77,7 +75,9 @@ void bind(nb::module_& module, const char* tree_name, const char* snapshot_name)
           "queries"_a, "ids"_a, "log_probs"_a.noconvert());
 
   using Tree = CoreSoftBTree<Real>;
-  nb::class_<Tree>(module, tree_name, "A B+-tree over scalar keys with an exact soft read.")
+  nb::class_<Tree> bound(module, tree_name, "A B+-tree over scalar keys with an exact soft read.");
+  bind_saving(bound);
+  bound
       .def(
           "__init__",
           [](Tree* self, int value_width, Real tau, const std::string& kernel) {
@@ -85,18 +85,8 @@ void bind(nb::module_& module, const char* tree_name, const char* snapshot_name)
             new (self) Tree(made([&] { return SoftBTree<Real>::create({value_width, tau, shape}); }));
           },
           "value_width"_a, "tau"_a, "kernel"_a)
-      .def_static(
-          "load",
-          [](const std::string& path) {
-            return std::make_unique<Tree>(made([&] { return SoftBTree<Real>::load(path); }));
-          },
-          "path"_a)
-      .def(
-          "save", [](Tree& self, const std::string& path) { self.change([&](auto& tree) { return tree.save(path); }); },
-          "path"_a)
       .def_prop_ro("value_width",
                    [](Tree& self) { return self.look([](auto& tree) { return tree.options().value_width; }); })
-      .def("__len__", [](Tree& self) { return self.look([](auto& tree) { return tree.size(); }); })
       .def_prop_ro("ids_end", [](Tree& self) { return self.look([](auto& tree) { return tree.ids_end(); }); })
       .def_prop_ro("version", [](Tree& self) { return self.look([](auto& tree) { return tree.version(); }); })
       .def_prop_ro("oldest", [](Tree& self) { return self.look([](auto& tree) { return tree.oldest(); }); })

@@ -4,9 +4,9 @@
     EpisodicValue       V(state) as the soft read of past returns along a learned axis: a baseline without a critic
     Curriculum          prompts drawn where the policy passes about half of the time
 
-Each is saved and loaded exactly: what is loaded goes on as what was saved would have. save() leaves the old file or the
-new one behind, whatever happens; a file that is damaged is refused with a RuntimeError that names it. Any thread may
-call; they take turns. Where one element of an array is refused, nothing is done if the docstring does not say otherwise.
+Each is saved and loaded exactly: what is loaded goes on as what was saved would have; so does a copy by pickle or
+copy.deepcopy, which are the same bytes. save() leaves the old file or the new one behind, whatever happens; a file that
+is damaged is refused with a RuntimeError that names it. Any thread may call; they take turns. Where one element of an array is refused, nothing is done if the docstring does not say otherwise.
 """
 
 import os

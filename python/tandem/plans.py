@@ -5,6 +5,7 @@ its own key rows. The queries are the context's last positions. src/kernels/fuse
 """
 
 import collections
+import functools
 import itertools
 import threading
 import weakref
@@ -106,6 +107,11 @@ class AttentionPlan:
                     )
                     self._cores[key] = core
         return core
+
+    def __reduce__(self):
+        """A copy, by pickle or the module copy, is a plan of the same mask, which makes what devices need anew."""
+        options = {"T": self.T, "S": self.S, "window": self.window, "path": self.path}
+        return functools.partial(type(self), **options), (self.segments,)
 
     def __repr__(self):
         return f"AttentionPlan({len(self.segments)} segments, T={self.T}, S={self.S}, window={self.window})"

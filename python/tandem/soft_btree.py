@@ -55,7 +55,9 @@ class SoftBTree:
         return made
 
     def save(self, path):
-        """The whole of it, in one file; the old file or the new one is left behind, whatever happens."""
+        """The whole of it, in one file; the old file or the new one is left behind, whatever happens.
+
+        pickle and copy.deepcopy copy a tree by the same bytes."""
         self._core.save(os.fspath(path))
 
     def __len__(self):

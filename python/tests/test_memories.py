@@ -1,5 +1,7 @@
 """The memories with NumPy: what they compute against the plain formulas, saving, and refusals."""
 
+import copy
+import pickle
 import threading
 
 import numpy as np
@@ -128,6 +130,41 @@ def test_saved_memories_go_on(tmp_path):
         PrioritizedReplay.load(tmp_path / "replay")
     with pytest.raises(ValueError, match="nowhere"):
         PrioritizedReplay.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("copied", [lambda x: pickle.loads(pickle.dumps(x)), copy.deepcopy])
+def test_copies_go_on_as_what_they_are_of(copied):
+    rng = np.random.default_rng(5)
+    replay, values, curriculum = PrioritizedReplay(40), EpisodicValue([1.0, 2.0], 40), Curriculum()
+    tree = SoftBTree(2, 0.3, dtype="float64")
+    replay.add(rng.random(60))
+    values.add(rng.normal(size=(60, 2)), rng.normal(size=60))
+    curriculum.add(rng.random(30))
+    tree.erase(tree.insert(rng.normal(size=50), rng.normal(size=(50, 2)))[10:20])
+
+    def goes_on(replay, values, curriculum, tree):
+        rng = np.random.default_rng(6)
+        slots = replay.sample(20, rng)
+        replay.update(slots, rng.random(20))
+        ids = tree.insert(rng.normal(size=15), rng.normal(size=(15, 2)))
+        return [
+            *(slots, replay.sample(20, rng), values.add(rng.normal(size=(5, 2)), np.ones(5))),
+            *(values.values(rng.normal(size=(9, 2))), curriculum.sample(50, seed=1), ids, tree.read(rng.random(20))),
+        ]
+
+    copies = copied([replay, values, curriculum, tree])
+    assert [len(x) for x in copies] == [40, 40, 30, 40]
+    for a, b in zip(goes_on(replay, values, curriculum, tree), goes_on(*copies)):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_tree_that_cannot_be_saved_is_not_copied_either(tmp_path):
+    tree = SoftBTree(1, 1.0)
+    tree.insert(0.0, 3e38)
+    tree.sgd_values(0.0, [-1e38], 1.0)
+    for call in (lambda: tree.save(tmp_path / "tree"), lambda: pickle.dumps(tree), lambda: copy.deepcopy(tree)):
+        with pytest.raises(ValueError, match="infinite"):
+            call()
 
 
 def test_saved_trees_read_with_the_same_bits(tmp_path):

@@ -1,6 +1,8 @@
 """The package with NumPy alone: numbers, layouts, plans, errors."""
 
+import copy
 import math
+import pickle
 import subprocess
 import sys
 import threading
@@ -149,6 +151,15 @@ def test_a_plan_serves_any_heads_and_is_made_once():
         assert np.array_equal(
             tandem.attention(q, k, v, plan=plan), tandem.attention(q[None], k[None], v[None], causal=True)[0]
         )
+
+
+def test_plans_are_copied_as_their_masks():
+    plan = tandem.AttentionPlan([(0, 3, 0, 0, 0, 3)], T=5, S=4, causal=True, window=(2, 1), path="cpu")
+    plan.core(1, 1, 8, tandem._core.Stream("cpu"))
+    for copied in (pickle.loads(pickle.dumps(plan)), copy.deepcopy(plan), copy.copy(plan)):
+        for name in ("segments", "T", "S", "window", "path", "covers_queries", "covers_keys"):
+            assert getattr(copied, name) == getattr(plan, name)
+        assert copied.handle != plan.handle  # which names one plan
 
 
 def test_the_cache_of_plans_is_bounded():

@@ -155,7 +155,9 @@ class SoftBTree {
   // of base/file.h.
   [[nodiscard]] Status save(const std::filesystem::path& path) const;
   [[nodiscard]] static Result<SoftBTree> load(const std::filesystem::path& path);
+  // Of what save() writes; of a tree that it refuses, and check_savable() too, from_bytes() takes none.
   std::string to_bytes() const;
+  [[nodiscard]] Status check_savable() const;
   [[nodiscard]] static Result<SoftBTree> from_bytes(std::string_view bytes);
   // Within the file of a memory that holds a tree.
   void put(SavedWriter& writer) const;

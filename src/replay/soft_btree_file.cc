@@ -228,11 +228,16 @@ Result<SoftBTree<Real>> SoftBTree<Real>::from_bytes(std::string_view bytes) {
 }
 
 template <class Real>
-Status SoftBTree<Real>::save(const std::filesystem::path& path) const {
+Status SoftBTree<Real>::check_savable() const {
   impl_->settle();
-  if (!all_finite(impl_->nodes, impl_->root.node)) {
-    return invalid_argument("{}: not written: steps have made values of the tree infinite; load an earlier one",
-                            path.string());
+  if (all_finite(impl_->nodes, impl_->root.node)) return ok_status();
+  return invalid_argument("not written: steps have made values of the tree infinite; load an earlier one");
+}
+
+template <class Real>
+Status SoftBTree<Real>::save(const std::filesystem::path& path) const {
+  if (const Status savable = check_savable(); !savable.ok()) {
+    return invalid_argument("{}: {}", path.string(), savable.message());
   }
   return write_file_atomic(path, to_bytes());
 }
@@ -246,6 +251,7 @@ Result<SoftBTree<Real>> SoftBTree<Real>::load(const std::filesystem::path& path)
   template void SoftBTree<Real>::put(SavedWriter&) const;                         \
   template Result<SoftBTree<Real>> SoftBTree<Real>::take(SavedReader&);           \
   template std::string SoftBTree<Real>::to_bytes() const;                         \
+  template Status SoftBTree<Real>::check_savable() const;                         \
   template Result<SoftBTree<Real>> SoftBTree<Real>::from_bytes(std::string_view); \
   template Status SoftBTree<Real>::save(const std::filesystem::path&) const;      \
   template Result<SoftBTree<Real>> SoftBTree<Real>::load(const std::filesystem::path&);
