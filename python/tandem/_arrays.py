@@ -4,9 +4,36 @@ import math
 
 import numpy as np
 
+from ._numbers import whole_number
+
 
 def is_tensor(x):
     return type(x).__module__.split(".")[0] == "torch"
+
+
+def array_of(name, x, dtype):
+    """A dense array of `dtype` with an axis at least, of an array or a tensor, which may lie anywhere, or of numbers.
+    TypeError: what does not hold numbers, or hides some of them."""
+    if is_tensor(x):
+        x = x.detach().cpu()
+        x = (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()  # NumPy has no bf16
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name}: a masked array; give what it shows, .compressed(), or .filled(number)")
+    try:
+        array = np.asarray(x)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    if not np.can_cast(array.dtype, np.float64, "same_kind"):
+        raise TypeError(f"{name}: expected numbers; got {array.dtype}")
+    return np.ascontiguousarray(array, dtype)
+
+
+def uniforms(rng, count):
+    """`count` numbers from 0 to 1 of a numpy Generator; None: of one that nobody seeded."""
+    rng = np.random.default_rng() if rng is None else rng
+    if not isinstance(rng, (np.random.Generator, np.random.RandomState)):
+        raise TypeError(f"rng: {rng!r} is no generator; give numpy.random.default_rng(seed), made once")
+    return rng.random(whole_number("count", count, 0))
 
 
 def check_sources(width, keys, values, weights, ids):
@@ -40,3 +67,8 @@ def ids_of(ids):
         if ids.min() < 0 or ids.max() > np.iinfo(np.uint32).max:
             raise ValueError(f"ids are from 0 to 2^32 - 1; got {ids.min()} to {ids.max()}")
     return np.ascontiguousarray(ids, np.uint32)
+
+
+def id_of(id):
+    """One of them."""
+    return ids_of(id).item()

@@ -11,6 +11,7 @@ current stream.
 """
 
 from . import _core
+from ._numbers import real_number, whole_number
 
 
 class FlatSoftTable:
@@ -42,9 +43,12 @@ class FlatSoftTable:
         queries_max=65536,
         device="cuda",
     ):
-        self.value_width, self.capacity, self.queries_max = value_width, capacity, queries_max
+        self.value_width = whole_number("value_width", value_width, 1, 2**31 - 1)
+        self.capacity = whole_number("capacity", capacity)
+        self.queries_max = whole_number("queries_max", queries_max)
+        recent_capacity, tau = whole_number("recent_capacity", recent_capacity), real_number("tau", tau)
         self._core = _core.FlatSoftTable(
-            value_width, tau, capacity, recent_capacity, queries_max, str(device), kernel
+            self.value_width, tau, self.capacity, recent_capacity, self.queries_max, str(device), str(kernel)
         )
         import torch
 
@@ -97,11 +101,11 @@ class FlatSoftTable:
 
     def erase_oldest(self, count):
         """The `count` ids that have been in use longest, erased ones too: this makes room."""
-        self._core.erase_oldest(count, self._stream())
+        self._core.erase_oldest(whole_number("count", count), self._stream())
 
     def set_tau(self, tau):
         """A new temperature; every sum is made again."""
-        self._core.set_tau(float(tau), self._stream())
+        self._core.set_tau(real_number("tau", tau), self._stream())
 
     def read(self, queries, *, keys=None, values=None, weights=None, tau=None, ids=None, return_log_z=False):
         """r(queries) [...,D], and with return_log_z ln Z(queries) [...].

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from . import _core
-from ._arrays import ids_of
+from ._arrays import array_of, ids_of, uniforms
+from ._numbers import real_number, whole_number
 
 
 class _Memory:
@@ -24,13 +25,13 @@ class _Memory:
 
     def save(self, path):
         """The whole of it, in one file, atomically."""
-        self._core.save(os.fspath(path))
+        self._core.save(os.fsdecode(path))
 
     @classmethod
     def load(cls, path):
         """What save() wrote. RuntimeError: the file is damaged, or of something else."""
         made = cls.__new__(cls)
-        made._core = cls._CORE.load(os.fspath(path))
+        made._core = cls._CORE.load(os.fsdecode(path))
         return made
 
 
@@ -39,16 +40,16 @@ def _like(x, out):
     return out[0].item() if np.ndim(x) == 0 else out
 
 
-def _flat(x, dtype):
-    return np.ascontiguousarray(np.atleast_1d(x), dtype)
-
-
 def _ids(x):
     return np.atleast_1d(ids_of(x))
 
 
-def _spread(x, like, dtype):
-    return np.ascontiguousarray(np.broadcast_to(np.asarray(x, dtype), like.shape))
+def _spread(name, x, like, dtype):
+    x = array_of(name, x, dtype)
+    try:
+        return np.ascontiguousarray(np.broadcast_to(x, like.shape))
+    except ValueError:
+        raise ValueError(f"{name}: shape {x.shape}; expected {like.shape}, or one number for all") from None
 
 
 class PrioritizedReplay(_Memory):
@@ -64,10 +65,13 @@ class PrioritizedReplay(_Memory):
     _CORE = _core.PrioritizedReplay
 
     def __init__(self, capacity, alpha=0.6, *, eviction="oldest"):
-        self._core = _core.PrioritizedReplay(capacity, alpha, eviction)
+        self._core = _core.PrioritizedReplay(
+            whole_number("capacity", capacity), real_number("alpha", alpha), str(eviction)
+        )
 
     @property
     def capacity(self):
+        """How many slots there are."""
         return self._core.capacity
 
     @property
@@ -91,7 +95,7 @@ class PrioritizedReplay(_Memory):
         """Slots for new entries, and whether each held something until now: (slots, evicted).
 
         A scalar gives scalars. A priority of 0 is never drawn: add a small constant to an error that may vanish."""
-        values = _flat(priorities, np.float32)
+        values = array_of("priorities", priorities, np.float32)
         if not np.all((values >= 0) & np.isfinite(values)):
             raise ValueError("add: priorities must be finite and at least 0")
         slots, evicted = np.empty(values.size, np.uint32), np.empty(values.size, bool)
@@ -101,19 +105,20 @@ class PrioritizedReplay(_Memory):
     def update(self, slots, priorities):
         """New priorities. Slots may repeat: the last one counts."""
         slots = _ids(slots)
-        self._core.update(slots, _spread(priorities, slots, np.float32))
+        self._core.update(slots, _spread("priorities", priorities, slots, np.float32))
 
     def sample(self, count, rng=None):
         """slots [count], stratified: one from each of `count` equal parts of the mass. rng: a numpy Generator."""
-        slots = np.empty(count, np.uint32)
-        self._core.sample((rng or np.random.default_rng()).random(count), slots)
+        parts = uniforms(rng, count)
+        slots = np.empty(parts.size, np.uint32)
+        self._core.sample(parts, slots)
         return slots
 
     def importance_weights(self, slots, beta):
         """(n P(slot))^-beta, divided by the greatest of them: in (0, 1]."""
         slots = _ids(slots)
         weights = np.empty(slots.size, np.float32)
-        self._core.importance_weights(slots, beta, weights)
+        self._core.importance_weights(slots, real_number("beta", beta), weights)
         return weights
 
 
@@ -138,7 +143,10 @@ class EpisodicValue(_Memory):
     _CORE = _core.EpisodicValue
 
     def __init__(self, projection, capacity, tau=1.0, *, kernel="laplace"):
-        self._core = _core.EpisodicValue(_flat(projection, np.float32), capacity, tau, kernel)
+        projection = array_of("projection", projection, np.float32)
+        self._core = _core.EpisodicValue(
+            projection, whole_number("capacity", capacity), real_number("tau", tau), str(kernel)
+        )
 
     @property
     def projection(self):
@@ -147,7 +155,7 @@ class EpisodicValue(_Memory):
 
     @projection.setter
     def projection(self, projection):
-        self._core.set_projection(_flat(projection, np.float32))
+        self._core.set_projection(array_of("projection", projection, np.float32))
 
     @property
     def tau(self):
@@ -156,13 +164,13 @@ class EpisodicValue(_Memory):
 
     @tau.setter
     def tau(self, tau):
-        self._core.set_tau(float(tau))
+        self._core.set_tau(real_number("tau", tau))
 
     def add(self, states, returns):
         """states [m,S], returns [m] -> ids [m]; or one state [S] and a number -> one id.
 
         Where one of them is refused, those before it have been added."""
-        values = _flat(returns, np.float32)
+        values = array_of("returns", returns, np.float32)
         ids = np.empty(values.size, np.uint32)
         self._core.add(self._states(states), values, ids)
         return _like(returns, ids)
@@ -184,12 +192,12 @@ class EpisodicValue(_Memory):
     def squared_error(self, states, returns):
         """SquaredError of states [m,S] and returns [m] that are not in the memory: its loss and gradients."""
         d_projection = np.empty(len(self._core.projection), np.float32)
-        loss, d_tau = self._core.squared_error(self._states(states), _flat(returns, np.float32), d_projection)
+        loss, d_tau = self._core.squared_error(self._states(states), array_of("returns", returns, np.float32), d_projection)
         return SquaredError(loss, d_projection, d_tau)
 
     def _states(self, states):
         # The core counts elements; a transposed array has as many.
-        states, width = _flat(states, np.float32), len(self._core.projection)
+        states, width = array_of("states", states, np.float32), len(self._core.projection)
         if states.size == 0:
             return states.reshape(0, width)
         if states.shape[-1] != width:
@@ -213,15 +221,20 @@ class Curriculum(_Memory):
     _CORE = _core.Curriculum
 
     def __init__(self, target=0.5, tau=0.1, *, prior_attempts=2.0, memory=0.9):
-        self._core = _core.Curriculum(target, tau, prior_attempts, memory)
+        self._core = _core.Curriculum(
+            real_number("target", target),
+            real_number("tau", tau),
+            real_number("prior_attempts", prior_attempts),
+            real_number("memory", memory),
+        )
 
     def add(self, rates=0.5, weights=1.0):
         """Prompts not tried yet, with the rates expected of them -> their ids. Weight 2: drawn twice as often.
 
         Where one of them is refused, those before it have been added."""
-        values = _flat(rates, np.float64)
+        values = array_of("rates", rates, np.float64)
         prompts = np.empty(values.size, np.uint32)
-        self._core.add(values, _spread(weights, values, np.float64), prompts)
+        self._core.add(values, _spread("weights", weights, values, np.float64), prompts)
         return _like(rates, prompts)
 
     def remove(self, prompts):
@@ -233,14 +246,15 @@ class Curriculum(_Memory):
 
         Where one of them is refused, those before it have counted."""
         prompts = _ids(prompts)
-        self._core.observe(prompts, _spread(passes, prompts, np.float64), _spread(attempts, prompts, np.float64))
+        passes = _spread("passes", passes, prompts, np.float64)
+        self._core.observe(prompts, passes, _spread("attempts", attempts, prompts, np.float64))
 
     def set_rate(self, prompts, rates):
         """Another prediction instead; later observations start from it, with the prior's worth.
 
         Where one of them is refused, those before it have been set."""
         prompts = _ids(prompts)
-        self._core.set_rate(prompts, _spread(rates, prompts, np.float64))
+        self._core.set_rate(prompts, _spread("rates", rates, prompts, np.float64))
 
     def rate(self, prompts):
         """The predicted pass rates."""
@@ -251,6 +265,7 @@ class Curriculum(_Memory):
 
     def sample(self, count, *, seed, stream=0, first=0):
         """prompts [count], with replacement; prompts[j] is a function of (seed, stream, first + j) and of the rates."""
-        prompts = np.empty(count, np.uint32)
-        self._core.sample(seed, stream, first, prompts)
+        prompts = np.empty(whole_number("count", count, 0), np.uint32)
+        words = {"seed": seed, "stream": stream, "first": first}
+        self._core.sample(*(whole_number(name, word, 0, 2**64 - 1) for name, word in words.items()), prompts)
         return prompts

@@ -11,22 +11,22 @@ that entries were written from, and their gradients are exact.
     reads = tree.read(queries, keys=keys, values=values, ids=ids)     # tensors: reads.sum().backward() reaches them all
 """
 
-import operator
 import os
 
 import numpy as np
 
 from . import _core
-from ._arrays import ids_of, is_tensor
+from ._arrays import array_of, id_of, ids_of, is_tensor, uniforms
+from ._numbers import real_number, whole_number
 
 _TREES = {"float32": _core.SoftBTreeF32, "float64": _core.SoftBTreeF64}
 
 
 def _core_of(dtype):
-    name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
-    if name not in _TREES:
-        raise ValueError(f"dtype {name!r}; expected 'float32' or 'float64'")
-    return _TREES[name]
+    for name, core in _TREES.items():
+        if dtype is not None and np.dtype(name) == dtype:
+            return core
+    raise ValueError(f"dtype {dtype!r}; expected 'float32' or 'float64'")
 
 
 class SoftBTree:
@@ -42,14 +42,14 @@ class SoftBTree:
     def __init__(self, value_width=1, tau=1.0, *, kernel="laplace", dtype="float32"):
         core = _core_of(dtype)
         self.dtype = np.dtype(dtype)
-        self.value_width = value_width
-        self._core = core(value_width, tau, kernel)
+        self.value_width = whole_number("value_width", value_width, 1, 2**31 - 1)
+        self._core = core(self.value_width, real_number("tau", tau), str(kernel))
 
     @classmethod
     def load(cls, path, *, dtype="float32"):
         """What save() wrote of a tree of this dtype: it reads with the same bits and gives out the same ids."""
         made = cls.__new__(cls)
-        made._core = _core_of(dtype).load(os.fspath(path))
+        made._core = _core_of(dtype).load(os.fsdecode(path))
         made.dtype = np.dtype(dtype)
         made.value_width = made._core.value_width
         return made
@@ -58,7 +58,7 @@ class SoftBTree:
         """The whole of it, in one file; the old file or the new one is left behind, whatever happens.
 
         pickle and copy.deepcopy copy a tree by the same bytes."""
-        self._core.save(os.fspath(path))
+        self._core.save(os.fsdecode(path))
 
     def __len__(self):
         return len(self._core)
@@ -70,6 +70,7 @@ class SoftBTree:
 
     @property
     def tau(self):
+        """The temperature; set_tau() changes it."""
         return self._core.snapshot().tau
 
     @property
@@ -86,34 +87,39 @@ class SoftBTree:
         """keys [m], values [m,D] (or [m] where D is 1), weights [m] (default: all 1) -> ids [m], uint32.
 
         All or, if one of them cannot be stored, none."""
-        keys, values = self._array(keys), self._array(values)
+        keys, values = self._array("keys", keys), self._array("values", values)
         # The core counts elements; a transposed array has as many.
         if values.ndim > 1 and values.shape != (keys.size, self.value_width):
             raise ValueError(f"values: shape {values.shape}; expected {(keys.size, self.value_width)}")
         ids = np.empty(keys.size, np.uint32)
-        weights = None if weights is None else self._array(weights)
+        weights = None if weights is None else self._array("weights", weights)
         self._core.insert(keys, values, weights, ids)
         return ids
 
     def erase(self, ids):
+        """All of these entries; or, if there is none of one of them, none."""
         self._core.erase(ids_of(ids))
 
     def set_keys(self, ids, keys):
-        self._core.set_keys(ids_of(ids), self._array(keys))
+        """Entry ids[j] moves to keys[j]."""
+        self._core.set_keys(ids_of(ids), self._array("keys", keys))
 
     def set_value(self, id, value):
-        self._core.set_value(operator.index(id), self._array(value))
+        """value [D]."""
+        self._core.set_value(id_of(id), self._array("value", value))
 
     def set_weight(self, id, weight):
-        self._core.set_weight(operator.index(id), float(weight))
+        """0: the entry stays and is not read."""
+        self._core.set_weight(id_of(id), real_number("weight", weight))
 
     def set_tau(self, tau):
         """A new temperature; every sum in the tree is made again."""
-        self._core.set_tau(float(tau))
+        self._core.set_tau(real_number("tau", tau))
 
     def sgd_values(self, query, d_read, rate):
         """One step of gradient descent on the values of all entries that `query` reaches."""
-        self._core.sgd_values(float(query), self._array(d_read), float(rate))
+        query, rate = real_number("query", query), real_number("rate", rate)
+        self._core.sgd_values(query, self._array("d_read", d_read), rate)
 
     def snapshot(self):
         """The tree as it is now, for reads that many changes to come must not touch."""
@@ -134,7 +140,7 @@ class SoftBTree:
             for name, x in given.items():
                 if x is not None:
                     raise ValueError(f"{name}: for gradients, so only beside queries that are a tensor; leave it out")
-            queries = self._array(queries)
+            queries = self._array("queries", queries)
             reads = np.empty((queries.size, self.value_width), self.dtype)
             log_z = np.empty(queries.size, self.dtype) if return_log_z else None
             self._core.snapshot().read(queries, reads, log_z)
@@ -144,27 +150,24 @@ class SoftBTree:
 
     def read_without(self, queries, except_ids):
         """r(queries[j]) as if entry except_ids[j] had never been written."""
-        queries = self._array(queries)
+        queries = self._array("queries", queries)
         reads = np.empty((queries.size, self.value_width), self.dtype)
         self._core.snapshot().read_without(queries, ids_of(except_ids), reads)
         return reads
 
     def sample(self, queries, rng=None):
         """ids [m], each drawn with its weight in the read of its query. rng: a numpy Generator."""
-        queries = self._array(queries)
+        queries = self._array("queries", queries)
         ids = np.empty(queries.size, np.uint32)
-        uniforms = (rng or np.random.default_rng()).random(queries.size)
-        self._core.snapshot().sample(queries, uniforms, ids)
+        self._core.snapshot().sample(queries, uniforms(rng, queries.size), ids)
         return ids
 
     def log_prob(self, queries, ids):
         """The logarithm of the weight of entry ids[j] in the read of queries[j]."""
-        queries = self._array(queries)
+        queries = self._array("queries", queries)
         out = np.empty(queries.size, self.dtype)
         self._core.snapshot().log_prob(queries, ids_of(ids), out)
         return out
 
-    def _array(self, x):
-        if is_tensor(x):
-            x = x.detach().cpu().numpy()
-        return np.ascontiguousarray(x, self.dtype)
+    def _array(self, name, x):
+        return array_of(name, x, self.dtype)

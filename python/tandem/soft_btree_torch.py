@@ -22,7 +22,7 @@ def read_torch(tree, queries, keys, values, weights, tau, ids):
 class _Read(torch.autograd.Function):
     @staticmethod
     def forward(ctx, tree, snapshot, queries, keys, values, weights, tau, ids):
-        host = tree._array(queries)
+        host = tree._array("queries", queries)
         reads = np.empty((host.size, tree.value_width), tree.dtype)
         log_z = np.empty(host.size, tree.dtype)
         snapshot.read(host, reads, log_z)
@@ -46,7 +46,7 @@ class _Read(torch.autograd.Function):
         entries, width = snapshot.ids_end, tree.value_width
         sizes = (ctx.host.size, entries, entries * width, entries, 1)
         made = [np.zeros(size, tree.dtype) if want else None for size, want in zip(sizes, wanted)]
-        snapshot.backward(ctx.host, tree._array(d_reads), tree._array(d_log_z), *made)
+        snapshot.backward(ctx.host, tree._array("d_reads", d_reads), tree._array("d_log_z", d_log_z), *made)
         if ctx.ids is not None:
             for i, rows in ((1, (entries,)), (2, (entries, width)), (3, (entries,))):
                 if made[i] is not None:

@@ -171,7 +171,7 @@ def test_saved_trees_read_with_the_same_bits(tmp_path):
     rng = np.random.default_rng(3)
     tree = SoftBTree(2, 0.3, dtype="float64")
     tree.insert(rng.normal(size=500), rng.normal(size=(500, 2)))
-    tree.save(tmp_path / "tree")
+    tree.save(bytes(tmp_path / "tree"))
     loaded = SoftBTree.load(tmp_path / "tree", dtype="float64")
     queries = rng.normal(size=20)
     np.testing.assert_array_equal(loaded.read(queries), tree.read(queries))
@@ -252,3 +252,49 @@ def test_slots_and_outputs_are_what_they_say():
     curriculum.add([0.2, 0.4])
     with pytest.raises(ValueError):
         curriculum.rate([-1])
+
+
+def test_no_arguments_pass_unnoticed():
+    """What is not what it should be is named, and nothing is guessed: in words, never the core's list of overloads."""
+    replay, values, curriculum, tree = PrioritizedReplay(8), EpisodicValue([1.0, 1.0], 8), Curriculum(), SoftBTree(1)
+    replay.add(np.ones(3))
+    values.add(np.ones((3, 2)), np.ones(3))
+    curriculum.add(np.full(3, 0.5))
+    tree.insert([0.0, 1.0], [1.0, 2.0])
+    hidden = np.ma.masked_array([1.0, 2.0], [True, False])
+    calls = {
+        "capacity: 1.5 where a whole": lambda: PrioritizedReplay(1.5),
+        "capacity: 'a' where a whole": lambda: EpisodicValue([1.0], "a"),
+        "capacity: .*; expected": lambda: PrioritizedReplay(2**70),
+        "value_width: 1.5": lambda: SoftBTree(1.5),
+        "value_width: 10000000000; expected": lambda: SoftBTree(10**10),
+        "alpha: 'a' where a number": lambda: PrioritizedReplay(4, "a"),
+        "tau: None where a number": lambda: SoftBTree(1, None),
+        "kernel 'None'": lambda: SoftBTree(1, 1.0, kernel=None),
+        "eviction 'None'": lambda: PrioritizedReplay(4, eviction=None),
+        "dtype None": lambda: SoftBTree(1, dtype=None),
+        "target: 'a' where a number": lambda: Curriculum("a"),
+        "seed: 1.5": lambda: curriculum.sample(2, seed=1.5),
+        "seed: -1; expected 0": lambda: curriculum.sample(2, seed=-1),
+        "first: -1; expected 0": lambda: curriculum.sample(2, seed=1, first=-1),
+        "count: -1; expected 0": lambda: curriculum.sample(-1, seed=1),
+        "count: 1.5": lambda: replay.sample(1.5),
+        "rng: 0 is no generator": lambda: replay.sample(2, 0),
+        "rng: 3 is no generator": lambda: tree.sample([0.0], 3),
+        "beta: 'a'": lambda: replay.importance_weights([0], "a"),
+        "priorities: shape .3,.; expected .2,.": lambda: replay.update([0, 1], [1.0, 2.0, 3.0]),
+        "attempts: shape": lambda: curriculum.observe([0, 1], 1, [1, 2, 3]),
+        "priorities: a masked array": lambda: replay.add(hidden),
+        "keys: a masked array": lambda: tree.insert(hidden, [1.0, 2.0]),
+        "queries: a masked array": lambda: tree.read(hidden),
+        "keys: expected numbers; got complex": lambda: tree.insert(np.array([1j]), [1.0]),
+        "values: expected numbers; got object": lambda: tree.insert([0.0], None),
+        "states: expected numbers; got <U1": lambda: values.values("a"),
+        "ids are from 0": lambda: tree.set_value(-1, [1.0]),
+        "ids are integers": lambda: tree.set_weight("a", 1.0),
+    }
+    for message, call in calls.items():
+        with pytest.raises((TypeError, ValueError), match=message):
+            call()
+    assert (len(replay), len(values), len(curriculum), len(tree)) == (3, 3, 3, 2)
+    assert PrioritizedReplay(1e6).capacity == 1_000_000 and SoftBTree(1, dtype="f8").dtype == np.float64

@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tandem import SoftBTree  # noqa: E402
+from tandem import EpisodicValue, PrioritizedReplay, SoftBTree  # noqa: E402
 
 
 def written(n=40, width=2, kernel="matern32"):
@@ -79,3 +79,17 @@ def test_queries_that_are_integers_read_floats():
     reads, log_z = tree.read(torch.tensor([0, 1, 2]), return_log_z=True)
     expected = tree.read(torch.tensor([0.0, 1.0, 2.0]), return_log_z=True)
     assert torch.equal(reads, expected[0]) and torch.equal(log_z, expected[1])
+
+
+def test_memories_take_tensors_of_any_kind():
+    states = torch.randn(6, 2, requires_grad=True)
+    values = EpisodicValue(torch.ones(2, requires_grad=True), 8)
+    ids = values.add(states, torch.ones(6, dtype=torch.bfloat16, requires_grad=True))
+    assert values.values(states).tolist() == [1.0] * 6 and values.advantages(torch.as_tensor(ids)).tolist() == [0.0] * 6
+    replay = PrioritizedReplay(8)
+    slots, _ = replay.add(torch.ones(6, requires_grad=True))
+    replay.update(slots, torch.full((6,), 2.0, dtype=torch.bfloat16))
+    tree = SoftBTree(1)
+    tree.insert(torch.zeros(1, dtype=torch.bfloat16), torch.ones(1))
+    with pytest.raises(ValueError, match="tau: requires a gradient"):
+        tree.set_tau(torch.tensor(0.5, requires_grad=True))
