@@ -3,6 +3,7 @@
 import os
 
 from . import _core
+from ._numbers import real_number
 from .plans import AttentionPlan, batch_plan, host_numbers, normalized_window, packed_plan
 
 
@@ -58,16 +59,20 @@ def attention(
 
         run = _attention_numpy
     else:
-        from torch import Tensor as kind
-
-        from .torch_ops import attention_torch as run
+        try:
+            from torch import Tensor as kind
+        except ModuleNotFoundError:
+            kind = ()
+        else:
+            from .torch_ops import attention_torch as run
     if not (isinstance(q, kind) and isinstance(k, kind) and isinstance(v, kind)):
         names = ", ".join(type(x).__name__ for x in (q, k, v))
         raise TypeError(f"q, k and v are of the types {names}; expected three NumPy arrays or three PyTorch tensors")
     if plan is None and not has_offsets:
         _check_batch(q, k, v)
     window = normalized_window(causal, window)
-    scale = max(q.shape[-1], 1) ** -0.5 if scale is None else scale
+    scale = max(q.shape[-1], 1) ** -0.5 if scale is None else real_number("scale", scale)
+    softcap = real_number("softcap", softcap)
     return run(
         q, k, v, sinks, window, lengths, cu_seqlens_q, cu_seqlens_k, plan, scale, softcap, deterministic, return_lse
     )
@@ -77,10 +82,10 @@ def make_plan(q, k, window, lengths, cu_seqlens_q, cu_seqlens_k):
     if cu_seqlens_q is not None:
         if q.ndim != 3 or k.ndim != 3 or lengths is not None:
             raise ValueError("cu_seqlens: q, k and v are [T,H,D], and there are no lengths")
-        offsets_q = host_numbers(cu_seqlens_q)
-        offsets_k = offsets_q if cu_seqlens_k is None else host_numbers(cu_seqlens_k)
+        offsets_q = host_numbers("cu_seqlens_q", cu_seqlens_q)
+        offsets_k = offsets_q if cu_seqlens_k is None else host_numbers("cu_seqlens_k", cu_seqlens_k)
         return packed_plan(offsets_q, offsets_k, q.shape[0], k.shape[0], window)
-    lengths = None if lengths is None else host_numbers(lengths)
+    lengths = None if lengths is None else host_numbers("lengths", lengths)
     return batch_plan(q.shape[0], q.shape[1], k.shape[1], window, lengths)
 
 
@@ -141,8 +146,8 @@ def _packed_numpy(name, x):
 
     if x.ndim not in (3, 4):
         raise ValueError(f"{name} has {x.ndim} axes; expected [B,S,H,D] or [T,H,D]")
-    if not x.dtype.isnative or x.dtype == np.longdouble:  # the core has no words for these
-        raise ValueError(f"{name} is {x.dtype!r}; expected float16, float32 or float64 in this machine's byte order")
+    if not x.dtype.isnative or x.dtype not in (np.float16, np.float32, np.float64):
+        raise ValueError(f"{name} is {x.dtype}; expected float16, float32 or float64 in this machine's byte order")
     packed = x if x.ndim == 3 else x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
     dense = packed.shape[-1] <= 1 or packed.strides[-1] == packed.itemsize
     return packed if dense and min(packed.strides) >= 0 else np.ascontiguousarray(packed)

@@ -70,7 +70,7 @@ class Attention(torch.nn.Module):
         if plan is not None and cu_seqlens is not None:
             raise ValueError("a plan has its mask already: give either a plan or cu_seqlens")
         if cu_seqlens is not None:
-            offsets = host_numbers(cu_seqlens)
+            offsets = host_numbers("cu_seqlens", cu_seqlens)
             plan = packed_plan(offsets, offsets, x.shape[0], x.shape[0], self.window)
         normed = rms_norm(x, self.input_layernorm)
         q = self.q_proj(normed).unflatten(-1, (self.heads, self.head_dim))

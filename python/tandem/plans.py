@@ -11,6 +11,7 @@ import threading
 import weakref
 
 from . import _core
+from ._numbers import whole_number
 
 UNBOUNDED = 2**31 - 1
 
@@ -34,16 +35,18 @@ class AttentionPlan:
 
     def __init__(self, segments, *, T=None, S=None, causal=False, window=None, path=None):
         rows = segments.tolist() if hasattr(segments, "tolist") else segments
-        self.segments = tuple(tuple(whole_number(word) for word in row) for row in rows)
+        self.segments = tuple(tuple(whole_number("segments", word) for word in row) for row in rows)
         if any(len(row) != 6 for row in self.segments):
             raise ValueError("a segment is six numbers: query, prefix and key rows, each as begin and count")
         if any(not 0 <= word < UNBOUNDED for row in self.segments for word in row):
             raise ValueError("segments hold row numbers and counts: 0 or more, below 2**31 - 1")
         query_end = max((row[0] + row[1] for row in self.segments), default=0)
         key_end = max((max(row[2] + row[3], row[4] + row[5]) for row in self.segments), default=0)
-        self.T = query_end if T is None else whole_number(T)
-        self.S = key_end if S is None else whole_number(S)
+        self.T = query_end if T is None else whole_number("T", T)
+        self.S = key_end if S is None else whole_number("S", S)
         self.window = normalized_window(causal, window)
+        if path not in (None, "cpu", "sm80", "sm90"):
+            raise ValueError(f"path {path!r}; expected 'cpu', 'sm80' or 'sm90', or None for the best")
         self.path = path
         named_queries = {row[:2] for row in self.segments}
         named_keys = {}
@@ -63,7 +66,7 @@ class AttentionPlan:
         """B sequences of S_queries rows each, and S_keys of keys, one after another, all used; or the first
         lengths[b] rows of sequence b. With S_keys other than S_queries, lengths are those of the keys."""
         S_keys = S_queries if S_keys is None else S_keys
-        counts = [S_keys] * B if lengths is None else [whole_number(n) for n in lengths]
+        counts = (S_keys,) * B if lengths is None else host_numbers("lengths", lengths)
         if len(counts) != B or any(not 0 <= n <= S_keys for n in counts):
             raise ValueError(f"lengths: {len(counts)} numbers; expected {B}, each from 0 to {S_keys}")
         segments = [
@@ -149,18 +152,10 @@ def normalized_window(causal, window):
         window = None, None
     if not hasattr(window, "__len__") or len(window) != 2:
         raise ValueError(f"window {window}; expected two numbers, (left, right)")
-    left, right = (UNBOUNDED if bound is None or bound == -1 else whole_number(bound) for bound in window)
+    left, right = (UNBOUNDED if bound is None or bound == -1 else whole_number("window", bound) for bound in window)
     if not (0 <= left <= UNBOUNDED and 0 <= right <= UNBOUNDED):
         raise ValueError(f"window {window}; expected (left, right), each 0 or more, or None or -1 for no bound")
     return left, 0 if causal else right
-
-
-def whole_number(x):
-    """int(x), of what is one. ValueError: of a fraction."""
-    number = int(x)
-    if number != x:
-        raise ValueError(f"{x} where a whole number belongs")
-    return number
 
 
 class PlanCache:
@@ -197,13 +192,16 @@ def packed_plan(q, k, T, S, window):
     return _cache.get(("packed", q, k, T, S, window), lambda: AttentionPlan.packed(q, k, T=T, S=S, window=window))
 
 
-def host_numbers(values):
+def host_numbers(name, values):
     """A tuple of ints from a list, an array or a tensor. One on a CUDA device is read once, waiting for it."""
-    return tuple(whole_number(n) for n in (values.tolist() if hasattr(values, "tolist") else values))
+    values = values.tolist() if hasattr(values, "tolist") else values
+    if not hasattr(values, "__iter__"):
+        raise ValueError(f"{name}: {values!r}; expected a list or a tensor of whole numbers, one for each sequence")
+    return tuple(whole_number(name, n) for n in values)
 
 
 def _offsets(name, values):
-    numbers = host_numbers(values)
+    numbers = host_numbers(name, values)
     if not numbers or any(a > b for a, b in zip(numbers, numbers[1:])) or numbers[0] < 0:
         raise ValueError(f"{name}: expected ascending row numbers, one more than there are sequences")
     return numbers

@@ -194,8 +194,10 @@ def arrays(T=4, S=4, H=2, G=2, D=8, dtype=np.float64):
         ("head dim 12", lambda: tandem.attention(*arrays(D=12))),
         ("head dim 264", lambda: tandem.attention(*arrays(D=264))),
         ("3 query heads and 2 kv heads", lambda: tandem.attention(*arrays(H=3))),
-        ("q is i32", lambda: tandem.attention(*arrays(dtype=np.int32))),
-        ("q is of the dtype int .64 bits.", lambda: tandem.attention(*arrays(dtype=np.int64))),
+        ("q is int32", lambda: tandem.attention(*arrays(dtype=np.int32))),
+        ("q is int64", lambda: tandem.attention(*arrays(dtype=np.int64))),
+        ("q is object", lambda: tandem.attention(*arrays(dtype=object))),
+        ("k is <U1", lambda: tandem.attention(arrays()[0], *arrays(dtype=str)[1:])),
         ("v is .* f32", lambda: tandem.attention(*arrays()[:2], arrays(dtype=np.float32)[2])),
         ("v is ", lambda: tandem.attention(*arrays()[:2], arrays(S=5)[2])),
         ("q has 2 axes", lambda: tandem.attention(*(x[0, 0] for x in arrays()))),
@@ -210,6 +212,14 @@ def arrays(T=4, S=4, H=2, G=2, D=8, dtype=np.float64):
         ("byte order", lambda: tandem.attention(*arrays(dtype=np.longdouble))),
         ("window", lambda: tandem.attention(*arrays(), window=(-2, 0))),
         ("window 3; .* .left, right.", lambda: tandem.attention(*arrays(), window=3)),
+        ("window: 'a' where", lambda: tandem.attention(*arrays(), window="ab")),
+        ("window: nan where", lambda: tandem.attention(*arrays(), window=(math.nan, 0))),
+        ("lengths: 4; expected a list", lambda: tandem.attention(*arrays(), lengths=4)),
+        ("cu_seqlens_q: 4; expected a list", lambda: tandem.attention(*(x[0] for x in arrays()), cu_seqlens_q=4)),
+        ("cu_seqlens_q: .0, 4. where", lambda: tandem.attention(*(x[0] for x in arrays()), cu_seqlens_q=[[0, 4]])),
+        ("cu_seqlens_q: inf where", lambda: tandem.attention(*(x[0] for x in arrays()), cu_seqlens_q=[0, math.inf])),
+        ("cu_seqlens_q: None where", lambda: tandem.attention(*(x[0] for x in arrays()), cu_seqlens_q=[0, None])),
+        ("path 3; expected", lambda: tandem.AttentionPlan.batch(1, 4, path=3)),
         ("window .1, 2, 3.", lambda: tandem.attention(*arrays(), window=(1, 2, 3))),
         ("0.5 where a whole number", lambda: tandem.attention(*arrays(), window=(0.5, 0))),
         ("1.7 where a whole number", lambda: tandem.attention(*arrays(), lengths=[1.7])),
@@ -248,6 +258,23 @@ def test_what_is_no_array_or_no_plan_is_refused_by_name():
         tandem.attention(q, k.tolist(), v)
     with pytest.raises(TypeError, match="plan is of the type int"):
         tandem.attention(q, k, v, plan=4)
+    with pytest.raises(TypeError, match="softcap: None where a number"):
+        tandem.attention(q, k, v, softcap=None)
+    with pytest.raises(TypeError, match="scale: '1' where a number"):
+        tandem.attention(q, k, v, scale="1")
+
+
+def test_lists_are_refused_by_name_where_there_is_no_torch():
+    code = """
+import sys
+sys.modules["torch"] = None
+import tandem
+try:
+    tandem.attention([1.0], [1.0], [1.0])
+except TypeError as error:
+    sys.exit("three NumPy arrays" not in str(error))
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_a_plan_of_other_rows_is_refused():

@@ -196,6 +196,7 @@ def test_errors_name_what_is_wrong():
             torch.zeros(4, 16), plan=tandem.AttentionPlan.batch(1, 4), cu_seqlens=[0, 4]
         ),
         "plan is for 4 rows": lambda: nn.Attention(16, 2)(torch.zeros(5, 16), plan=tandem.AttentionPlan.batch(1, 4)),
+        "scale: requires a gradient": lambda: tandem.attention(q, k, v, scale=torch.tensor(0.5, requires_grad=True)),
         "of the dtype int": lambda: tandem.attention(*(x.detach().long() for x in (q, k, v))),
     }.items():
         with pytest.raises(ValueError, match=message):
