@@ -1,7 +1,7 @@
 """SoftBTree reads inside JAX programs: a jax.custom_vjp around a callback to the tree.
 
     read = reader(tree, ids)                   # the tree as it is now
-    read(queries, keys, values, weights)       # [m, D]; jax.grad and jax.jit see all four arguments
+    read(queries, keys, values, weights)       # [m, D]; jax.grad, jax.jit and jax.vmap see all four arguments
 """
 
 import jax
@@ -17,9 +17,9 @@ def reader(tree, ids):
     ids = known_ids(ids, snapshot.ids_end)
     width, dtype = tree.value_width, tree.dtype
 
-    def read_on_host(queries):
-        queries = np.ascontiguousarray(queries, dtype)
-        reads = np.empty((queries.size, width), dtype)
+    def read_on_host(queries):  # of any shape: vmap gives it all at once
+        queries = np.asarray(queries, dtype, order="C")
+        reads = np.empty((*queries.shape, width), dtype)
         snapshot.read(queries, reads)
         return reads
 
@@ -32,7 +32,8 @@ def reader(tree, ids):
 
     @jax.custom_vjp
     def read(queries, keys, values, weights):
-        return jax.pure_callback(read_on_host, jax.ShapeDtypeStruct((queries.size, width), dtype), queries)
+        shape = jax.ShapeDtypeStruct((queries.size, width), dtype)
+        return jax.pure_callback(read_on_host, shape, queries, vmap_method="broadcast_all")
 
     def forward(queries, keys, values, weights):
         return read(queries, keys, values, weights), queries
@@ -40,7 +41,7 @@ def reader(tree, ids):
     def backward(queries, d_reads):
         shapes = ((queries.size,), (ids.size,), (ids.size, width), (ids.size,))
         made = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
-        return jax.pure_callback(backward_on_host, tuple(made), queries, d_reads)
+        return jax.pure_callback(backward_on_host, tuple(made), queries, d_reads, vmap_method="sequential")
 
     read.defvjp(forward, backward)
 
@@ -49,6 +50,7 @@ def reader(tree, ids):
         for name, x, shape in zip(("queries", "keys", "values", "weights"), (queries, keys, values, weights), expected):
             if np.shape(x) != shape:
                 raise ValueError(f"{name}: the shape is {np.shape(x)}; expected {shape}")
-        return read(queries, keys, values, weights)
+        # As the tree's dtype, so that gradients come back in that of what was given.
+        return read(*(jax.numpy.asarray(x, dtype) for x in (queries, keys, values, weights)))
 
     return checked_read
