@@ -44,12 +44,16 @@ class Attention(torch.nn.Module):
         dtype=None,
     ):
         super().__init__()
-        self.heads, self.kv_heads = heads, kv_heads or heads
-        self.head_dim = head_dim or width // heads
+        self.heads, self.kv_heads = heads, heads if kv_heads is None else kv_heads
+        if self.heads < 1 or self.kv_heads < 1:
+            raise ValueError(f"{self.heads} heads and {self.kv_heads} kv heads; expected at least one of each")
+        self.head_dim = width // heads if head_dim is None else head_dim
         if self.heads % self.kv_heads != 0:
             raise ValueError(f"{self.heads} heads and {self.kv_heads} kv heads; expected heads to be a multiple")
         if self.head_dim % 8 != 0 or not 8 <= self.head_dim <= 256:
             raise ValueError(f"heads of {self.head_dim} numbers; give a head_dim that is a multiple of 8, up to 256")
+        if rope_theta is not None and not rope_theta > 0:
+            raise ValueError(f"rope_theta {rope_theta}; expected a number above 0, or None for no rotation")
         self.window = normalized_window(causal, window)
         self.softcap, self.scale, self.rope_theta, self.deterministic = softcap, scale, rope_theta, deterministic
         where = {"device": device, "dtype": dtype}
@@ -69,6 +73,9 @@ class Attention(torch.nn.Module):
         """
         if plan is not None and cu_seqlens is not None:
             raise ValueError("a plan has its mask already: give either a plan or cu_seqlens")
+        axes = (2, 3) if plan is not None else (3,) if cu_seqlens is None else (2,)
+        if x.ndim not in axes:
+            raise ValueError(f"x is {tuple(x.shape)}; expected [B,S,C], or [T,C] with cu_seqlens or a plan")
         if cu_seqlens is not None:
             offsets = host_numbers("cu_seqlens", cu_seqlens)
             plan = packed_plan(offsets, offsets, x.shape[0], x.shape[0], self.window)

@@ -192,6 +192,12 @@ def test_errors_name_what_is_wrong():
         "expected the same B and S": lambda: tandem.attention(q, k, v.reshape(2, 2, 2, 8)),
         "give a head_dim": lambda: nn.Attention(33, 3),
         "4 heads and 3 kv heads": lambda: nn.Attention(32, 4, 3),
+        "0 heads": lambda: nn.Attention(32, 0),
+        "0 kv heads": lambda: nn.Attention(32, 4, 0),
+        "rope_theta 0": lambda: nn.Attention(32, 4, rope_theta=0),
+        r"x is \(32,\)": lambda: nn.Attention(32, 4)(torch.zeros(32)),
+        r"x is \(5, 32\)": lambda: nn.Attention(32, 4)(torch.zeros(5, 32)),
+        r"x is \(1, 5, 32\)": lambda: nn.Attention(32, 4)(torch.zeros(1, 5, 32), cu_seqlens=[0, 5]),
         "a plan or cu_seqlens": lambda: nn.Attention(16, 2)(
             torch.zeros(4, 16), plan=tandem.AttentionPlan.batch(1, 4), cu_seqlens=[0, 4]
         ),
