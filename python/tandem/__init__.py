@@ -19,7 +19,15 @@ _MEMORIES = {
 __all__ = ["AttentionPlan", "attention", "prompt_answers_plan", *_MEMORIES]
 
 
+def __dir__():
+    return sorted({*globals(), *__all__, "__version__"})
+
+
 def __getattr__(name):
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("tandem")
     if name not in _MEMORIES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

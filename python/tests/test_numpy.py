@@ -354,6 +354,11 @@ sys.exit(not equal if child == 0 or os.waitpid(child, 0)[1] == 0 else 1)
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60).returncode == 0
 
 
+def test_the_package_says_what_it_has():
+    assert set(tandem.__all__) <= set(dir(tandem))
+    assert tandem.__version__.count(".") == 2
+
+
 def test_importing_it_imports_no_framework():
     code = "import sys, tandem; sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
