@@ -11,7 +11,7 @@ import torch
 from torch.utils.dlpack import to_dlpack
 
 from . import _core
-from .torch_ops import _current_device, _library, refuse_second_derivatives
+from .torch_ops import _current_device, _library, differentiable, refusing_second_derivatives
 
 _WIDTH_MAX, _HEAD_DIM_MAX = 16384, 256
 
@@ -158,7 +158,7 @@ def _save_norm(ctx, inputs, output):
 
 def _differentiate_norm(ctx, dy):
     x, weight = ctx.saved_tensors
-    return *torch.ops.tandem.rms_norm_backward(x, weight, ctx.eps, dy), None
+    return *_rms_norm_gradients(x, weight, ctx.eps, dy), None
 
 
 def _save_heads(ctx, inputs, output):
@@ -168,7 +168,7 @@ def _save_heads(ctx, inputs, output):
 
 def _differentiate_heads(ctx, dq_out, dk_out):
     q, k, q_weight, k_weight, cos, sin = ctx.saved_tensors
-    dq, dk, dq_weight, dk_weight = torch.ops.tandem.qk_norm_rope_backward(
+    dq, dk, dq_weight, dk_weight = _qk_norm_rope_gradients(
         q, k, q_weight, k_weight, ctx.eps, cos, sin, dq_out, dk_out
     )
     return (
@@ -182,10 +182,10 @@ def _differentiate_heads(ctx, dq_out, dk_out):
     )
 
 
-torch.library.register_autograd("tandem::rms_norm", _differentiate_norm, setup_context=_save_norm, lib=_library)
-torch.library.register_autograd("tandem::qk_norm_rope", _differentiate_heads, setup_context=_save_heads, lib=_library)
-refuse_second_derivatives("rms_norm_backward", _library)
-refuse_second_derivatives("qk_norm_rope_backward", _library)
+rms_norm = differentiable("rms_norm", _library, _save_norm, _differentiate_norm)
+qk_norm_rope = differentiable("qk_norm_rope", _library, _save_heads, _differentiate_heads)
+_rms_norm_gradients = refusing_second_derivatives("rms_norm_backward", _library)
+_qk_norm_rope_gradients = refusing_second_derivatives("qk_norm_rope_backward", _library)
 
 
 def _stream(x):

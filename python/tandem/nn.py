@@ -109,7 +109,7 @@ class Attention(torch.nn.Module):
 def rms_norm(x, norm):
     """norm(x), of a torch.nn.RMSNorm."""
     if layer_ops.takes_norm(x, norm.weight):
-        return torch.ops.tandem.rms_norm(x, norm.weight, norm.eps)
+        return layer_ops.rms_norm(x, norm.weight, norm.eps)
     return norm(x)
 
 
@@ -132,7 +132,7 @@ def norm_and_rotate(q, k, q_norm, k_norm, positions, theta):
     else:
         tables = rope_table(positions, D, theta, torch.float32)
         cos, sin = (table.squeeze(-2).expand(*rows, D // 2).reshape(-1, D // 2) for table in tables)
-    return torch.ops.tandem.qk_norm_rope(q, k, q_weight, k_weight, getattr(q_norm, "eps", 0.0), cos, sin)
+    return layer_ops.qk_norm_rope(q, k, q_weight, k_weight, getattr(q_norm, "eps", 0.0), cos, sin)
 
 
 def rope_table(positions, head_dim, theta, dtype):

@@ -43,7 +43,7 @@ def attention_torch(
     if sinks is not None:
         sinks = torch.as_tensor(sinks, dtype=_dtype_of_sums(q), device=q.device)
     refuse_tangents("tandem.attention", q, k, v, sinks)
-    out, lse = torch.ops.tandem.attention_forward(
+    out, lse = _attention_forward(
         q, k, v, sinks, 0 if plan is None else plan.handle, *window, scale, softcap, deterministic
     )
     if not return_lse:
@@ -163,11 +163,8 @@ def _differentiate(ctx, dout, dlse):
     q, k, v, sinks, out, lse = ctx.saved_tensors
     if dout is None:
         dout = torch.zeros_like(out)
-    dq, dk, dv, dsinks = torch.ops.tandem.attention_backward(q, k, v, sinks, out, lse, dout, dlse, *ctx.numbers)
+    dq, dk, dv, dsinks = _attention_backward(q, k, v, sinks, out, lse, dout, dlse, *ctx.numbers)
     return dq, dk, dv, None if sinks is None else dsinks, *[None] * len(ctx.numbers)
-
-
-torch.library.register_autograd("tandem::attention_forward", _differentiate, setup_context=_save, lib=_library)
 
 
 def refuse_tangents(name, *tensors):
@@ -175,15 +172,46 @@ def refuse_tangents(name, *tensors):
     if torch.compiler.is_compiling():
         return
     if any(x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors):
-        raise RuntimeError(
-            f"{name} has no forward-mode derivatives: use backward(), or compute what needs them with "
-            "torch.nn.functional"
-        )
+        raise _no_tangents(name)
 
 
-def refuse_second_derivatives(op, library):
-    """Makes backward(create_graph=True) through tandem::`op`, itself a derivative, an error. Without, torch warns and
-    takes it for a constant."""
+def _no_tangents(name):
+    return RuntimeError(
+        f"{name} has no forward-mode derivatives: use backward(), or compute what needs them with torch.nn.functional"
+    )
+
+
+def differentiable(op, library, setup_context, backward):
+    """Makes tandem::`op` differentiable, and returns what calls it: the operator, or under the transforms of torch.func,
+    which take no operator's derivative, a Function that is the same."""
+    overload = getattr(torch.ops.tandem, op)
+    torch.library.register_autograd(f"tandem::{op}", backward, setup_context=setup_context, lib=library)
+
+    class Transformable(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*inputs):
+            return overload(*inputs)
+
+        @staticmethod
+        def jvp(ctx, *tangents):
+            raise _no_tangents(f"tandem::{op}")
+
+    Transformable.setup_context = staticmethod(setup_context)
+    Transformable.backward = staticmethod(backward)
+
+    def call(*inputs):
+        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+            return Transformable.apply(*inputs)
+        return overload(*inputs)
+
+    return call
+
+
+def refusing_second_derivatives(op, library):
+    """differentiable(), of an `op` that is itself a derivative: its own, as by backward(create_graph=True), is an error.
+    Without, torch warns and takes it for a constant."""
 
     def refuse(ctx, *gradients):
         raise RuntimeError(
@@ -191,10 +219,11 @@ def refuse_second_derivatives(op, library):
             "torch.nn.functional"
         )
 
-    torch.library.register_autograd(f"tandem::{op}", refuse, lib=library)
+    return differentiable(op, library, lambda ctx, inputs, output: None, refuse)
 
 
-refuse_second_derivatives("attention_backward", _library)
+_attention_forward = differentiable("attention_forward", _library, _save, _differentiate)
+_attention_backward = refusing_second_derivatives("attention_backward", _library)
 
 
 def packed(name, x):

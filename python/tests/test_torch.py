@@ -296,3 +296,25 @@ def test_the_layers_parameters_have_their_usual_names():
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     x = torch.randn(1, 5, 32)
     torch.testing.assert_close(compiled(x), layer(x), rtol=0, atol=0)
+
+
+def test_torch_func_differentiates_it_and_refuses_second_derivatives():
+    layer = nn.Attention(16, 2, 1, 8, qk_norm=True, sinks=True, dtype=torch.float64)
+    parameters = {name: x.detach() for name, x in layer.named_parameters()}
+    x = torch.randn(3, 5, 16, dtype=torch.float64)
+
+    def loss(parameters, x):
+        return torch.func.functional_call(layer, parameters, (x[None],)).square().sum()
+
+    of_each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x)
+    for i in range(3):
+        layer.zero_grad()
+        layer(x[i : i + 1]).square().sum().backward()
+        alone = torch.func.grad(loss)(parameters, x[i])
+        for name, parameter in layer.named_parameters():
+            torch.testing.assert_close(of_each[name][i], parameter.grad, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(alone[name], parameter.grad, rtol=1e-12, atol=1e-12)
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        torch.func.grad(lambda x: torch.func.grad(lambda x: loss(parameters, x))(x).sum())(x[0])
+    with pytest.raises(RuntimeError, match="no forward-mode derivatives"):
+        torch.func.hessian(lambda x: loss(parameters, x))(x[0])
