@@ -45,7 +45,7 @@ def attention(
     returns        [B,S,H,D] or [T,H,D]; with return_lse also ln sum e^score, [B,H,S] or [H,T], in f32 (f64 for f64)
 
     PyTorch tensors are differentiated with respect to q, k, v and sinks, also through lse, and run on torch's current
-    stream. NumPy arrays run forward on the CPU.
+    stream, under torch.autocast in its dtype. NumPy arrays run forward on the CPU.
     """
     has_offsets = cu_seqlens_q is not None or cu_seqlens_k is not None
     if plan is not None and (causal or window is not None or lengths is not None or has_offsets):

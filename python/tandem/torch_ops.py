@@ -40,6 +40,7 @@ def attention_torch(
     """tandem.attention for tensors."""
     if plan is None and (lengths is not None or cu_seqlens_q is not None):
         plan = _make_plan(q, k, window, lengths, cu_seqlens_q, cu_seqlens_k)
+    q, k, v = autocast(q, k, v)
     if sinks is not None:
         sinks = torch.as_tensor(sinks, dtype=_dtype_of_sums(q), device=q.device)
     refuse_tangents("tandem.attention", q, k, v, sinks)
@@ -165,6 +166,15 @@ def _differentiate(ctx, dout, dlse):
         dout = torch.zeros_like(out)
     dq, dk, dv, dsinks = _attention_backward(q, k, v, sinks, out, lse, dout, dlse, *ctx.numbers)
     return dq, dk, dv, None if sinks is None else dsinks, *[None] * len(ctx.numbers)
+
+
+def autocast(*tensors):
+    """In the dtype of torch.autocast where it is on, as torch's own attention takes them; f64 stays."""
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return tensors
+    halves = torch.float32, torch.bfloat16, torch.float16
+    return [x.to(torch.get_autocast_dtype(kind)) if x.dtype in halves else x for x in tensors]
 
 
 def refuse_tangents(name, *tensors):

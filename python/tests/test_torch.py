@@ -318,3 +318,18 @@ def test_torch_func_differentiates_it_and_refuses_second_derivatives():
         torch.func.grad(lambda x: torch.func.grad(lambda x: loss(parameters, x))(x).sum())(x[0])
     with pytest.raises(RuntimeError, match="no forward-mode derivatives"):
         torch.func.hessian(lambda x: loss(parameters, x))(x[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_is_that_of_torchs_own_attention(dtype):
+    q, k, v = leaves((1, 6, 2, 8), (1, 6, 2, 8), (1, 6, 2, 8), dtype=torch.float32)
+    with torch.autocast("cpu", dtype=dtype):
+        out = tandem.attention(q, k.to(dtype), v)
+        compiled = torch.compile(tandem.attention, fullgraph=True, backend="aot_eager")(q, k.to(dtype), v)
+        theirs = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)))
+        doubles = [x.double() for x in (q, k, v)]
+        assert tandem.attention(*doubles).dtype == torch.float64
+    assert out.dtype == theirs.dtype == dtype
+    assert torch.equal(out, tandem.attention(q.to(dtype), k.to(dtype), v.to(dtype))) and torch.equal(out, compiled)
+    out.float().sum().backward()
+    assert q.grad.dtype == torch.float32 and v.grad.isfinite().all()
