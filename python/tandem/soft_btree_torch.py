@@ -8,7 +8,11 @@ import torch
 from ._arrays import check_sources, known_ids
 
 
+@torch.compiler.disable  # the tree is no tensor: a graph breaks here
 def read_torch(tree, queries, keys, values, weights, tau, ids):
+    if torch._C._are_functorch_transforms_active():
+        raise RuntimeError("SoftBTree.read: torch.func has no part in it; use backward() or torch.autograd.grad")
+    keys, values, weights, tau = (None if x is None else torch.as_tensor(x) for x in (keys, values, weights, tau))
     snapshot = tree.snapshot()
     ids = None if ids is None else known_ids(ids, snapshot.ids_end)
     check_sources(tree.value_width, keys, values, weights, ids)
@@ -39,7 +43,6 @@ class _Read(torch.autograd.Function):
         )
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, d_reads, d_log_z):
         tree, snapshot = ctx.tree, ctx.snapshot
         wanted = ctx.needs_input_grad[2:7]
@@ -58,4 +61,21 @@ class _Read(torch.autograd.Function):
             else:
                 shape, dtype, device = like
                 gradients.append(torch.from_numpy(np.ascontiguousarray(gradient)).reshape(shape).to(device, dtype))
+        if torch.is_grad_enabled():  # somebody may want to differentiate these
+            gradients = _Once.apply(torch.ones((), requires_grad=True), *gradients)
         return None, None, *gradients, None
+
+
+class _Once(torch.autograd.Function):
+    """Gradients as they are, whose own are refused. (once_differentiable lets them pass as constants, where no gradient
+    from above needs one.)"""
+
+    @staticmethod
+    def forward(ctx, anchor, *gradients):
+        return tuple(None if x is None else x.view_as(x) for x in gradients)
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        raise RuntimeError(
+            "SoftBTree.read has no second derivatives: compute what needs them from the formula, over all entries"
+        )

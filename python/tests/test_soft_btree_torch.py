@@ -93,3 +93,41 @@ def test_memories_take_tensors_of_any_kind():
     tree.insert(torch.zeros(1, dtype=torch.bfloat16), torch.ones(1))
     with pytest.raises(ValueError, match="tau: requires a gradient"):
         tree.set_tau(torch.tensor(0.5, requires_grad=True))
+
+
+def test_second_derivatives_and_torch_func_are_refused_not_zero():
+    tree = SoftBTree(1, 0.3, dtype="float64")
+    tree.insert([0.0, 1.0, 2.0], [0.5, 1.5, 2.5])
+    queries = torch.tensor([0.2, 1.4], dtype=torch.float64, requires_grad=True)
+    reads = tree.read(queries)
+    (gradient,) = torch.autograd.grad(reads.sum(), queries, create_graph=True)
+    assert torch.equal(gradient, torch.autograd.grad(tree.read(queries).sum(), queries)[0])
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        (gradient.square().sum() + queries.sum()).backward()
+    with pytest.raises(RuntimeError, match="torch.func has no part"):
+        torch.func.grad(lambda x: tree.read(x).sum())(queries.detach())
+
+
+def test_what_lies_beside_the_queries_may_be_lists_and_numbers():
+    keys, values, _ = written()
+    tree = SoftBTree(2, 0.4, dtype="float64")
+    ids = tree.insert(keys, values)
+    queries = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    reads = tree.read(queries, keys=keys.tolist(), values=values.detach().numpy(), tau=0.4, ids=ids)
+    assert torch.equal(reads, tree.read(queries))
+    with pytest.raises(ValueError, match="tau: 0.5 where"):
+        tree.read(queries, tau=0.5)
+
+
+def test_a_compiled_function_reads():
+    keys, values, _ = written()
+    tree = SoftBTree(2, 0.4, dtype="float64")
+    ids = tree.insert(keys, values)
+
+    def loss(queries):
+        return tree.read(queries * 2, keys=keys, values=values, ids=ids).square().sum()
+
+    queries = torch.linspace(-1, 1, 5, dtype=torch.float64, requires_grad=True)
+    compiled = torch.compile(loss, backend="aot_eager")
+    for a, b in zip(*(torch.autograd.grad(call(queries), (queries, keys, values)) for call in (compiled, loss))):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
