@@ -15,7 +15,7 @@ def whole_number(name, x, least=-(2**63), most=2**63 - 1):
 
 
 def real_number(name, x):
-    """float(x). TypeError: of something else. ValueError: of a tensor that waits for a gradient, which would get none."""
+    """float(x). TypeError: of something else. ValueError: of a tensor that requires a gradient, and would get none."""
     if isinstance(x, float):
         return x
     if getattr(x, "requires_grad", False):

@@ -192,7 +192,7 @@ def _no_tangents(name):
 
 
 def differentiable(op, library, setup_context, backward):
-    """Makes tandem::`op` differentiable, and returns what calls it: the operator, or under the transforms of torch.func,
+    """Makes tandem::`op` differentiable, and returns what calls it: the operator; or, under torch.func's transforms,
     which take no operator's derivative, a Function that is the same."""
     overload = getattr(torch.ops.tandem, op)
     torch.library.register_autograd(f"tandem::{op}", backward, setup_context=setup_context, lib=library)
@@ -220,8 +220,8 @@ def differentiable(op, library, setup_context, backward):
 
 
 def refusing_second_derivatives(op, library):
-    """differentiable(), of an `op` that is itself a derivative: its own, as by backward(create_graph=True), is an error.
-    Without, torch warns and takes it for a constant."""
+    """differentiable(), of an `op` that is itself a derivative: its own, as by backward(create_graph=True), is an
+    error. Without, torch warns and takes it for a constant."""
 
     def refuse(ctx, *gradients):
         raise RuntimeError(
