@@ -94,8 +94,10 @@ __device__ __forceinline__ void consume(const CUtensorMap* out_map, const Forwar
       continue;
     }
     const RowInterval interval{args.left, args.right, item.context()};
-    // Past the last position that any of the warpgroup's rows sees.
-    const int past = interval.end(item.tile.position + min(item.tile.rows, warpgroup * 64 + 64) - 1);
+    // Past the last position that any of the warpgroup's rows sees; but it looks at the whole prefix. So it leaves out
+    // no more blocks than stages less one: it still holds a stage of V while it does.
+    const int past =
+        max(interval.end(item.tile.position + min(item.tile.rows, warpgroup * 64 + 64) - 1), item.tile.prefix_count);
     barrier_wait(&barriers.q_full[q_place.index()], q_place.parity());
     barrier_wait(&barriers.k_full[place.index()], place.parity());
     BlockNote b = barriers.block[note_place.index()];

@@ -274,6 +274,21 @@ TEST_P(FusedAttention, EqualSharesOfSmallIntegersAreExact) {
   }
 }
 
+// Queries that stand in the prefix already: a tile's rows see a prefix's short last block, and the own keys, or
+// neither.
+TEST_P(FusedAttention, QueriesMayStandInThePrefix) {
+  for (const DType dtype : dtypes_of(GetParam())) {
+    for (const std::int64_t D : head_dims(dtype)) {
+      for (const std::int32_t prefix : {81, 90, 130, 143, 200}) {
+        const AttentionSegment segment{
+            .query_count = 128, .prefix_count = prefix, .key_begin = prefix, .key_count = 38};
+        const FusedProblem problem = FusedCase{.segments = {segment}, .D = D, .dtype = dtype}.problem();
+        expect_accurate(problem, run_fused(problem, {.path = GetParam(), .dtype = dtype}), dtype);
+      }
+    }
+  }
+}
+
 // A row that sees nothing, next to rows that see something.
 TEST_P(FusedAttention, RowsThatSeeNothingAreZero) {
   for (const DType dtype : dtypes_of(GetParam())) {
