@@ -91,8 +91,8 @@ class Tiles {
   // The bounds of this group's rows.
   __device__ __forceinline__ void enter() {
     if constexpr (kGrouped) {
-      row_begin_ = __ldg(args_.offsets + group_);
-      row_end_ = max(min(__ldg(args_.offsets + group_ + 1), args_.T), row_begin_);
+      row_begin_ = __ldcg(args_.offsets + group_);
+      row_end_ = max(min(__ldcg(args_.offsets + group_ + 1), args_.T), row_begin_);
     } else {
       row_begin_ = 0;
       row_end_ = args_.T;
