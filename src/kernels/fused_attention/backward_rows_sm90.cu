@@ -78,33 +78,33 @@ __global__ __launch_bounds__(256) void fused_attention_sinks_sm90_kernel(const f
 }
 
 template <int kLanes, int kRows, class Half>
-void launch_prepare(const FusedBackwardCall& call, const BackwardRows& rows) {
+Status launch_prepare(const FusedBackwardCall& call, const BackwardRows& rows) {
   const FusedAttentionPlan& plan = call.plan;
-  const dim3 grid(static_cast<unsigned>(plan.steps_count), static_cast<unsigned>(plan.shape().H));
-  fused_attention_prepare_sm90_kernel<kLanes, kRows, Half><<<grid, 256, 0, call.stream.cuda()>>>(
-      reinterpret_cast<const BackwardStep*>(call.words + plan.backward_steps.offset),
-      static_cast<const Half*>(call.out.data()), call.out.stride(0), call.out.stride(1),
-      static_cast<const Half*>(call.dout.data()), call.dout.stride(0), call.dout.stride(1),
-      call.lse_ln.as<const float>(), call.dlse ? call.dlse.as<const float>() : nullptr, plan.shape().T,
-      static_cast<int>(plan.shape().D), rows);
+  const LaunchShape shape{.grid = dim3(static_cast<unsigned>(plan.steps_count), static_cast<unsigned>(plan.shape().H)),
+                          .threads = 256};
+  return launch("fused attention backward", fused_attention_prepare_sm90_kernel<kLanes, kRows, Half>, shape,
+                call.stream, reinterpret_cast<const BackwardStep*>(call.words + plan.backward_steps.offset),
+                static_cast<const Half*>(call.out.data()), call.out.stride(0), call.out.stride(1),
+                static_cast<const Half*>(call.dout.data()), call.dout.stride(0), call.dout.stride(1),
+                call.lse_ln.as<const float>(), call.dlse ? call.dlse.as<const float>() : nullptr, plan.shape().T,
+                static_cast<int>(plan.shape().D), rows);
 }
 
 template <class Half>
-void prepare_for(const FusedBackwardCall& call, const BackwardRows& rows) {
+Status prepare_for(const FusedBackwardCall& call, const BackwardRows& rows) {
   const std::int64_t D = call.plan.shape().D;
   const int step_rows = call.plan.tiling().backward_rows;
   TD_CHECK(step_rows == (D <= 64 ? 128 : 64), step_rows, D);
   if (D <= 64) return launch_prepare<8, 128, Half>(call, rows);
   if (D <= 128) return launch_prepare<16, 64, Half>(call, rows);
-  launch_prepare<32, 64, Half>(call, rows);
+  return launch_prepare<32, 64, Half>(call, rows);
 }
 
 }  // namespace
 
-void prepare_backward_rows(const FusedBackwardCall& call, const BackwardRows& rows) {
-  if (call.plan.steps_count == 0) return;
+Status prepare_backward_rows(const FusedBackwardCall& call, const BackwardRows& rows) {
   if (call.q.dtype() == tensor::DType::kBf16) return prepare_for<__nv_bfloat16>(call, rows);
-  prepare_for<__half>(call, rows);
+  return prepare_for<__half>(call, rows);
 }
 
 void sum_sink_gradients(const FusedBackwardCall& call, const BackwardRows& rows) {

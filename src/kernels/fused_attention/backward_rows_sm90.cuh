@@ -20,7 +20,7 @@ inline std::size_t backward_rows_bytes(const FusedAttentionPlan& plan) {
   return static_cast<std::size_t>(plan.shape().H * plan.steps_count * plan.tiling().backward_rows) * sizeof(float);
 }
 
-void prepare_backward_rows(const FusedBackwardCall& call, const BackwardRows& rows);
+[[nodiscard]] Status prepare_backward_rows(const FusedBackwardCall& call, const BackwardRows& rows);
 
 // dsinks, if there are sinks.
 void sum_sink_gradients(const FusedBackwardCall& call, const BackwardRows& rows);

@@ -143,7 +143,7 @@ Status launch_backward(const FusedBackwardCall& call) {
   if (plan.steps_count == 0) cudaMemsetAsync(taken, 0, sizeof(int), stream);
   const bool in_order = adds_in_order(call);
   if (!in_order) cudaMemsetAsync(dq_sums, 0, at.sums - at.dq, stream);
-  prepare_backward_rows(call, rows);
+  TD_TRY(prepare_backward_rows(call, rows));
   if (plan.backward_items.count > 0) {
     const auto kernel = fused_attention_backward_sm90_kernel<kD, Half>;
     const int multiprocessors = TD_TRY(device::cuda_multiprocessors(call.stream.device().index));

@@ -36,7 +36,7 @@ Status backward_wide_sm90(const FusedBackwardCall& call) {
                                 reinterpret_cast<float*>(scratch + at.delta)};
   int* const taken = reinterpret_cast<int*>(scratch);
   cudaMemsetAsync(taken, 0, 2 * sizeof(int), call.stream.cuda());
-  sm90::prepare_backward_rows(call, rows);
+  TD_TRY(sm90::prepare_backward_rows(call, rows));
   TD_TRY(backward_wide_keys_sm90(call, rows, taken));
   TD_TRY(backward_wide_queries_sm90(call, rows, taken + 1));
   sm90::sum_sink_gradients(call, rows);
