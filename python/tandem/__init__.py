@@ -25,9 +25,12 @@ def __dir__():
 
 def __getattr__(name):
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("tandem")
+        try:
+            return version("tandem")
+        except PackageNotFoundError:
+            raise AttributeError("tandem.__version__: the package is not installed, only on the path") from None
     if name not in _MEMORIES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

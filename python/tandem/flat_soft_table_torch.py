@@ -4,6 +4,7 @@ import torch
 
 from ._arrays import check_sources
 from .flat_soft_table import lent
+from .soft_btree_torch import once
 
 
 def read_torch(table, queries, keys, values, weights, tau, ids):
@@ -32,8 +33,13 @@ class _Read(torch.autograd.Function):
         return reads.reshape(*queries.shape, table.value_width), log_z.reshape(queries.shape)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, d_reads, d_log_z):
+        with torch.no_grad():
+            gradients = _Read._gradients(ctx, d_reads, d_log_z)
+        return None, *once("FlatSoftTable.read", gradients), None
+
+    @staticmethod
+    def _gradients(ctx, d_reads, d_log_z):
         table, (queries,) = ctx.table, ctx.saved_tensors
         width, count = table.value_width, queries.numel()
         sizes = ((count,), (table.capacity,), (table.capacity, width), (table.capacity,), (1,))
@@ -53,4 +59,4 @@ class _Read(torch.autograd.Function):
             if 1 <= i <= 3:
                 gradient = gradient.index_select(0, ctx.ids)
             gradients.append(gradient.reshape(shape).to(device, dtype))
-        return None, *gradients, None
+        return gradients

@@ -61,21 +61,26 @@ class _Read(torch.autograd.Function):
             else:
                 shape, dtype, device = like
                 gradients.append(torch.from_numpy(np.ascontiguousarray(gradient)).reshape(shape).to(device, dtype))
-        if torch.is_grad_enabled():  # somebody may want to differentiate these
-            gradients = _Once.apply(torch.ones((), requires_grad=True), *gradients)
-        return None, None, *gradients, None
+        return None, None, *once("SoftBTree.read", gradients), None
+
+
+def once(name, gradients):
+    """Gradients as they are, whose own are refused. (torch's once_differentiable lets them pass as constants, where no
+    gradient from above needs one.)"""
+    if not torch.is_grad_enabled():  # nobody will want to differentiate these
+        return gradients
+    return _Once.apply(name, torch.ones((), requires_grad=True), *gradients)
 
 
 class _Once(torch.autograd.Function):
-    """Gradients as they are, whose own are refused. (once_differentiable lets them pass as constants, where no gradient
-    from above needs one.)"""
 
     @staticmethod
-    def forward(ctx, anchor, *gradients):
+    def forward(ctx, name, anchor, *gradients):
+        ctx.name = name
         return tuple(None if x is None else x.view_as(x) for x in gradients)
 
     @staticmethod
     def backward(ctx, *gradients):
         raise RuntimeError(
-            "SoftBTree.read has no second derivatives: compute what needs them from the formula, over all entries"
+            f"{ctx.name} has no second derivatives: compute what needs them from the formula, over all entries"
         )

@@ -171,7 +171,7 @@ def _differentiate(ctx, dout, dlse):
 def autocast(*tensors):
     """In the dtype of torch.autocast where it is on, as torch's own attention takes them; f64 stays."""
     kind = tensors[0].device.type
-    if not torch.is_autocast_enabled(kind):
+    if kind not in ("cpu", "cuda") or not torch.is_autocast_enabled(kind):  # of "meta" it cannot be asked
         return tensors
     halves = torch.float32, torch.bfloat16, torch.float16
     return [x.to(torch.get_autocast_dtype(kind)) if x.dtype in halves else x for x in tensors]

@@ -154,6 +154,16 @@ def test_a_backward_of_a_table_that_has_changed_is_refused():
         reads.sum().backward()
 
 
+def test_second_derivatives_are_refused_not_zero():
+    table = FlatSoftTable(1, 0.3, capacity=8, queries_max=2)
+    table.insert([0.0, 1.0, 2.0], [0.5, 1.5, 2.5])
+    queries = torch.tensor([0.2, 1.4], device="cuda", requires_grad=True)
+    (gradient,) = torch.autograd.grad(table.read(queries).sum(), queries, create_graph=True)
+    assert torch.equal(gradient, torch.autograd.grad(table.read(queries).sum(), queries)[0])
+    with pytest.raises(RuntimeError, match="FlatSoftTable.read has no second derivatives"):
+        (gradient.square().sum() + queries.sum()).backward()
+
+
 def test_a_query_that_reaches_nothing_reads_nan_and_sends_nothing():
     table = FlatSoftTable(1, 1.0, kernel="epanechnikov", capacity=2, queries_max=2)
     keys, values = torch.tensor([0.0, 0.5], device="cuda"), torch.tensor([[1.0], [2.0]], device="cuda")

@@ -298,6 +298,11 @@ def test_the_layers_parameters_have_their_usual_names():
     torch.testing.assert_close(compiled(x), layer(x), rtol=0, atol=0)
 
 
+def test_shapes_are_inferred_on_the_meta_device():
+    q = torch.empty(2, 5, 4, 8, device="meta")
+    assert tandem.attention(q, q, q, causal=True).shape == q.shape
+
+
 def test_torch_func_differentiates_it_and_refuses_second_derivatives():
     layer = nn.Attention(16, 2, 1, 8, qk_norm=True, sinks=True, dtype=torch.float64)
     parameters = {name: x.detach() for name, x in layer.named_parameters()}
