@@ -26,6 +26,15 @@ Status expect_sizes(const char* op, std::int64_t pairs, std::int64_t width) {
   return invalid_argument("{}: {} pairs of {} elements; at most 2^30 of either are supported", op, pairs, width);
 }
 
+Status expect_choice(const char* op, std::int64_t top_k, std::int64_t X) {
+  if (top_k < 1 || top_k > X) return invalid_argument("{}: cannot choose {} of {} experts", op, top_k, X);
+  if (X > kMoeExpertsMax || top_k > kMoeTopKMax) {
+    return invalid_argument("{}: {} of {} experts; at most {} of {} are supported", op, top_k, X, kMoeTopKMax,
+                            kMoeExpertsMax);
+  }
+  return ok_status();
+}
+
 }  // namespace
 
 Status router_top_k_cuda(TensorView logits, RouterNorm norm, TensorView weights, TensorView experts,
@@ -38,11 +47,7 @@ Status router_top_k_cuda(TensorView logits, RouterNorm norm, TensorView weights,
   TD_TRY(expect_view(kOp, "weights", weights, DType::kF32, {tokens, kAnyExtent}, Layout::kDense, device));
   const std::int64_t top_k = weights.extent(1);
   TD_TRY(expect_view(kOp, "experts", experts, DType::kI32, {tokens, top_k}, Layout::kDense, device));
-  if (top_k < 1 || top_k > X) return invalid_argument("{}: cannot choose {} of {} experts", kOp, top_k, X);
-  if (X > kMoeExpertsMax || top_k > kMoeTopKMax) {
-    return invalid_argument("{}: {} of {} experts; at most {} of {} are supported", kOp, top_k, X, kMoeTopKMax,
-                            kMoeExpertsMax);
-  }
+  TD_TRY(expect_choice(kOp, top_k, X));
   TD_TRY(expect_sizes(kOp, tokens * top_k, X));
   if (tokens == 0) return ok_status();
   return router_top_k_sm80({.logits = logits.as<float>(),
@@ -119,10 +124,7 @@ Status moe_route_cuda(TensorView logits, RouterNorm norm, TensorView x, const Ro
   if (!is_absent(input_norm.weight)) {
     TD_TRY(expect_view(kOp, "norm weight", input_norm.weight, DType::kF32, {width}, Layout::kDense, device));
   }
-  if (top_k < 1 || top_k > X || X > kMoeExpertsMax || top_k > kMoeTopKMax) {
-    return invalid_argument("{}: {} of {} experts; 1..{} of {} are supported", kOp, top_k, X, kMoeTopKMax,
-                            kMoeExpertsMax);
-  }
+  TD_TRY(expect_choice(kOp, top_k, X));
   if (pairs > kMoeRoutePairsMax || width > kMoeRouteWidthMax) {
     return invalid_argument("{}: {} pairs of {} elements; at most {} of {} are supported", kOp, pairs, width,
                             kMoeRoutePairsMax, kMoeRouteWidthMax);

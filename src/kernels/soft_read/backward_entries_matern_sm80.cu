@@ -6,26 +6,16 @@
 // Carried are the sums of n s gamma, of s gamma, and the moments of those.
 // Bound: bytes, (8 D + 20) n: values and keys read, gradients written.
 #include "kernels/common/launch.cuh"
+#include "kernels/soft_read/backward_sm80.cuh"
 #include "kernels/soft_read/matern_sm80.cuh"
 
 namespace tandem::kernels {
 namespace {
 
-using soft::kAll;
+using soft::Entry, soft::entry_of, soft::entry_of_lane, soft::kAll, soft::kEntryColumns, soft::kSpanMax;
 
 constexpr int kWarpsPerBlock = 4, kThreads = 32 * kWarpsPerBlock;
-constexpr int kSpanMax = 96;  // queries among a warp's entries that are taken one by one
-constexpr int kColumns = 8;   // that a lane holds at a time
 
-struct Entry {
-  float key, weight;  // weight < 0: no entry
-  int slot;
-};
-// Beyond the last one: the last one's key, and no entry.
-__device__ Entry entry_of(const SoftEntryRun& run, std::int64_t i) {
-  const int n = run.order.n, at = static_cast<int>(min(i, std::int64_t{n} - 1));
-  return {__ldg(run.order.keys + at), i < n ? __ldg(run.weights + at) : -1.0f, __ldg(run.slots + at)};
-}
 __device__ void write_scalars(const SoftBackward& a, const Entry& entry, float dot, float dot_pull, float inv_tau) {
   if (a.d_keys != nullptr) a.d_keys[entry.slot] = entry.weight * inv_tau * dot_pull;
   if (a.d_weights != nullptr) a.d_weights[entry.slot] = dot;
@@ -122,10 +112,10 @@ __device__ void backward_few(const SoftBackward& a, const Entry& entry, const so
   seen(stride - 4, of_z, pull_of_z);
   float dot = of_z.x, dot_pull = pull_of_z.x;
 
-  for (int first = 0; first < D; first += kColumns) {
-    float4 value[kColumns / 4], sum[kColumns / 4];
+  for (int first = 0; first < D; first += kEntryColumns) {
+    float4 value[kEntryColumns / 4], sum[kEntryColumns / 4];
 #pragma unroll
-    for (int c = 0; c < kColumns / 4; ++c) {
+    for (int c = 0; c < kEntryColumns / 4; ++c) {
       const int column = first + 4 * c;
       value[c] = sum[c] = float4{};
       if (column >= D) continue;
@@ -150,7 +140,7 @@ __device__ void backward_few(const SoftBackward& a, const Entry& entry, const so
         const float slope = fmaf(s, static_cast<float>(distance) * inv_tau, rest), all = factor * (slope + s);
         float of_row = 0.0f;
 #pragma unroll
-        for (int c = 0; c < kColumns / 4; ++c) {
+        for (int c = 0; c < kEntryColumns / 4; ++c) {
           const float4 sent = queries.row(begin + k, first + 4 * c);
           of_row += soft::dot4(value[c], sent);
           soft::add_scaled(sum[c], all, sent);
@@ -163,7 +153,7 @@ __device__ void backward_few(const SoftBackward& a, const Entry& entry, const so
       }
     }
 #pragma unroll
-    for (int c = 0; c < kColumns / 4; ++c) {
+    for (int c = 0; c < kEntryColumns / 4; ++c) {
       dot += soft::dot4(value[c], sum[c]);
       if (a.d_values.data != nullptr && entry.weight >= 0.0f) {
         soft::store4(a.d_values, entry.slot, first + 4 * c, soft::scaled(entry.weight, sum[c]));
@@ -291,8 +281,7 @@ __global__ void __launch_bounds__(kThreads, 5)
   const soft::MaternQueryRun queries{{a.queries, a.d_reads.D}};
   for (int k = 0; k < 32; k += 32 / soft::kGroup) {
     const int of = k + lane / soft::kGroup;
-    const Entry one{__shfl_sync(kAll, entry.key, of), __shfl_sync(kAll, entry.weight, of),
-                    __shfl_sync(kAll, entry.slot, of)};
+    const Entry one = entry_of_lane(entry, of);
     backward_one<kLanes>(a, one, queries);
   }
 }

@@ -8,33 +8,20 @@
 // entry is a read of its own instead, by half the lanes, in a second kernel.
 // Bound: bytes, (8 D + 20) n: values and keys read, gradients written.
 #include "kernels/common/launch.cuh"
-#include "kernels/soft_read/walk_sm80.cuh"
+#include "kernels/soft_read/backward_sm80.cuh"
 
 namespace tandem::kernels {
 namespace {
 
-using soft::kAll;
+using soft::Entry, soft::entry_of, soft::entry_of_lane, soft::kAll, soft::kEntryColumns, soft::kSpanMax;
 
 constexpr int kWarpsPerBlock = 4, kThreads = 32 * kWarpsPerBlock;
 static_assert(soft_entry_blocks(kThreads) == 1 && soft_entry_blocks(kThreads + 1) == 2);
-constexpr int kSpanMax = 96;  // queries among a warp's entries that are taken one by one
-constexpr int kColumns = 8;   // that a lane holds at a time
 
 __device__ __forceinline__ double warp_sum(double x) {
 #pragma unroll
   for (int lanes = 16; lanes > 0; lanes /= 2) x += __shfl_xor_sync(kAll, x, lanes);
   return x;
-}
-
-struct Entry {
-  float key, weight;  // weight < 0: no entry
-  int slot;
-};
-
-// Beyond the last one: the last one's key, and no entry.
-__device__ Entry entry_of(const SoftEntryRun& run, std::int64_t i) {
-  const int n = run.order.n, at = static_cast<int>(min(i, std::int64_t{n} - 1));
-  return {__ldg(run.order.keys + at), i < n ? __ldg(run.weights + at) : -1.0f, __ldg(run.slots + at)};
 }
 
 // Values are wanted only when the queries have been found.
@@ -112,10 +99,10 @@ __device__ float backward_few(const SoftBackward& a, const Entry& entry, const s
   Dots dots = z_dots(f, of_left(split.z_left), of_right(split.z_right), of_left(split.z_left_moment),
                      of_right(split.z_right_moment));
 
-  for (int first = 0; first < D; first += kColumns) {
-    float4 value[kColumns / 4], sum[kColumns / 4];
+  for (int first = 0; first < D; first += kEntryColumns) {
+    float4 value[kEntryColumns / 4], sum[kEntryColumns / 4];
 #pragma unroll
-    for (int c = 0; c < kColumns / 4; ++c) {
+    for (int c = 0; c < kEntryColumns / 4; ++c) {
       const int column = first + 4 * c;
       value[c] = sum[c] = float4{};
       if (column >= D) continue;
@@ -146,7 +133,7 @@ __device__ float backward_few(const SoftBackward& a, const Entry& entry, const s
         const float exponent = static_cast<float>(distance) * inv_tau, factor = soft::decay(distance, scale);
         float dot = 0.0f;
 #pragma unroll
-        for (int c = 0; c < kColumns / 4; ++c) {
+        for (int c = 0; c < kEntryColumns / 4; ++c) {
           const float4 sent = queries.row(begin + k, first + 4 * c);
           dot += soft::dot4(value[c], sent);
           soft::add_scaled(sum[c], factor, sent);
@@ -161,7 +148,7 @@ __device__ float backward_few(const SoftBackward& a, const Entry& entry, const s
       }
     }
 #pragma unroll
-    for (int c = 0; c < kColumns / 4; ++c) {
+    for (int c = 0; c < kEntryColumns / 4; ++c) {
       dots.all += soft::dot4(value[c], sum[c]);
       if (a.d_values.data != nullptr && entry.weight >= 0.0f) {
         soft::store4(a.d_values, entry.slot, first + 4 * c, soft::scaled(entry.weight, sum[c]));
@@ -278,8 +265,7 @@ __global__ void __launch_bounds__(kThreads, 4) many_kernel(const __grid_constant
     const soft::QueryRun queries{a.queries, a.d_reads.D};
     for (int k = 0; k < 32; k += 32 / soft::kGroup) {
       const int of = k + lane / soft::kGroup;
-      const Entry one{__shfl_sync(kAll, entry.key, of), __shfl_sync(kAll, entry.weight, of),
-                      __shfl_sync(kAll, entry.slot, of)};
+      const Entry one = entry_of_lane(entry, of);
       part += backward_one<kLanes>(a, one, queries);
     }
   }

@@ -9,13 +9,13 @@
 //   d_tau = (1/tau) [sum_i w_i e^-b b (1 - s^2 + b s) h_i / Z' + d_log_z n^2 / (1 + n)],
 // which takes no difference of two distances; it wants second moments.
 #include "kernels/common/launch.cuh"
+#include "kernels/soft_read/backward_sm80.cuh"
 #include "kernels/soft_read/matern_sm80.cuh"
 
 namespace tandem::kernels {
 namespace {
 
-constexpr int kThreads = 128, kQueriesPerBlock = kThreads / soft::kGroup;
-static_assert(soft_query_blocks(kQueriesPerBlock) == 1 && soft_query_blocks(kQueriesPerBlock + 1) == 2);
+using soft::kBackwardThreads;
 
 __device__ float ratio(float x, float y) { return y > 0.0f ? x / y : 0.0f; }
 
@@ -169,18 +169,10 @@ __device__ double backward_query(const SoftBackward& a, std::int64_t j, bool exi
 }
 
 template <int kLanes, int kRuns>
-__global__ void __launch_bounds__(kThreads, 4) backward_queries_matern_kernel(const __grid_constant__ SoftBackward a) {
-  __shared__ double parts[kQueriesPerBlock];
-  const int group = static_cast<int>(threadIdx.x) / soft::kGroup, m = a.queries.order.n;
-  const std::int64_t j = std::int64_t{blockIdx.x} * kQueriesPerBlock + group;
-  const double part = backward_query<kLanes, kRuns>(a, j < m ? j : m - 1, j < m);
-  if (soft::group_lane() == 0) parts[group] = part;
-  __syncthreads();
-  if (threadIdx.x != 0) return;
-  double sum = 0.0;
-#pragma unroll
-  for (const double of_query : parts) sum += of_query;
-  a.partials[blockIdx.x] = sum;
+__global__ void __launch_bounds__(kBackwardThreads, 4)
+    backward_queries_matern_kernel(const __grid_constant__ SoftBackward a) {
+  soft::for_queries_of_block(a,
+                             [&](std::int64_t j, bool exists) { return backward_query<kLanes, kRuns>(a, j, exists); });
 }
 
 }  // namespace
@@ -188,7 +180,8 @@ __global__ void __launch_bounds__(kThreads, 4) backward_queries_matern_kernel(co
 Status soft_backward_queries_matern_sm80(const SoftBackward& a, device::Stream& stream) {
   return soft::with_lanes_and_runs(a.runs, [&](auto lanes, auto count) {
     const dim3 blocks(static_cast<unsigned>(soft_query_blocks(a.queries.order.n)));
-    return launch("soft_backward", backward_queries_matern_kernel<lanes(), count()>, {blocks, kThreads}, stream, a);
+    return launch("soft_backward", backward_queries_matern_kernel<lanes(), count()>, {blocks, kBackwardThreads}, stream,
+                  a);
   });
 }
 

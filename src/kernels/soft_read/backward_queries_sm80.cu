@@ -7,13 +7,12 @@
 // p_i (h(v_i - r) + d_log_z), where p_i = w_i / Z' e^{-(|q - k_i| - nearest) / tau} and Z' = Z e^{nearest / tau}; so
 // for those to its left the query lies at q - nearest, which is no further left than the first of them with weight.
 #include "kernels/common/launch.cuh"
-#include "kernels/soft_read/runs_sm80.cuh"
+#include "kernels/soft_read/backward_sm80.cuh"
 
 namespace tandem::kernels {
 namespace {
 
-constexpr int kThreads = 128, kQueriesPerBlock = kThreads / soft::kGroup;
-static_assert(soft_query_blocks(kQueriesPerBlock) == 1 && soft_query_blocks(kQueriesPerBlock + 1) == 2);
+using soft::kBackwardThreads;
 
 __device__ float ratio(float x, float y) { return y > 0.0f ? x / y : 0.0f; }
 
@@ -83,19 +82,10 @@ __device__ double backward_query(const SoftBackward& a, std::int64_t j, bool exi
 }
 
 template <int kLanes, int kRuns>
-__global__ void __launch_bounds__(kThreads, kRuns == 1 ? 5 : 4)
+__global__ void __launch_bounds__(kBackwardThreads, kRuns == 1 ? 5 : 4)
     backward_queries_kernel(const __grid_constant__ SoftBackward a) {
-  __shared__ double parts[kQueriesPerBlock];
-  const int group = static_cast<int>(threadIdx.x) / soft::kGroup, m = a.queries.order.n;
-  const std::int64_t j = std::int64_t{blockIdx.x} * kQueriesPerBlock + group;
-  const double part = backward_query<kLanes, kRuns>(a, j < m ? j : m - 1, j < m);
-  if (soft::group_lane() == 0) parts[group] = part;
-  __syncthreads();
-  if (threadIdx.x != 0) return;
-  double sum = 0.0;
-#pragma unroll
-  for (const double of_query : parts) sum += of_query;
-  a.partials[blockIdx.x] = sum;
+  soft::for_queries_of_block(a,
+                             [&](std::int64_t j, bool exists) { return backward_query<kLanes, kRuns>(a, j, exists); });
 }
 
 }  // namespace
@@ -103,7 +93,7 @@ __global__ void __launch_bounds__(kThreads, kRuns == 1 ? 5 : 4)
 Status soft_backward_queries_sm80(const SoftBackward& a, device::Stream& stream) {
   return soft::with_lanes_and_runs(a.runs, [&](auto lanes, auto count) {
     const dim3 blocks(static_cast<unsigned>(soft_query_blocks(a.queries.order.n)));
-    return launch("soft_backward", backward_queries_kernel<lanes(), count()>, {blocks, kThreads}, stream, a);
+    return launch("soft_backward", backward_queries_kernel<lanes(), count()>, {blocks, kBackwardThreads}, stream, a);
   });
 }
 

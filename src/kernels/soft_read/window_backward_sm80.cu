@@ -3,14 +3,13 @@
 // <d_read, r>] / Z, give the entry's. With u = (q - k) / tau, dK/dk = -dK/dq = 2 u / tau and dK/dtau = 2 u^2 / tau.
 // An entry is a read of the queries, by half a warp.
 #include "kernels/common/launch.cuh"
-#include "kernels/soft_read/runs_sm80.cuh"
+#include "kernels/soft_read/backward_sm80.cuh"
 #include "kernels/soft_read/window_sm80.cuh"
 
 namespace tandem::kernels {
 namespace {
 
-constexpr int kThreads = 128, kPerBlock = kThreads / soft::kGroup;
-static_assert(soft_query_blocks(kPerBlock) == 1 && soft_query_blocks(kPerBlock + 1) == 2);
+constexpr int kThreads = soft::kBackwardThreads, kPerBlock = soft::kQueriesPerBlock;
 
 // Returns this query's part of d_tau.
 template <int kLanes, int kRuns>
@@ -62,17 +61,8 @@ __device__ double backward_query(const SoftBackward& a, std::int64_t j, bool exi
 
 template <int kLanes, int kRuns>
 __global__ void __launch_bounds__(kThreads, 5) backward_queries_window_kernel(const __grid_constant__ SoftBackward a) {
-  __shared__ double parts[kPerBlock];
-  const int group = static_cast<int>(threadIdx.x) / soft::kGroup, m = a.queries.order.n;
-  const std::int64_t j = std::int64_t{blockIdx.x} * kPerBlock + group;
-  const double part = backward_query<kLanes, kRuns>(a, j < m ? j : m - 1, j < m);
-  if (soft::group_lane() == 0) parts[group] = part;
-  __syncthreads();
-  if (threadIdx.x != 0) return;
-  double sum = 0.0;
-#pragma unroll
-  for (const double of_query : parts) sum += of_query;
-  a.partials[blockIdx.x] = sum;
+  soft::for_queries_of_block(a,
+                             [&](std::int64_t j, bool exists) { return backward_query<kLanes, kRuns>(a, j, exists); });
 }
 
 template <int kLanes>

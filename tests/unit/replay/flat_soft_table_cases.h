@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -157,6 +158,52 @@ inline Gradients backward(FlatSoftTable& table, std::int64_t capacity, std::int6
   return {dq.get(), dk.get(), dv.get(), dw.get(), dtau.get()};
 }
 
+// Those of the entries in `slots`, in that order.
+inline Gradients of_slots(const Gradients& all, const std::vector<std::int64_t>& slots, std::size_t D) {
+  Gradients out;
+  for (const std::int64_t slot : slots) {
+    const auto s = static_cast<std::size_t>(slot);
+    out.keys.push_back(all.keys[s]);
+    out.weights.push_back(all.weights[s]);
+    for (std::size_t d = 0; d < D; ++d) out.values.push_back(all.values[s * D + d]);
+  }
+  return out;
+}
+
+inline void expect_same(const Gradients& a, const Gradients& b) {
+  EXPECT_EQ(a.queries, b.queries);
+  EXPECT_EQ(a.keys, b.keys);
+  EXPECT_EQ(a.values, b.values);
+  EXPECT_EQ(a.weights, b.weights);
+  EXPECT_EQ(a.tau, b.tau);
+}
+
+// Queries 0.1, 0.5 and 0.9 alone, and as the second, fourth and sixth of `mixed`, whose others read NaN and send
+// nothing. D = 2; `relative` and `absolute`: how far the keys' gradients may be apart.
+inline void expect_others_spoil_only_themselves(FlatSoftTable& table, std::int64_t capacity,
+                                                const std::vector<float>& mixed, double relative, double absolute,
+                                                device::Stream& stream) {
+  const std::vector<float> good = {0.1f, 0.5f, 0.9f}, d_good = {1, 2, 3, 4, 5, 6};
+  std::vector<float> d(2 * mixed.size(), 1.0f);
+  for (std::size_t i = 0; i < d_good.size(); ++i) d[2 * (2 * (i / 2) + 1) + i % 2] = d_good[i];
+  const Reads reads = read(table, good, 2, stream), odd = read(table, mixed, 2, stream);
+  const Gradients want = backward(table, capacity, 2, good, d_good, {}, stream);
+  const Gradients got = backward(table, capacity, 2, mixed, d, {}, stream);
+  for (std::size_t j = 0; j < mixed.size(); ++j) {
+    if (j % 2 == 0 || j > 5) {
+      EXPECT_TRUE(std::isnan(odd.reads[2 * j]) && std::isnan(odd.reads[2 * j + 1]) && std::isnan(odd.log_z[j])) << j;
+      EXPECT_TRUE(std::isnan(got.queries[j])) << j;
+    } else {
+      EXPECT_EQ(odd.reads[2 * j], reads.reads[j / 2 * 2]);
+      EXPECT_EQ(got.queries[j], want.queries[j / 2]);
+    }
+  }
+  for (std::size_t i = 0; i < static_cast<std::size_t>(capacity); ++i) {
+    EXPECT_NEAR(got.keys[i], want.keys[i], relative * static_cast<double>(std::abs(want.keys[i])) + absolute);
+  }
+  EXPECT_NEAR(got.tau[0], want.tau[0], 1e-5 * std::abs(want.tau[0]));
+}
+
 // Of the entries in `slots`, in that order.
 inline Errors compare(FlatSoftTable& table, std::int64_t capacity, const Entries& entries,
                       const std::vector<std::int64_t>& slots, const std::vector<float>& queries, Random& random,
@@ -181,13 +228,7 @@ inline Errors compare(FlatSoftTable& table, std::int64_t capacity, const Entries
   const auto d_log_z = draw_normals<float>(queries.size(), random);
   for (const auto& d_z : {std::vector<float>(), d_log_z}) {
     const Gradients by_slot = backward(table, capacity, entries.D, queries, d_reads, d_z, stream);
-    Gradients sent;
-    for (const std::int64_t slot : slots) {
-      const auto s = static_cast<std::size_t>(slot);
-      sent.keys.push_back(by_slot.keys[s]);
-      sent.weights.push_back(by_slot.weights[s]);
-      for (std::size_t d = 0; d < D; ++d) sent.values.push_back(by_slot.values[s * D + d]);
-    }
+    const Gradients sent = of_slots(by_slot, slots, D);
     const DenseBackward want = oracle.backward<float>(queries, d_reads, d_z);
     errors.queries = std::max(errors.queries, worst<float>(by_slot.queries, want.of.queries, want.scales.queries));
     errors.keys = std::max(errors.keys, worst<float>(sent.keys, want.of.keys, want.scales.keys));

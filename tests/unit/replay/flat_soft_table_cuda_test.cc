@@ -198,11 +198,7 @@ TEST_P(FlatSoftTableOfKernelCuda, EqualCallsGiveEqualBits) {
   for (FlatSoftTable* again : {&table, &other}) {
     EXPECT_EQ(read(*again, queries, 6, stream).reads, reads.reads);
     const Gradients second = backward(*again, 5000, 6, queries, d_reads, d_log_z, stream);
-    EXPECT_EQ(first.queries, second.queries);
-    EXPECT_EQ(first.keys, second.keys);
-    EXPECT_EQ(first.values, second.values);
-    EXPECT_EQ(first.weights, second.weights);
-    EXPECT_EQ(first.tau, second.tau);
+    expect_same(first, second);
   }
 }
 
@@ -282,23 +278,7 @@ TEST_P(FlatSoftTableOfKernelCuda, QueriesThatAreNotFiniteSpoilOnlyThemselves) {
   const Entries entries = draw_entries(Keys::kUniform, 200, 2, random);
   FlatSoftTable table = make_table(2, 0.1f, 200, 64, GetParam());
   ASSERT_TRUE(rebuild(table, entries, stream).ok());
-  const std::vector<float> good = {0.1f, 0.5f, 0.9f}, d_good = {1, 2, 3, 4, 5, 6};
-  const std::vector<float> mixed = {-kNan, 0.1f, kNan, 0.5f, -kInf, 0.9f, kInf},
-                           d = {1, 1, 1, 2, 1, 1, 3, 4, 1, 1, 5, 6, 1, 1};
-  const Reads reads = read(table, good, 2, stream), odd = read(table, mixed, 2, stream);
-  const Gradients want = backward(table, 200, 2, good, d_good, {}, stream);
-  const Gradients got = backward(table, 200, 2, mixed, d, {}, stream);
-  for (std::size_t j = 0; j < mixed.size(); ++j) {
-    if (j % 2 == 0) {
-      EXPECT_TRUE(std::isnan(odd.reads[2 * j]) && std::isnan(odd.reads[2 * j + 1]) && std::isnan(odd.log_z[j])) << j;
-      EXPECT_TRUE(std::isnan(got.queries[j])) << j;
-    } else {
-      EXPECT_EQ(odd.reads[2 * j], reads.reads[j / 2 * 2]);
-      EXPECT_EQ(got.queries[j], want.queries[j / 2]);
-    }
-  }
-  for (std::size_t i = 0; i < 200; ++i) EXPECT_NEAR(got.keys[i], want.keys[i], 1e-6 * std::abs(want.keys[i]) + 1e-7);
-  EXPECT_NEAR(got.tau[0], want.tau[0], 1e-5 * std::abs(want.tau[0]));
+  expect_others_spoil_only_themselves(table, 200, {-kNan, 0.1f, kNan, 0.5f, -kInf, 0.9f, kInf}, 1e-6, 1e-7, stream);
 }
 
 TEST(FlatSoftTableCuda, SaysWhatItCannotDo) {

@@ -70,13 +70,7 @@ double compare_window(FlatSoftTable& table, std::int64_t capacity, const Entries
   const auto d_reads = draw_normals<float>(off.size() * D, random), d_log_z = draw_normals<float>(off.size(), random);
   for (const auto& d_z : {std::vector<float>(), d_log_z}) {
     const Gradients by_slot = backward(table, capacity, entries.D, off, d_reads, d_z, stream);
-    Gradients sent;
-    for (const std::int64_t slot : slots) {
-      const auto s = static_cast<std::size_t>(slot);
-      sent.keys.push_back(by_slot.keys[s]);
-      sent.weights.push_back(by_slot.weights[s]);
-      for (std::size_t d = 0; d < D; ++d) sent.values.push_back(by_slot.values[s * D + d]);
-    }
+    const Gradients sent = of_slots(by_slot, slots, D);
     const DenseBackward want = oracle.backward<float>(off, d_reads, d_z);
     const double errors[] = {worst<float>(by_slot.queries, want.of.queries, want.scales.queries),
                              worst<float>(sent.keys, want.of.keys, want.scales.keys),
@@ -231,23 +225,8 @@ TEST(FlatSoftTableWindowCuda, WhatReachesNothingReadsNan) {
   Random random(57);
   const Entries entries = draw_entries(Keys::kUniform, 200, 2, random);
   FlatSoftTable table = make_window_table(entries, 0.1f, 200, stream);
-  const std::vector<float> good = {0.1f, 0.5f, 0.9f}, d_good = {1, 2, 3, 4, 5, 6};
-  const std::vector<float> mixed = {-3.0f, 0.1f, kNan, 0.5f, 1e30f, 0.9f, kInf, -kInf},
-                           d = {1, 1, 1, 2, 1, 1, 3, 4, 1, 1, 5, 6, 1, 1, 1, 1};
-  const Reads reads = read(table, good, 2, stream), odd = read(table, mixed, 2, stream);
-  const Gradients want = backward(table, 200, 2, good, d_good, {}, stream);
-  const Gradients got = backward(table, 200, 2, mixed, d, {}, stream);
-  for (std::size_t j = 0; j < mixed.size(); ++j) {
-    if (j % 2 == 0 || j == 7) {
-      EXPECT_TRUE(std::isnan(odd.reads[2 * j]) && std::isnan(odd.reads[2 * j + 1]) && std::isnan(odd.log_z[j])) << j;
-      EXPECT_TRUE(std::isnan(got.queries[j])) << j;
-    } else {
-      EXPECT_EQ(odd.reads[2 * j], reads.reads[j / 2 * 2]);
-      EXPECT_EQ(got.queries[j], want.queries[j / 2]);
-    }
-  }
-  for (std::size_t i = 0; i < 200; ++i) EXPECT_NEAR(got.keys[i], want.keys[i], 1e-5 * std::abs(want.keys[i]) + 1e-6);
-  EXPECT_NEAR(got.tau[0], want.tau[0], 1e-5 * std::abs(want.tau[0]));
+  expect_others_spoil_only_themselves(table, 200, {-3.0f, 0.1f, kNan, 0.5f, 1e30f, 0.9f, kInf, -kInf}, 1e-5f, 1e-6f,
+                                      stream);
 }
 
 TEST(FlatSoftTableWindowCuda, EqualCallsGiveEqualBitsAndGradientsSumToZero) {
@@ -264,11 +243,7 @@ TEST(FlatSoftTableWindowCuda, EqualCallsGiveEqualBitsAndGradientsSumToZero) {
   for (FlatSoftTable* again : {&table, &other}) {
     EXPECT_EQ(read(*again, queries, 6, stream).reads, reads.reads);
     const Gradients second = backward(*again, 5000, 6, queries, d_reads, d_log_z, stream);
-    EXPECT_EQ(first.queries, second.queries);
-    EXPECT_EQ(first.keys, second.keys);
-    EXPECT_EQ(first.values, second.values);
-    EXPECT_EQ(first.weights, second.weights);
-    EXPECT_EQ(first.tau, second.tau);
+    expect_same(first, second);
   }
   double sum = 0, scale = 0;
   for (const float x : first.queries) sum += static_cast<double>(x), scale += std::abs(static_cast<double>(x));
