@@ -289,10 +289,8 @@ Status soft_read_backward_cuda(const SoftEntries& entries, std::span<const SoftR
   TD_TRY(soft_levels_sm80(cut.queries.order, stream));
   TD_TRY(soft_sum_queries_sm80(cut.queries, static_cast<int>(D), of.tau, of.shape, stream));
   if (!is_laplace) {
-    for (int r = 0; r < of.count; ++r) {
-      TD_TRY(is_matern ? soft_backward_entries_matern_sm80(backward, r, cut.many, stream)
-                       : soft_backward_entries_window_sm80(backward, r, stream));
-    }
+    const auto to_run = is_matern ? soft_backward_entries_matern_sm80 : soft_backward_entries_window_sm80;
+    for (int r = 0; r < of.count; ++r) TD_TRY(to_run(backward, r, cut.many, stream));
     return ok_status();
   }
   std::int64_t first_partial = soft_query_blocks(m);
@@ -356,7 +354,7 @@ Status soft_read_window_sm80(const SoftEntryRuns&, const float*, std::int64_t, c
 Status soft_backward_queries_window_sm80(const SoftBackward&, device::Stream&) {
   return no_cuda_code("soft_read_backward");
 }
-Status soft_backward_entries_window_sm80(const SoftBackward&, int, device::Stream&) {
+Status soft_backward_entries_window_sm80(const SoftBackward&, int, std::uint8_t*, device::Stream&) {
   return no_cuda_code("soft_read_backward");
 }
 Status soft_sum_partials_sm80(const double*, std::int64_t, float*, device::Stream&) {

@@ -161,7 +161,8 @@ Status soft_sum_queries_window_sm80(const SoftQueryRun& run, int D, float tau, d
 Status soft_read_window_sm80(const SoftEntryRuns& runs, const float* queries, std::int64_t m, const SoftRows& reads,
                              float* log_z, device::Stream& stream);
 Status soft_backward_queries_window_sm80(const SoftBackward& arguments, device::Stream& stream);
-Status soft_backward_entries_window_sm80(const SoftBackward& arguments, int which, device::Stream& stream);
+Status soft_backward_entries_window_sm80(const SoftBackward& arguments, int which, std::uint8_t* many,
+                                         device::Stream& stream);
 Status soft_sum_partials_sm80(const double* partials, std::int64_t count, float* sum, device::Stream& stream);
 
 }  // namespace tandem::kernels

@@ -35,28 +35,36 @@ struct WindowTerms {
   int lanes[kWindowParts];     // that may have something, of all of the warp
 };
 
-struct WindowFactors {  // of a row
-  float value, slope, square;
+// Of a row: in the sums of K x, u x, u^2 x, and x.
+struct WindowFactors {
+  float value, slope, square, mass;
 };
 __device__ __forceinline__ WindowFactors factors_of_source(float u, float weight) {
-  return {weight * ((1.0f - u) * (1.0f + u)), weight * u, weight * (u * u)};
+  return {weight * ((1.0f - u) * (1.0f + u)), weight * u, weight * (u * u), weight};
 }
 // Of M0, M1, M2.
 __device__ __forceinline__ WindowFactors factors_of_moment(int k, float u, float sign) {
-  if (k == 0) return {(1.0f - u) * (1.0f + u), u, u * u};
-  if (k == 1) return {2.0f * sign * u, -sign, -2.0f * sign * u};
-  return {-1.0f, 0.0f, 1.0f};
+  if (k == 0) return {(1.0f - u) * (1.0f + u), u, u * u, 1.0f};
+  if (k == 1) return {2.0f * sign * u, -sign, -2.0f * sign * u, 0.0f};
+  return {-1.0f, 0.0f, 1.0f, 0.0f};
 }
 
+// The sources in reach are first .. last - 1.
+struct Reach {
+  int first, last;
+};
+__device__ __forceinline__ Reach reach_of(const SoftOrder& order, float centre, float tau) {
+  return {find_by(order, [&](bool exists, float key) { return exists && centre - key >= tau; }).before,
+          find_by(order, [&](bool exists, float key) { return exists && !(key - centre >= tau); }).before};
+}
+
+// Of the sources in `reach`, or in a part of it.
 template <class Run>
-__device__ __forceinline__ WindowTerms window_terms(const Run& run, float centre, float tau) {
+__device__ __forceinline__ WindowTerms window_terms(const Run& run, const Reach& reach, float centre, float tau) {
   const SoftOrder& order = run.order();
   const SoftWindow& window = run.window();
   const int lane = group_lane();
-  const int first = find_by(order, [&](bool exists, float key) { return exists && centre - key >= tau; }).before;
-  const int last = find_by(order, [&](bool exists, float key) {
-                     return exists && !(key - centre >= tau);
-                   }).before;  // beyond the last
+  const int first = reach.first, last = reach.last;
   const int a = min(first, order.n - 1) / kSoftTile, b = max(last - 1, first) / kSoftTile;
   WindowTerms out;
   const auto at = [&](int i) { return __fdiv_rn(centre - __ldg(order.keys + i), tau); };
@@ -118,14 +126,20 @@ __device__ __forceinline__ WindowTerms window_terms(const Run& run, float centre
   return out;
 }
 
+template <class Run>
+__device__ __forceinline__ WindowTerms window_terms(const Run& run, float centre, float tau) {
+  return window_terms(run, reach_of(run.order(), centre, tau), centre, tau);
+}
+
 // Sums over all of the group's terms of their z.
 template <class Run>
 __device__ __forceinline__ WindowFactors window_z(const Run& run, const WindowTerms& terms) {
-  WindowFactors sum{0.0f, 0.0f, 0.0f};
+  WindowFactors sum{0.0f, 0.0f, 0.0f, 0.0f};
   const auto add = [&](const WindowFactors& of, float z) {
     sum.value = fmaf(of.value, z, sum.value);
     sum.slope = fmaf(of.slope, z, sum.slope);
     sum.square = fmaf(of.square, z, sum.square);
+    sum.mass = fmaf(of.mass, z, sum.mass);
   };
 #pragma unroll
   for (int part = 0; part < kWindowParts; ++part) {
@@ -140,7 +154,7 @@ __device__ __forceinline__ WindowFactors window_z(const Run& run, const WindowTe
       }
     }
   }
-  return {group_sum(sum.value), group_sum(sum.slope), group_sum(sum.square)};
+  return {group_sum(sum.value), group_sum(sum.slope), group_sum(sum.square), group_sum(sum.mass)};
 }
 
 // Calls add(x, factors) with four columns of each row that this lane reads.
