@@ -32,7 +32,7 @@ __device__ Ends ends_of(float key, double left_at, double right_at, float inv_ta
     const double distance = side == 0 ? key - left_at : right_at - key;
     const bool any = !isinf(distance);
     out.factor[side] = any ? soft::decay(distance, scale) : 0.0f;
-    out.exponent[side] = any ? static_cast<float>(distance) * inv_tau : 0.0f;
+    out.exponent[side] = any ? soft::exponent_of(distance, inv_tau) : 0.0f;
   }
   return out;
 }
@@ -137,7 +137,7 @@ __device__ void backward_few(const SoftBackward& a, const Entry& entry, const so
         const bool is_right = query > entry.key;
         const double distance = is_right ? left - entry.key : entry.key - right;
         const float factor = soft::decay(distance, scale);
-        const float slope = fmaf(s, static_cast<float>(distance) * inv_tau, rest), all = factor * (slope + s);
+        const float slope = fmaf(s, soft::exponent_of(distance, inv_tau), rest), all = factor * (slope + s);
         float of_row = 0.0f;
 #pragma unroll
         for (int c = 0; c < kEntryColumns / 4; ++c) {

@@ -42,12 +42,12 @@ __device__ Factors factors_at(float key, double left_at, double right_at, float 
   if (!isinf(left_at)) {
     const double distance = key - left_at;
     out.left = soft::decay(distance, scale);
-    out.left_exponent = static_cast<float>(distance) * inv_tau;
+    out.left_exponent = soft::exponent_of(distance, inv_tau);
   }
   if (!isinf(right_at)) {
     const double distance = right_at - key;
     out.right = soft::decay(distance, scale);
-    out.right_exponent = static_cast<float>(distance) * inv_tau;
+    out.right_exponent = soft::exponent_of(distance, inv_tau);
   }
   return out;
 }
@@ -130,7 +130,7 @@ __device__ float backward_few(const SoftBackward& a, const Entry& entry, const s
         const bool is_right = query > entry.key;
         const float sign = is_right ? 1.0f : query < entry.key ? -1.0f : 0.0f;
         const double distance = is_right ? left - entry.key : entry.key - right;
-        const float exponent = static_cast<float>(distance) * inv_tau, factor = soft::decay(distance, scale);
+        const float exponent = soft::exponent_of(distance, inv_tau), factor = soft::decay(distance, scale);
         float dot = 0.0f;
 #pragma unroll
         for (int c = 0; c < kEntryColumns / 4; ++c) {

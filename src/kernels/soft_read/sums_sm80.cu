@@ -41,7 +41,8 @@ __device__ void tile_sums(const Run& run, int D, float tau, const std::uint8_t* 
   const float to_right = static_cast<float>(source.reach_left - right_at);
   const float left = counts ? source.weight * soft::decay(to_left, scale) : 0.0f;
   const float right = counts ? source.weight * soft::decay(to_right, scale) : 0.0f;
-  const float left_exponent = counts ? to_left * inv_tau : 0.0f, right_exponent = counts ? to_right * inv_tau : 0.0f;
+  const float left_exponent = counts ? soft::exponent_of(to_left, inv_tau) : 0.0f,
+              right_exponent = counts ? soft::exponent_of(to_right, inv_tau) : 0.0f;
 
   const SoftSums& sums = run.scan().sums[0];
   const int padded = static_cast<int>(soft_padded(D)), stride = padded + 4;

@@ -88,6 +88,10 @@ __device__ __forceinline__ float sum_columns(float x) {
 }
 
 // e^-u for u = distance / tau, by `scale` = log2(e) / tau. Distances are negative only from entries of weight 0.
+// distance / tau for a factor beside decay(): finite, so that what has decayed to nothing, from some 104 on, stays so.
+__device__ __forceinline__ float exponent_of(double distance, float inv_tau) {
+  return fminf(static_cast<float>(distance) * inv_tau, 1e6f);
+}
 template <class At>
 __device__ __forceinline__ float decay(At distance, float scale) {
   return sm80::exp2_fast(fminf(-static_cast<float>(distance) * scale, 100.0f));
@@ -219,9 +223,9 @@ __device__ __forceinline__ Split<typename Run::At> split(const Run& run, const P
   out.carry_right = after == kFar ? 0.0f : decay(after - out.right_at, scale);
 
   if constexpr (!kWithZ) {
-    out.exponent = counts ? static_cast<float>(distance) * inv_tau : 0.0f;
-    out.carry_left_exponent = before == -kFar ? 0.0f : static_cast<float>(out.left_at - before) * inv_tau;
-    out.carry_right_exponent = after == kFar ? 0.0f : static_cast<float>(after - out.right_at) * inv_tau;
+    out.exponent = counts ? exponent_of(distance, inv_tau) : 0.0f;
+    out.carry_left_exponent = before == -kFar ? 0.0f : exponent_of(out.left_at - before, inv_tau);
+    out.carry_right_exponent = after == kFar ? 0.0f : exponent_of(after - out.right_at, inv_tau);
     return out;
   }
 
@@ -232,9 +236,9 @@ __device__ __forceinline__ Split<typename Run::At> split(const Run& run, const P
   out.z_left = fmaf(out.carry_left, carried_left, group_sum(is_left ? z : 0.0f));
   out.z_right = fmaf(out.carry_right, carried_right, group_sum(is_left ? 0.0f : z));
   if constexpr (Run::kMoments) {
-    out.exponent = counts ? static_cast<float>(distance) * inv_tau : 0.0f;
-    out.carry_left_exponent = before == -kFar ? 0.0f : static_cast<float>(out.left_at - before) * inv_tau;
-    out.carry_right_exponent = after == kFar ? 0.0f : static_cast<float>(after - out.right_at) * inv_tau;
+    out.exponent = counts ? exponent_of(distance, inv_tau) : 0.0f;
+    out.carry_left_exponent = before == -kFar ? 0.0f : exponent_of(out.left_at - before, inv_tau);
+    out.carry_right_exponent = after == kFar ? 0.0f : exponent_of(after - out.right_at, inv_tau);
     const float left_moment = fmaf(out.carry_left_exponent, carried_left, __ldg(carries.left_moments + z_at));
     const float right_moment = fmaf(out.carry_right_exponent, carried_right, __ldg(carries.right_moments + z_at));
     const float moment = z * out.exponent;

@@ -46,6 +46,19 @@ TEST_P(FlatSoftTableOfKernelCuda, AgreesAtAllSizesAndWidths) {
   }
 }
 
+// Distances over tau beyond what f32 holds: whoever is nearest is all there is.
+TEST_P(FlatSoftTableOfKernelCuda, AgreesBeyondTheRangeOfFloats) {
+  TANDEM_CUDA_STREAM(stream);
+  Random random(9);
+  std::vector<double> keys;
+  for (int i = 0; i < 300; ++i) keys.push_back((i % 3 - 1) * 3e38);
+  const Entries entries = draw_entries(keys, 4, random);
+  for (const float tau : {0.5f, 1e-33f}) {
+    const Errors errors = compare_built(entries, tau, 24, random, stream, GetParam());
+    EXPECT_LT(errors.greatest(), 3e-6) << errors << "; tau " << tau;
+  }
+}
+
 // More queries than are taken one by one, and keys that fill many tiles each.
 TEST_P(FlatSoftTableOfKernelCuda, AgreesWithManyQueriesAndEqualKeys) {
   TANDEM_CUDA_STREAM(stream);
