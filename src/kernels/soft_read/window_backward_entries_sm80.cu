@@ -8,26 +8,16 @@
 // Where these are many, each entry is a read of the queries, by half a warp. Bound: bytes, (8 D + 20) n: values and
 // keys read, gradients written.
 #include "kernels/common/launch.cuh"
+#include "kernels/soft_read/backward_sm80.cuh"
 #include "kernels/soft_read/window_sm80.cuh"
 
 namespace tandem::kernels {
 namespace {
 
-using soft::kAll;
+using soft::Entry, soft::entry_of, soft::entry_of_lane, soft::kAll, soft::kEntryColumns, soft::kSpanMax;
 
 constexpr int kWarpsPerBlock = 4, kThreads = 32 * kWarpsPerBlock;
-constexpr int kSpanMax = 96;  // queries that only some of a warp's entries reach
-constexpr int kColumns = 8;   // that a lane holds at a time
 
-struct Entry {
-  float key, weight;  // weight < 0: no entry
-  int slot;
-};
-// Beyond the last one: the last one's key, and no entry.
-__device__ Entry entry_of(const SoftEntryRun& run, std::int64_t i) {
-  const int n = run.order.n, at = static_cast<int>(min(i, std::int64_t{n} - 1));
-  return {__ldg(run.order.keys + at), i < n ? __ldg(run.weights + at) : -1.0f, __ldg(run.slots + at)};
-}
 __device__ void write_scalars(const SoftBackward& a, const Entry& entry, float dot, float slope) {
   if (a.d_keys != nullptr) a.d_keys[entry.slot] = -2.0f * entry.weight * slope / a.runs.tau;
   if (a.d_weights != nullptr) a.d_weights[entry.slot] = dot;
@@ -74,10 +64,10 @@ __device__ void backward_few(const SoftBackward& a, const Entry& entry, const so
     }
     __syncwarp();
   }
-  for (int first = 0; first < D; first += kColumns) {
-    float4 value[kColumns / 4], sum[kColumns / 4];
+  for (int first = 0; first < D; first += kEntryColumns) {
+    float4 value[kEntryColumns / 4], sum[kEntryColumns / 4];
 #pragma unroll
-    for (int c = 0; c < kColumns / 4; ++c) {
+    for (int c = 0; c < kEntryColumns / 4; ++c) {
       const int column = first + 4 * c;
       value[c] = sum[c] = float4{};
       if (column >= D) continue;
@@ -100,7 +90,7 @@ __device__ void backward_few(const SoftBackward& a, const Entry& entry, const so
         const float u = is_in ? __fdiv_rn(entry.key - query, tau) : 0.0f, all = is_in ? (1.0f - u) * (1.0f + u) : 0.0f;
         float of_row = 0.0f;
 #pragma unroll
-        for (int c = 0; c < kColumns / 4; ++c) {
+        for (int c = 0; c < kEntryColumns / 4; ++c) {
           const float4 sent = queries.row(j, first + 4 * c);
           of_row += soft::dot4(value[c], sent);
           soft::add_scaled(sum[c], all, sent);
@@ -114,7 +104,7 @@ __device__ void backward_few(const SoftBackward& a, const Entry& entry, const so
       }
     }
 #pragma unroll
-    for (int c = 0; c < kColumns / 4; ++c) {
+    for (int c = 0; c < kEntryColumns / 4; ++c) {
       dot += soft::dot4(value[c], sum[c]);
       if (a.d_values.data != nullptr && entry.weight >= 0.0f) {
         soft::store4(a.d_values, entry.slot, first + 4 * c, soft::scaled(entry.weight, sum[c]));
@@ -182,8 +172,7 @@ __global__ void __launch_bounds__(kThreads, 5)
   const soft::WindowQueryRun queries{{a.queries, a.d_reads.D}};
   for (int k = 0; k < 32; k += 32 / soft::kGroup) {
     const int of = k + lane / soft::kGroup;
-    const Entry one{__shfl_sync(kAll, entry.key, of), __shfl_sync(kAll, entry.weight, of),
-                    __shfl_sync(kAll, entry.slot, of)};
+    const Entry one = entry_of_lane(entry, of);
     backward_one<kLanes>(a, one, queries);
   }
 }
