@@ -96,7 +96,11 @@ inline std::vector<float> queries_for(const std::vector<float>& keys, float tau,
       case 0: queries[j] = key; break;
       case 1:
       case 2: queries[j] = static_cast<float>(key + tau * normal(random)); break;
-      case 3: queries[j] = static_cast<float>(*low + (*high - *low) * uniform(random)); break;
+      case 3: {
+        const double at = uniform(random);  // by parts: the whole range may be more than a float holds
+        queries[j] = static_cast<float>(*low * (1 - at) + *high * at);
+        break;
+      }
       case 4: queries[j] = static_cast<float>(*low - 1000 * tau * uniform(random)); break;
       default: queries[j] = static_cast<float>(*high + 1000 * tau * uniform(random)); break;
     }
