@@ -72,8 +72,9 @@ __global__ void __launch_bounds__(kQkNormRopeThreads)
     const std::int64_t token = row / heads;
     const int head = static_cast<int>(row - token * heads);
     const bool is_v = head >= call.H + call.G, is_q = head < call.H;
-    float values[2][kChunk];
-    norm_and_turn<kAligned>(call, part, token, head, is_row, values);
+    float gains[2][kChunk], values[2][kChunk];
+    load_head_gains<kAligned>(call, part, head, gains);
+    norm_and_turn<kAligned>(call, part, token, head, is_row, gains, values);
     if (!is_row) continue;
     void* to = call.q;
     float scale = 1.0f;
