@@ -93,6 +93,8 @@ __device__ __forceinline__ void make_heads(const DecodeArguments& args, const It
   const int group = args.paged.heads_per_group;
   const sm80::HeadPart part(call.D, call.half, args.threads_of_head);
   const int at_once = kComputing / args.threads_of_head;
+  const std::int64_t page = slot / call.P;
+  const std::int64_t at = ((page * call.G + item.g) * call.P + (slot - page * call.P)) * call.D;
   for (int i = part.group; i - part.group < group + 2; i += at_once) {
     const bool is_head = i < group + 2, is_q = i < group, is_v = i == group + 1;
     const int head = is_q ? item.g * group + i : call.H + item.g + (is_v ? call.G : 0);
@@ -101,8 +103,6 @@ __device__ __forceinline__ void make_heads(const DecodeArguments& args, const It
     if (i == part.group) wait_for_previous();  // gains are older
     sm80::norm_and_turn<true>(call, part, item.token, is_head ? head : 0, is_head, gains, values);
     if (!is_head) continue;
-    const std::int64_t page = slot / call.P;
-    const std::int64_t at = ((page * call.G + item.g) * call.P + (slot - page * call.P)) * call.D;
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
       if (part.counts[k] <= 0) continue;
@@ -112,6 +112,33 @@ __device__ __forceinline__ void make_heads(const DecodeArguments& args, const It
       std::uint16_t* const cache = static_cast<std::uint16_t*>(is_v ? call.v : call.k);
       *reinterpret_cast<uint4*>(cache + at + part.begins[k]) = chunk;
     }
+  }
+}
+
+// As multiply_values() of one group of columns, of the steps in which keys are seen: the others would add p = 0. One
+// loop, whose next operands come meanwhile: the code is run once a layer and waited for as it comes from memory.
+template <class C>
+__device__ __forceinline__ void multiply_seen_values(std::uint32_t tile, int warp, const float* probabilities,
+                                                     int begin, int end, float (&sums)[4]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, last = (min(end, C::kKeys) - 1) / 16;
+  const float* const p = probabilities + lane / 4 * kRowFloats + 2 * (lane % 4);
+  const std::uint32_t row = tile + piece_at<C>(lane / 16 * 8 + lane % 8, 2 * warp + lane / 8 % 2);
+  float2 low, high;
+  std::uint32_t next[4];
+  const auto load = [&](int step) {
+    low = *reinterpret_cast<const float2*>(p + 16 * step);
+    high = *reinterpret_cast<const float2*>(p + 16 * step + 8);
+    sm80::load_matrices_transposed(next, row + static_cast<std::uint32_t>(step * 16 * C::kRowBytes));
+  };
+  int step = max(begin, 0) / 16;
+  load(step);
+#pragma unroll 1
+  for (; step <= last; ++step) {
+    std::uint32_t a[4] = {next[0], next[1], next[2], next[3]};
+    const std::uint32_t b0 = pack<__nv_bfloat16>(low.x, low.y), b1 = pack<__nv_bfloat16>(high.x, high.y);
+    if (step < last) load(step + 1);
+    if (16 * step < begin || 16 * step + 16 > end) keep_keys(step, begin, end, a);
+    sm80::Bf16::multiply_add(sums, a, b0, b1);
   }
 }
 
@@ -132,7 +159,6 @@ __device__ __forceinline__ void attend(const DecodeArguments& args, const Item& 
       q[i][half] = reinterpret_cast<const std::uint32_t*>(shared.q[lane / 4])[8 * i + lane % 4 + 4 * half];
     }
   }
-  const auto tile_at = [&](int place) { return ring + place * C::kTileBytes; };
   // Pieces begin .. begin + count - 1 of the new token's row of a tile, which was copied without it.
   const auto add_new = [&](std::byte* tile, bool is_v, int begin, int count) {
     if (lane < count && begin + lane < call.D / 8) {
@@ -141,6 +167,10 @@ __device__ __forceinline__ void attend(const DecodeArguments& args, const Item& 
     __syncwarp();
   };
   RingPlace<C::kSlots> place;
+  const auto wait = [&] {
+    barrier_wait(&shared.full[place.index()], place.parity());
+    return ring + place.index() * C::kTileBytes;
+  };
   const auto release = [&] {
     __syncwarp();
     if (lane == 0) barrier_arrive(&shared.empty[place.index()]);
@@ -148,32 +178,27 @@ __device__ __forceinline__ void attend(const DecodeArguments& args, const Item& 
   };
   float sums[1][4] = {}, max[2] = {-INFINITY, -INFINITY};
   int buffer = 0;
+#pragma unroll 1
   for (int block = walk.first; block <= walk.last; block += kAtOnce, buffer ^= 1) {
     const int count = min(kAtOnce, walk.last - block + 1);
     float s[2][4], shift_own[2] = {};
+    if (own > 0 && own < count) release();
+    if (own < count) {
+      const int start = (block + own) * C::kKeys;
+      std::byte* const tile = wait();
+      if (block + own == walk.last && is_appended && new_key / kKeysOfWarp == warp % 4) add_new(tile, false, 0, 32);
 #pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      if (i >= count) break;
-      if (i == own) {
-        const int start = (block + i) * C::kKeys;
-        std::byte* const tile = tile_at(place.index());
-        barrier_wait(&shared.full[place.index()], place.parity());
-        if (block + i == walk.last && is_appended && new_key / kKeysOfWarp == warp % 4) add_new(tile, false, 0, 32);
-#pragma unroll
-        for (int m = 0; m < 2; ++m) multiply_keys<C>(shared_address(tile), own_key + m * 16, q, s[m]);
-        const bool is_partial = start < walk.whole_begin || start + C::kKeys > walk.whole_end;
-        float largest[2];
-        finish_scores(call, scales, start + own_key, position, is_partial, s, largest);
-        if (lane < 4) *reinterpret_cast<float2*>(&shared.maxima[buffer][i][warp % 4][row]) = {largest[0], largest[1]};
-      }
-      release();
+      for (int m = 0; m < 2; ++m) multiply_keys<C>(shared_address(tile), own_key + m * 16, q, s[m]);
+      const bool is_partial = start < walk.whole_begin || start + C::kKeys > walk.whole_end;
+      float largest[2];
+      finish_scores(call, scales, start + own_key, position, is_partial, s, largest);
+      if (lane < 4) *reinterpret_cast<float2*>(&shared.maxima[buffer][own][warp % 4][row]) = {largest[0], largest[1]};
     }
+    for (int i = min(own, count - 1); i < count; ++i) release();
     named_sync(1, kComputing);
-    float fade[kAtOnce][2];
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      if (i >= count) break;
-      float after[2] = {max[0], max[1]};
+#pragma unroll 1
+    for (int i = 0; i < count; ++i) {
+      float after[2] = {max[0], max[1]}, fade[2];
 #pragma unroll
       for (int other = 0; other < 4; ++other) {
         const float2 theirs = *reinterpret_cast<const float2*>(&shared.maxima[buffer][i][other][row]);
@@ -183,39 +208,46 @@ __device__ __forceinline__ void attend(const DecodeArguments& args, const Item& 
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         const float shift = shift_of(after[r], scales.score_log2);
-        fade[i][r] = fade_of(max[r], scales.score_log2, shift);
+        fade[r] = fade_of(max[r], scales.score_log2, shift);
         max[r] = after[r];
         if (i == own) shift_own[r] = shift;
       }
-      if (threadIdx.x < 4) *reinterpret_cast<float2*>(&shared.fade[buffer][i][row]) = {fade[i][0], fade[i][1]};
+      if (threadIdx.x < 4) *reinterpret_cast<float2*>(&shared.fade[buffer][i][row]) = {fade[0], fade[1]};
     }
     if (threadIdx.x < 4) *reinterpret_cast<float2*>(&shared.max[row]) = {max[0], max[1]};
     if (own < count) {
       store_probabilities(s, scales.score_log2, shift_own, own_key, shared.probabilities[buffer][own]);
     }
     named_sync(2, kWithTotals);
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      if (i >= count) break;
+#pragma unroll 1
+    for (int i = 0; i < count; ++i) {
       if (warp < C::kColumnWarps) {
+        const float2 fade = *reinterpret_cast<const float2*>(&shared.fade[buffer][i][row]);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) sums[0][j] = __fmul_rn(sums[0][j], fade[i][j % 2]);
-        std::byte* const tile = tile_at(place.index());
-        barrier_wait(&shared.full[place.index()], place.parity());
+        for (int j = 0; j < 4; ++j) sums[0][j] = __fmul_rn(sums[0][j], j % 2 == 0 ? fade.x : fade.y);
+        std::byte* const tile = wait();
         if (block + i == walk.last && is_appended) add_new(tile, true, 2 * warp, 2);
-        const int begin = walk.key_begin - (block + i) * C::kKeys, end = walk.key_end - (block + i) * C::kKeys;
-        const float* const probabilities = shared.probabilities[buffer][i];
-        if (begin <= 0 && end >= C::kKeys) {
-          multiply_values<C, true>(shared_address(tile), warp, probabilities, begin, end, sums);
-        } else {
-          multiply_values<C, false>(shared_address(tile), warp, probabilities, begin, end, sums);
-        }
+        const int start = (block + i) * C::kKeys;
+        multiply_seen_values<C>(shared_address(tile), warp, shared.probabilities[buffer][i], walk.key_begin - start,
+                                walk.key_end - start, sums[0]);
       }
       release();
     }
   }
   named_sync(3, kWithTotals);
-  if (warp < C::kColumnWarps) write_sums<C>(args.paged, item, warp, shared.inverse, scales.out, sums);
+  const int group = args.paged.heads_per_group, column = 16 * warp + lane / 4;
+  const std::int64_t to = item.token * call.out_token_stride + (item.g * group + row) * call.out_head_stride + column;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (row + i % 2 >= group || column + i / 2 * 8 >= call.D) continue;
+    const std::int64_t at = to + (i % 2 != 0 ? call.out_head_stride : 0) + i / 2 * 8;
+    const float value = sums[0][i] * shared.inverse[row + i % 2];
+    if (call.out_is_bf16) {
+      static_cast<__nv_bfloat16*>(call.out)[at] = __float2bfloat16_rn(value);
+    } else {
+      static_cast<float*>(call.out)[at] = value;
+    }
+  }
 }
 
 template <class C>
