@@ -4,16 +4,16 @@
 // kernel.
 //
 //   grid     one block a (sequence, kv head), each on a multiprocessor of its own
-//   warps    0-7  wait for the projection, make the group's queries and the new K and V (new_head_sm80.cuh), write
-//   these
-//                 into the cache, and attend (few_products_sm90.cuh), two blocks of keys at a time: scores of 32 keys
-//                 each; maxima and probabilities through shared memory; then sums of 16 columns each
-//            8    the totals
-//            9    copies K and V of the tokens before, from the kernel's first moment on (attention.h: no kernel beside
+//   warps    0-7  attend (few_products_sm90.cuh), two blocks of keys at a time: scores of 32 keys each; maxima and
+//                 probabilities through shared memory; then sums of 16 columns each
+//            8, 9 wait for the projection, make the group's queries and the new K and V (new_head_sm80.cuh), write
+//                 these into the cache; then 8 adds up the totals
+//            10   copies K and V of the tokens before, from the kernel's first moment on (attention.h: no kernel beside
 //                 it writes them)
-//   shared   D = 128: 6 x 32 + 22 = 214 KiB; D = 64: 8 x 16 + 20 = 148 KiB
+//   shared   D = 128: 6 x 32 + 27 = 219 KiB; D = 64: 8 x 16 + 25 = 153 KiB
 // Bound      latency: from the end of the projection, a trip to memory for the heads, a chain of products, and the
-// store.
+//            store. A warp takes some 4 clocks for an instruction that waits for the one before, so what can be done
+//            before the projection is there is: the first blocks of keys and values are in registers by then.
 #include <cuda_runtime.h>
 
 #include "kernels/attention/few_products_sm90.cuh"
@@ -26,15 +26,18 @@ namespace {
 
 using namespace sm90;
 
-constexpr int kAtOnce = 2, kWarps = 4 * kAtOnce;  // blocks of keys, and warps, that compute
-constexpr int kComputing = 32 * kWarps, kWithTotals = kComputing + 32;
+constexpr int kAtOnce = 2, kWarps = 4 * kAtOnce;  // blocks of keys, and warps, that attend
+constexpr int kComputing = 32 * kWarps, kHeadThreads = 64;
+constexpr int kRowHalves = 128 + 8;  // of probabilities as bf16: rows begin 4 banks apart
+// Barriers of named_sync(): heads are made; maxima; probabilities; what ends the rows.
+constexpr int kHeads = 1, kMaxima = 2, kProbabilities = 3, kEnds = 4;
 
 template <int kHeadDim>
 struct DecodeConfig {
   static constexpr bool kF8 = false;
   static constexpr int kD = kHeadDim, kKeys = 128, kSteps = kD / 16, kRowBytes = 128, kGroups = 1;
   static constexpr int kColumnWarps = kD / 16, kSlots = kD == 64 ? 8 : 6;
-  static constexpr int kThreads = kWithTotals + 32;
+  static constexpr int kThreads = kComputing + kHeadThreads + 32;
   static constexpr int kTileBytes = kKeys * kD * 2;
 };
 
@@ -47,10 +50,11 @@ struct DecodeArguments {
 template <class C>
 struct alignas(16) DecodeShared {
   std::uint64_t full[C::kSlots], empty[C::kSlots];
-  uint4 q[kFewRows][C::kD / 8 + 1];  // rows begin 4 banks apart
-  uint4 fresh[2][C::kD / 8];         // the new K and V
-  float probabilities[2][kAtOnce][kFewRows * kRowFloats];
-  float maxima[2][kAtOnce][4][kFewRows];  // of each warp's keys
+  uint4 q[kFewRows][C::kD / 8 + 1];                         // rows begin 4 banks apart
+  uint4 fresh[2][C::kD / 8];                                // the new K and V
+  std::uint16_t halves[2][kAtOnce][kFewRows * kRowHalves];  // probabilities, as the products take them
+  float probabilities[2][kAtOnce][kFewRows * kRowFloats];   // and as the totals do
+  float maxima[2][kAtOnce][4][kFewRows];                    // of each warp's keys
   float fade[2][kAtOnce][kFewRows], max[kFewRows], inverse[kFewRows];
 };
 template <class C>
@@ -85,17 +89,17 @@ __device__ __forceinline__ void copy_context(const CUtensorMap* k_map, const CUt
   }
 }
 
-// Those who compute: the group's queries, and the new K and V into `fresh` and the cache, if there is a slot for them.
+// The group's queries, and the new K and V into `fresh` and the cache, if there is a slot for them. `thread` of
+// kHeadThreads.
 template <class C>
-__device__ __forceinline__ void make_heads(const DecodeArguments& args, const Item& item, std::int64_t slot,
+__device__ __forceinline__ void make_heads(const DecodeArguments& args, const Item& item, std::int64_t slot, int thread,
                                            DecodeShared<C>& shared) {
   const NormRopeAppendCall& call = args.append;
   const int group = args.paged.heads_per_group;
-  const sm80::HeadPart part(call.D, call.half, args.threads_of_head);
-  const int at_once = kComputing / args.threads_of_head;
+  const sm80::HeadPart part(call.D, call.half, args.threads_of_head, thread, kHeadThreads);
   const std::int64_t page = slot / call.P;
   const std::int64_t at = ((page * call.G + item.g) * call.P + (slot - page * call.P)) * call.D;
-  for (int i = part.group; i - part.group < group + 2; i += at_once) {
+  for (int i = part.group; i - part.group < group + 2; i += part.groups) {
     const bool is_head = i < group + 2, is_q = i < group, is_v = i == group + 1;
     const int head = is_q ? item.g * group + i : call.H + item.g + (is_v ? call.G : 0);
     float gains[2][kChunk], values[2][kChunk];
@@ -115,31 +119,21 @@ __device__ __forceinline__ void make_heads(const DecodeArguments& args, const It
   }
 }
 
-// As multiply_values() of one group of columns, of the steps in which keys are seen: the others would add p = 0. One
-// loop, whose next operands come meanwhile: the code is run once a layer and waited for as it comes from memory.
+// 16 keys as operands.
 template <class C>
-__device__ __forceinline__ void multiply_seen_values(std::uint32_t tile, int warp, const float* probabilities,
-                                                     int begin, int end, float (&sums)[4]) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, last = (min(end, C::kKeys) - 1) / 16;
-  const float* const p = probabilities + lane / 4 * kRowFloats + 2 * (lane % 4);
-  const std::uint32_t row = tile + piece_at<C>(lane / 16 * 8 + lane % 8, 2 * warp + lane / 8 % 2);
-  float2 low, high;
-  std::uint32_t next[4];
-  const auto load = [&](int step) {
-    low = *reinterpret_cast<const float2*>(p + 16 * step);
-    high = *reinterpret_cast<const float2*>(p + 16 * step + 8);
-    sm80::load_matrices_transposed(next, row + static_cast<std::uint32_t>(step * 16 * C::kRowBytes));
-  };
-  int step = max(begin, 0) / 16;
-  load(step);
-#pragma unroll 1
-  for (; step <= last; ++step) {
-    std::uint32_t a[4] = {next[0], next[1], next[2], next[3]};
-    const std::uint32_t b0 = pack<__nv_bfloat16>(low.x, low.y), b1 = pack<__nv_bfloat16>(high.x, high.y);
-    if (step < last) load(step + 1);
-    if (16 * step < begin || 16 * step + 16 > end) keep_keys(step, begin, end, a);
-    sm80::Bf16::multiply_add(sums, a, b0, b1);
+__device__ __forceinline__ void load_keys(std::uint32_t tile, int first, std::uint32_t (&keys)[C::kSteps][4]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+  for (int i = 0; i < C::kSteps; ++i) {
+    sm80::load_matrices(keys[i], tile + piece_at<C>(first + lane % 16, (2 * i) ^ (lane / 16)));
   }
+}
+// A warp's 16 columns of 16 keys' values.
+template <class C>
+__device__ __forceinline__ void load_values(std::uint32_t tile, int step, int warp, std::uint32_t (&values)[4]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  sm80::load_matrices_transposed(values,
+                                 tile + piece_at<C>(16 * step + lane / 16 * 8 + lane % 8, 2 * warp + lane / 8 % 2));
 }
 
 template <class C>
@@ -149,56 +143,101 @@ __device__ __forceinline__ void attend(const DecodeArguments& args, const Item& 
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int own = warp / 4, own_key = warp % 4 * kKeysOfWarp;  // of a turn's blocks, that of the warp's keys
   const int row = 2 * (lane % 4);                              // and the next
+  const bool has_columns = warp < C::kColumnWarps;
   const Scales scales(call, item.g);
   const int position[2] = {item.position, item.position}, new_key = item.position % C::kKeys;
-  std::uint32_t q[C::kSteps][2];
-#pragma unroll
-  for (int i = 0; i < C::kSteps; ++i) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      q[i][half] = reinterpret_cast<const std::uint32_t*>(shared.q[lane / 4])[8 * i + lane % 4 + 4 * half];
-    }
-  }
+  const std::uint32_t new_q = shared_address(&shared.q[lane % 8][lane / 8]),
+                      new_p = shared_address(&shared.halves[0][0][lane % 8 * kRowHalves + lane / 8 * 8]);
   // Pieces begin .. begin + count - 1 of the new token's row of a tile, which was copied without it.
-  const auto add_new = [&](std::byte* tile, bool is_v, int begin, int count) {
+  const auto add_new = [&](int tile, bool is_v, int begin, int count) {
     if (lane < count && begin + lane < call.D / 8) {
-      *reinterpret_cast<uint4*>(tile + piece_at<C>(new_key, begin + lane)) = shared.fresh[is_v][begin + lane];
+      *reinterpret_cast<uint4*>(ring + tile + piece_at<C>(new_key, begin + lane)) = shared.fresh[is_v][begin + lane];
     }
     __syncwarp();
   };
+  const std::uint32_t ring_address = shared_address(ring);
   RingPlace<C::kSlots> place;
-  const auto wait = [&] {
-    barrier_wait(&shared.full[place.index()], place.parity());
-    return ring + place.index() * C::kTileBytes;
-  };
-  const auto release = [&] {
-    __syncwarp();
-    if (lane == 0) barrier_arrive(&shared.empty[place.index()]);
-    place.advance();
-  };
-  float sums[1][4] = {}, max[2] = {-INFINITY, -INFINITY};
+  std::uint32_t keys[2][C::kSteps][4], values[C::kKeys / 16][4], new_values[4];
+  float sums[4] = {}, max[2] = {-INFINITY, -INFINITY};
   int buffer = 0;
 #pragma unroll 1
   for (int block = walk.first; block <= walk.last; block += kAtOnce, buffer ^= 1) {
-    const int count = min(kAtOnce, walk.last - block + 1);
-    float s[2][4], shift_own[2] = {};
-    if (own > 0 && own < count) release();
-    if (own < count) {
-      const int start = (block + own) * C::kKeys;
-      std::byte* const tile = wait();
-      if (block + own == walk.last && is_appended && new_key / kKeysOfWarp == warp % 4) add_new(tile, false, 0, 32);
+    const int count = min(kAtOnce, walk.last - block + 1), start = (block + own) * C::kKeys;
+    const bool has_keys = own < count, has_new = is_appended && block + count > walk.last;
+    const auto begin_of = [&](int i) { return walk.key_begin - (block + i) * C::kKeys; };
+    const auto end_of = [&](int i) { return walk.key_end - (block + i) * C::kKeys; };
+    // In the ring: K of the blocks, then V of them.
+    const auto wait = [&](int i) {
+      const int slot = place.index() + i;
+      const bool is_next_turn = slot >= C::kSlots;
+      barrier_wait(&shared.full[is_next_turn ? slot - C::kSlots : slot], place.parity() ^ is_next_turn);
+    };
+    const auto tile_of = [&](int i) {
+      const int slot = place.index() + i;
+      return (slot >= C::kSlots ? slot - C::kSlots : slot) * C::kTileBytes;
+    };
+    if (has_keys) {
+      wait(own);
+      load_keys<C>(ring_address + static_cast<std::uint32_t>(tile_of(own)), own_key, keys[0]);
+    }
+    // The warp's columns of a block's values, in registers but for the step of the new key.
+    const auto take_values = [&](int i, int tile) {
+      for (int key = lane / 2; key < C::kKeys; key += 16) {  // values that nobody sees could be anything
+        if (key >= begin_of(i) && key < end_of(i)) continue;
+        *reinterpret_cast<uint4*>(ring + tile + piece_at<C>(key, 2 * warp + lane % 2)) = uint4{};
+      }
+      __syncwarp();
 #pragma unroll
-      for (int m = 0; m < 2; ++m) multiply_keys<C>(shared_address(tile), own_key + m * 16, q, s[m]);
+      for (int step = 0; step < C::kKeys / 16; ++step) {
+        load_values<C>(ring_address + static_cast<std::uint32_t>(tile), step, warp, values[step]);
+        const bool comes_later = has_new && i == count - 1 && step == new_key / 16;
+#pragma unroll
+        for (int r = 0; r < 4; ++r) values[step][r] = comes_later ? 0 : values[step][r];
+      }
+    };
+    if (has_columns) {
+      for (int i = 0; i < count; ++i) wait(count + i);
+      take_values(0, tile_of(count));
+    }
+    if (block == walk.first) {
+      wait_for_previous();
+      named_sync(kHeads, kComputing + kHeadThreads);
+    }
+    if (has_new) {
+      if (own == count - 1 && new_key / kKeysOfWarp == warp % 4) {
+        add_new(tile_of(own), false, 0, 32);
+        load_keys<C>(ring_address + static_cast<std::uint32_t>(tile_of(own)), own_key, keys[0]);
+      }
+      if (has_columns) {
+        add_new(tile_of(2 * count - 1), true, 2 * warp, 2);
+        load_values<C>(ring_address + static_cast<std::uint32_t>(tile_of(2 * count - 1)), new_key / 16, warp,
+                       new_values);
+      }
+    }
+    float s[2][4] = {}, shift_own[2] = {};
+    if (has_keys) {
+      load_keys<C>(ring_address + static_cast<std::uint32_t>(tile_of(own)), own_key + 16, keys[1]);
+      std::uint32_t q[C::kSteps / 2][4];
+#pragma unroll
+      for (int i = 0; i < C::kSteps / 2; ++i) sm80::load_matrices(q[i], new_q + static_cast<std::uint32_t>(64 * i));
+#pragma unroll
+      for (int i = 0; i < C::kSteps; ++i) {
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+          sm80::Bf16::multiply_add(s[m], keys[m][i], q[i / 2][i % 2 * 2], q[i / 2][i % 2 * 2 + 1]);
+        }
+      }
       const bool is_partial = start < walk.whole_begin || start + C::kKeys > walk.whole_end;
       float largest[2];
       finish_scores(call, scales, start + own_key, position, is_partial, s, largest);
       if (lane < 4) *reinterpret_cast<float2*>(&shared.maxima[buffer][own][warp % 4][row]) = {largest[0], largest[1]};
     }
-    for (int i = min(own, count - 1); i < count; ++i) release();
-    named_sync(1, kComputing);
-#pragma unroll 1
-    for (int i = 0; i < count; ++i) {
-      float after[2] = {max[0], max[1]}, fade[2];
+    named_sync(kMaxima, kComputing);
+    float fade[kAtOnce][2];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (i >= count) break;
+      float after[2] = {max[0], max[1]};
 #pragma unroll
       for (int other = 0; other < 4; ++other) {
         const float2 theirs = *reinterpret_cast<const float2*>(&shared.maxima[buffer][i][other][row]);
@@ -208,40 +247,69 @@ __device__ __forceinline__ void attend(const DecodeArguments& args, const Item& 
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         const float shift = shift_of(after[r], scales.score_log2);
-        fade[r] = fade_of(max[r], scales.score_log2, shift);
+        fade[i][r] = fade_of(max[r], scales.score_log2, shift);
         max[r] = after[r];
         if (i == own) shift_own[r] = shift;
       }
-      if (threadIdx.x < 4) *reinterpret_cast<float2*>(&shared.fade[buffer][i][row]) = {fade[0], fade[1]};
+      if (threadIdx.x < 4) *reinterpret_cast<float2*>(&shared.fade[buffer][i][row]) = {fade[i][0], fade[i][1]};
     }
     if (threadIdx.x < 4) *reinterpret_cast<float2*>(&shared.max[row]) = {max[0], max[1]};
-    if (own < count) {
-      store_probabilities(s, scales.score_log2, shift_own, own_key, shared.probabilities[buffer][own]);
-    }
-    named_sync(2, kWithTotals);
-#pragma unroll 1
-    for (int i = 0; i < count; ++i) {
-      if (warp < C::kColumnWarps) {
-        const float2 fade = *reinterpret_cast<const float2*>(&shared.fade[buffer][i][row]);
+    if (has_keys) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) sums[0][j] = __fmul_rn(sums[0][j], j % 2 == 0 ? fade.x : fade.y);
-        std::byte* const tile = wait();
-        if (block + i == walk.last && is_appended) add_new(tile, true, 2 * warp, 2);
-        const int start = (block + i) * C::kKeys;
-        multiply_seen_values<C>(shared_address(tile), warp, shared.probabilities[buffer][i], walk.key_begin - start,
-                                walk.key_end - start, sums[0]);
+      for (int m = 0; m < 2; ++m) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int of_row = row + i % 2, key = own_key + m * 16 + lane / 4 + i / 2 * 8;
+          const float p = probability_of(s[m][i], scales.score_log2, shift_own[i % 2]);
+          shared.probabilities[buffer][own][of_row * kRowFloats + key] = p;
+          shared.halves[buffer][own][of_row * kRowHalves + key] = __bfloat16_as_ushort(__float2bfloat16_rn(p));
+        }
       }
-      release();
+    }
+    named_sync(kProbabilities, kComputing + 32);
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (i >= count || !has_columns) break;
+      if (i > 0) take_values(i, tile_of(count + i));
+#pragma unroll
+      for (int j = 0; j < 4; ++j) sums[j] = __fmul_rn(sums[j], fade[i][j % 2]);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {  // those of which nothing is seen would add p = 0
+        if (64 * half >= end_of(i) || 64 * half + 64 <= begin_of(i)) continue;
+        std::uint32_t p[2][4];
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          sm80::load_matrices(p[j],
+                              new_p + static_cast<std::uint32_t>(
+                                          ((buffer * kAtOnce + i) * kFewRows * kRowHalves + 64 * half + 32 * j) * 2));
+        }
+#pragma unroll
+        for (int step = 0; step < 4; ++step) {
+          sm80::Bf16::multiply_add(sums, values[4 * half + step], p[step / 2][step % 2 * 2],
+                                   p[step / 2][step % 2 * 2 + 1]);
+        }
+      }
+      if (has_new && i == count - 1) {  // the new key is the last that is seen
+        std::uint32_t p[4];
+        sm80::load_matrices(p, new_p + static_cast<std::uint32_t>(
+                                           ((buffer * kAtOnce + i) * kFewRows * kRowHalves + new_key / 16 * 16) * 2));
+        sm80::Bf16::multiply_add(sums, new_values, p[0], p[1]);
+      }
+    }
+    fence_async_shared();  // rows may have been made zero, or the new one added
+    __syncwarp();
+    for (int i = 0; i < 2 * count; ++i, place.advance()) {
+      if (lane == 0) barrier_arrive(&shared.empty[place.index()]);
     }
   }
-  named_sync(3, kWithTotals);
+  named_sync(kEnds, kComputing + 32);
   const int group = args.paged.heads_per_group, column = 16 * warp + lane / 4;
   const std::int64_t to = item.token * call.out_token_stride + (item.g * group + row) * call.out_head_stride + column;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     if (row + i % 2 >= group || column + i / 2 * 8 >= call.D) continue;
     const std::int64_t at = to + (i % 2 != 0 ? call.out_head_stride : 0) + i / 2 * 8;
-    const float value = sums[0][i] * shared.inverse[row + i % 2];
+    const float value = sums[i] * shared.inverse[row + i % 2];
     if (call.out_is_bf16) {
       static_cast<__nv_bfloat16*>(call.out)[at] = __float2bfloat16_rn(value);
     } else {
@@ -257,7 +325,7 @@ __device__ __forceinline__ void add_totals(const PagedArguments& args, const Ite
   float total = 0.0f;
   int buffer = 0;
   for (int block = walk.first; block <= walk.last; block += kAtOnce, buffer ^= 1) {
-    named_sync(2, kWithTotals);
+    named_sync(kProbabilities, kComputing + 32);
     for (int i = 0; i < min(kAtOnce, walk.last - block + 1); ++i) {
       total = total_with(total, shared.fade[buffer][i][row], shared.probabilities[buffer][i]);
     }
@@ -266,7 +334,7 @@ __device__ __forceinline__ void add_totals(const PagedArguments& args, const Ite
   const RowEnd end = end_row(total, shared.max[row], Scales(args.call, item.g).score_log2,
                              args.call.sinks != nullptr ? args.call.sinks + head : nullptr);
   if (lane % 4 == 0) shared.inverse[row] = end.inverse;
-  named_sync(3, kWithTotals);
+  named_sync(kEnds, kComputing + 32);
 }
 
 template <class C>
@@ -295,17 +363,21 @@ __global__ __launch_bounds__(C::kThreads,
   uint4* const q = &shared.q[0][0];  // columns that no head has, and rows that nobody wants
   for (int i = static_cast<int>(threadIdx.x); i < kFewRows * (C::kD / 8 + 1); i += C::kThreads) q[i] = uint4{};
   __syncthreads();
-  const KeyWalk walk(item, call.window, C::kKeys);
-  if (warp < kWarps && context > 0) {
-    make_heads<C>(args, item, slot, shared);
-    named_sync(1, kComputing);
-    attend<C>(args, item, walk, slot >= 0, ring, shared);
+  if (context <= 0) {
+    wait_for_previous();
     return;
   }
-  if (warp > kWarps && context > 0)
+  const KeyWalk walk(item, call.window, C::kKeys);
+  if (warp < kWarps) {
+    attend<C>(args, item, walk, slot >= 0, ring, shared);
+  } else if (warp < kWarps + kHeadThreads / 32) {
+    make_heads<C>(args, item, slot, static_cast<int>(threadIdx.x) - kComputing, shared);
+    named_sync(kHeads, kComputing + kHeadThreads);
+    if (warp == kWarps) add_totals<C>(args.paged, item, walk, shared);
+  } else {
     copy_context<C>(&k_map, &v_map, args.paged, item, walk, shared_address(ring), shared);
-  wait_for_previous();
-  if (warp == kWarps && context > 0) add_totals<C>(args.paged, item, walk, shared);
+    wait_for_previous();
+  }
 }
 
 template <int kHeadDim>

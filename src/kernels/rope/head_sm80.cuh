@@ -47,10 +47,13 @@ struct HeadPart {
   int table_begin;
   bool turns;
 
-  __device__ HeadPart(int D, int half, int threads_of_head) : threads(threads_of_head) {
-    group = static_cast<int>(threadIdx.x) / threads;
-    groups = static_cast<int>(blockDim.x) / threads;
-    const int member = static_cast<int>(threadIdx.x) % threads;
+  __device__ HeadPart(int D, int half, int threads_of_head)
+      : HeadPart(D, half, threads_of_head, static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x)) {}
+  // Thread `thread` of the `count` that make heads.
+  __device__ HeadPart(int D, int half, int threads_of_head, int thread, int count) : threads(threads_of_head) {
+    group = thread / threads;
+    groups = count / threads;
+    const int member = thread % threads;
     const HeadPieces pieces(D, half);
     turns = member < pieces.turning;
     const int first = kChunk * (turns ? member : member - pieces.turning);  // in its half
