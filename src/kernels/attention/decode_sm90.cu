@@ -181,23 +181,25 @@ __device__ __forceinline__ void attend(const DecodeArguments& args, const Item& 
       load_keys<C>(ring_address + static_cast<std::uint32_t>(tile_of(own)), own_key, keys[0]);
     }
     // The warp's columns of a block's values, in registers but for the step of the new key.
-    const auto take_values = [&](int i, int tile) {
-      for (int key = lane / 2; key < C::kKeys; key += 16) {  // values that nobody sees could be anything
-        if (key >= begin_of(i) && key < end_of(i)) continue;
-        *reinterpret_cast<uint4*>(ring + tile + piece_at<C>(key, 2 * warp + lane % 2)) = uint4{};
-      }
-      __syncwarp();
+    const auto take_values = [&](int i) {
 #pragma unroll
       for (int step = 0; step < C::kKeys / 16; ++step) {
-        load_values<C>(ring_address + static_cast<std::uint32_t>(tile), step, warp, values[step]);
+        load_values<C>(ring_address + static_cast<std::uint32_t>(tile_of(count + i)), step, warp, values[step]);
         const bool comes_later = has_new && i == count - 1 && step == new_key / 16;
 #pragma unroll
         for (int r = 0; r < 4; ++r) values[step][r] = comes_later ? 0 : values[step][r];
       }
     };
     if (has_columns) {
-      for (int i = 0; i < count; ++i) wait(count + i);
-      take_values(0, tile_of(count));
+      for (int i = 0; i < count; ++i) {
+        wait(count + i);
+        for (int key = lane / 2; key < C::kKeys; key += 16) {  // values that nobody sees could be anything
+          if (key >= begin_of(i) && key < end_of(i)) continue;
+          *reinterpret_cast<uint4*>(ring + tile_of(count + i) + piece_at<C>(key, 2 * warp + lane % 2)) = uint4{};
+        }
+      }
+      __syncwarp();
+      take_values(0);
     }
     if (block == walk.first) {
       wait_for_previous();
@@ -270,7 +272,7 @@ __device__ __forceinline__ void attend(const DecodeArguments& args, const Item& 
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       if (i >= count || !has_columns) break;
-      if (i > 0) take_values(i, tile_of(count + i));
+      if (i > 0) take_values(i);
 #pragma unroll
       for (int j = 0; j < 4; ++j) sums[j] = __fmul_rn(sums[j], fade[i][j % 2]);
 #pragma unroll
