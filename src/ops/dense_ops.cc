@@ -53,12 +53,13 @@ std::optional<Slice> joined(const ProjectionWeights& weights, std::int64_t N, bo
 
 // The packed projection of x, normalised first if there is a norm.
 Status project_on_cuda(Context& context, TensorView x, const kernels::InputNorm& norm, const ProjectionWeights& weights,
-                       std::span<const Slice> slices, TensorView packed) {
+                       std::span<const Slice> slices, std::int64_t spared, TensorView packed) {
   if (const auto one = joined(weights, packed.extent(1), true)) {
-    return run_linear(context, x, one->weight, {.bias = one->bias}, packed, norm);
+    return run_linear(context, x, one->weight, {.bias = one->bias, .spared = spared}, packed, norm);
   }
   for (const Slice& slice : slices) {
-    TD_TRY(run_linear(context, x, slice.weight, {.bias = slice.bias}, packed.columns(slice.begin, slice.end), norm));
+    TD_TRY(run_linear(context, x, slice.weight, {.bias = slice.bias, .spared = spared},
+                      packed.columns(slice.begin, slice.end), norm));
   }
   return ok_status();
 }
@@ -165,7 +166,8 @@ Result<Projected> norm_qkv_projection(Context& context, TensorView x, TensorView
   const TensorView packed = take(context, DType::kF32, Shape{T, (H + 2 * G) * D});
   const auto slices = slices_of(weights, H, G, D);
   const kernels::InputNorm input_norm{norm_weight, norm.eps, norm.offset};
-  TD_TRY(on_cuda(context) ? project_on_cuda(context, x, input_norm, weights, slices, packed)
+  // A step that decodes: attention has a block a token and kv head, which reads the context meanwhile.
+  TD_TRY(on_cuda(context) ? project_on_cuda(context, x, input_norm, weights, slices, T * G, packed)
                           : project_on_cpu(context, x, input_norm, slices, packed));
   const Projected projected = split_heads(packed, H, G, D);
   if (tape == nullptr) return projected;

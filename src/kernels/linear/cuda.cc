@@ -141,7 +141,7 @@ std::size_t linear_cuda_scratch_bytes(std::int64_t T, std::int64_t K) {
 Status linear_cuda(TensorView x, const InputNorm& norm, TensorView weight, const LinearEpilogue& epilogue,
                    Compute compute, TensorView y, std::span<std::byte> scratch, device::Stream& stream) {
   LinearCall call = TD_TRY(make_call(x, norm, weight, compute, y, scratch, stream));
-  const auto& [bias, alpha, residual] = epilogue;
+  const auto& [bias, alpha, residual, spared] = epilogue;
   if (bias) TD_TRY(expect_view(kOp, "bias", bias, DType::kF32, {call.N}, Layout::kDense, stream.device()));
   if (residual) {
     TD_TRY(
@@ -151,6 +151,7 @@ Status linear_cuda(TensorView x, const InputNorm& norm, TensorView weight, const
   }
   call.bias = bias ? bias.as<const float>() : nullptr;
   call.alpha = alpha;
+  call.spared = spared;
   return run(call, x, norm, compute, scratch, stream);
 }
 

@@ -41,7 +41,7 @@ Status launch_few_rows(const sm90::FewRowsArguments& arguments, device::Stream& 
 FewRowsShape few_rows_shape(const LinearCall& call) {
   if (call.offsets != nullptr) return {call.T, call.K, call.N, call.up != nullptr, false, call.groups};
   const bool keeps_halves = call.T == 1 && call.K % kFewRowsSlab == 0 && call.K <= kFewRowsKeptHalvesMax;
-  return {call.T, call.K, call.N, call.up != nullptr, !call.x_is_bf16 || keeps_halves};
+  return {call.T, call.K, call.N, call.up != nullptr, !call.x_is_bf16 || keeps_halves, 0, call.spared};
 }
 
 bool few_rows_sm90_takes(const LinearCall& call) {

@@ -57,10 +57,14 @@ constexpr std::int64_t few_rows_kept_bytes(std::int64_t T, std::int64_t K) {
   return (bytes + 1023) / 1024 * 1024;
 }
 
+// A layer on fewer multiprocessors than this one leaves takes longer than the next one gains.
+inline constexpr std::int64_t kFewRowsSparedMax = 32;
+
 struct FewRowsShape {
   std::int64_t T = 0, K = 0, N = 0;
   bool is_pair = false, keeps_x = false;
   std::int64_t groups = 0;  // of grouped layers, whose T rows are dealt to so many matrices; else 0
+  std::int64_t spared = 0;  // multiprocessors that are left free, unless they are more than kFewRowsSparedMax
 };
 
 // Of grouped layers: how many rows of a group are multiplied at a time, a unit. Twice the average, so that the weights
@@ -98,6 +102,9 @@ inline bool fit_stages(FewRowsPlan& plan, const FewRowsShape& shape, int stage_b
 
 // Any shape that few_rows_sm90_takes().
 inline FewRowsPlan plan_few_rows(const FewRowsShape& shape, int multiprocessors) {
+  if (shape.spared <= std::min<std::int64_t>(kFewRowsSparedMax, multiprocessors / 2)) {
+    multiprocessors -= static_cast<int>(shape.spared);
+  }
   FewRowsPlan best;
   std::int64_t best_cost = 0;
   const bool is_grouped = shape.groups > 0;

@@ -39,6 +39,9 @@ struct LinearEpilogue {
   tensor::TensorView bias;  // absent: none
   float alpha = 1.0f;
   tensor::TensorView residual;  // absent: none
+  // On CUDA, of few rows: multiprocessors to leave to the kernel that follows, whose blocks need each one to itself and
+  // have something to do before this layer has ended. Bits do not depend on it.
+  std::int64_t spared = 0;
 };
 
 std::size_t linear_scratch_bytes(std::int64_t T, std::int64_t K);

@@ -34,6 +34,7 @@ struct LinearCall {
   void* y = nullptr;                          // bf16 or f32
   bool y_is_bf16 = false;
   std::int64_t y_stride = 0;
+  std::int64_t spared = 0;  // LinearEpilogue
 
   // Of grouped layers: [groups+1]; a group's weight lies group_stride elements after the one before.
   const std::int32_t* offsets = nullptr;

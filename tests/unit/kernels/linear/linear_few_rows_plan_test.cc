@@ -64,6 +64,21 @@ TEST(LinearFewRowsPlan, CoversEveryRowOfEveryUnitAndFits) {
   }
 }
 
+// The kernel after it finds as many multiprocessors free as it asked for, within bounds.
+TEST(LinearFewRowsPlan, LeavesMultiprocessorsToTheNextKernel) {
+  for (const std::int64_t N : {3072, 5120, 6144}) {
+    for (const std::int64_t T : {1, 2, 4}) {
+      FewRowsShape shape{T, 4096, N, false, true};
+      const int all = plan_few_rows(shape, 132).blocks;
+      for (shape.spared = 1; shape.spared <= kFewRowsSparedMax; ++shape.spared) {
+        EXPECT_LE(plan_few_rows(shape, 132).blocks, 132 - shape.spared);
+      }
+      EXPECT_EQ(plan_few_rows(shape, 132).blocks, all) << "more than can be had: " << shape.spared;
+      EXPECT_EQ(plan_few_rows(shape, 16).blocks, 16);
+    }
+  }
+}
+
 // The busiest block of a decode step's layers has at most 4 % more rows than an even share.
 TEST(LinearFewRowsPlan, SharesTheRowsEvenly) {
   for (const std::int64_t N : {2048, 3072, 4096, 6144, 8192, 14336, 128256}) {
