@@ -39,6 +39,9 @@ inline constexpr int kFewRowsSharedBytes = 227 * 1024;
 // What is asked for at a time where x is kept: about what keeps memory busy. More would only wait in a queue, and x
 // behind it.
 inline constexpr int kFewRowsUnderWayBytes = 100 * 1024;
+// One row of bf16 of up to so many columns waits less: it comes in one trip, without a norm's weight and a sum.
+inline constexpr int kFewRowsUnderWayShortBytes = 150 * 1024;
+inline constexpr std::int64_t kFewRowsShortHalves = 4096;
 // x is kept up to here; for more rows, making it in every block takes longer than making it once before.
 inline constexpr std::int64_t kFewRowsKeptRowsMax = 4, kFewRowsKeptColumnsMax = 4096;
 // One row that is bf16 already is kept too, up to what the threads can ask for at once.
@@ -65,6 +68,7 @@ struct FewRowsShape {
   bool is_pair = false, keeps_x = false;
   std::int64_t groups = 0;  // of grouped layers, whose T rows are dealt to so many matrices; else 0
   std::int64_t spared = 0;  // multiprocessors that are left free, unless they are more than kFewRowsSparedMax
+  int under_way_bytes = kFewRowsUnderWayBytes;
 };
 
 // Of grouped layers: how many rows of a group are multiplied at a time, a unit. Twice the average, so that the weights
@@ -96,7 +100,7 @@ inline bool fit_stages(FewRowsPlan& plan, const FewRowsShape& shape, int stage_b
   plan.stages = std::min((kFewRowsSharedBytes - other) / plan.stage_bytes, kFewRowsStagesMax);
   plan.shared_bytes = other + plan.stages * plan.stage_bytes;
   plan.under_way =
-      plan.keeps_x ? std::clamp(kFewRowsUnderWayBytes / plan.stage_bytes, 1, std::max(plan.stages, 1)) : plan.stages;
+      plan.keeps_x ? std::clamp(shape.under_way_bytes / plan.stage_bytes, 1, std::max(plan.stages, 1)) : plan.stages;
   return plan.stages >= 3;
 }
 
