@@ -78,14 +78,15 @@ Result<TensorView> Transformer::run_attention(ops::Context& context, std::int64_
   const LayerWeights& weights = weights_.layers[static_cast<std::size_t>(layer)];
   const LayerConfig& layer_config = config_.layers[static_cast<std::size_t>(layer)];
   const ops::NormParams norm{config_.norm_eps, config_.norm_offset};
-  const ops::Projected projected = TD_TRY(ops::norm_qkv_projection(context, x, weights.attention_input_norm, norm,
-                                                                   weights.qkv, config_.H, config_.G, config_.D, tape));
   const kernels::PagedKv kv{cache.keys(layer), cache.values(layer), batch.block_table, cache.key_scales(layer),
                             cache.value_scales(layer)};
+  const ops::AttentionBatch rows{batch.slots, batch.query_start, batch.context_len, batch.context_max};
+  const std::int64_t spared = ops::attention_blocks(context, x.extent(0), config_.H, kv, rows);
+  const ops::Projected projected = TD_TRY(ops::norm_qkv_projection(
+      context, x, weights.attention_input_norm, norm, weights.qkv, config_.H, config_.G, config_.D, tape, spared));
   const kernels::AttentionParams params{config_.attention_scale, config_.attention_softcap, layer_config.window};
-  return ops::attention(
-      context, projected, {weights.q_norm, weights.k_norm, norm}, tables[static_cast<std::size_t>(layer_config.rope)],
-      kv, {batch.slots, batch.query_start, batch.context_len, batch.context_max}, TensorView(), params, tape);
+  return ops::attention(context, projected, {weights.q_norm, weights.k_norm, norm},
+                        tables[static_cast<std::size_t>(layer_config.rope)], kv, rows, TensorView(), params, tape);
 }
 
 // The dense MLP's hidden activations [T,F] for the residual stream x [T,C], before the down projection.

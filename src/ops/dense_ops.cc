@@ -159,15 +159,14 @@ Status norm_linear_into(Context& context, TensorView x, TensorView norm_weight, 
 
 Result<Projected> norm_qkv_projection(Context& context, TensorView x, TensorView norm_weight, const NormParams& norm,
                                       const ProjectionWeights& weights, std::int64_t H, std::int64_t G, std::int64_t D,
-                                      Tape* tape) {
+                                      Tape* tape, std::int64_t spared) {
   TD_TRY(expect_projection(context, tape, "qkv_projection", x, weights));
   TD_TRY(expect_on_tape(context, tape, "qkv_projection", {{"norm_weight", norm_weight}}));
   const std::int64_t T = x.extent(0);
   const TensorView packed = take(context, DType::kF32, Shape{T, (H + 2 * G) * D});
   const auto slices = slices_of(weights, H, G, D);
   const kernels::InputNorm input_norm{norm_weight, norm.eps, norm.offset};
-  // A step that decodes: attention has a block a token and kv head, which reads the context meanwhile.
-  TD_TRY(on_cuda(context) ? project_on_cuda(context, x, input_norm, weights, slices, T * G, packed)
+  TD_TRY(on_cuda(context) ? project_on_cuda(context, x, input_norm, weights, slices, spared, packed)
                           : project_on_cpu(context, x, input_norm, slices, packed));
   const Projected projected = split_heads(packed, H, G, D);
   if (tape == nullptr) return projected;

@@ -25,14 +25,18 @@ Status run_linear_gated(Context& context, TensorView x, const kernels::InputNorm
   return kernels::linear_gated_cpu(x, gate, up, activation, context.compute, y, scratch, context.stream);
 }
 
+std::int64_t context_max_of(const kernels::PagedKv& kv, const AttentionBatch& batch) {
+  const std::int64_t table_tokens = kv.block_table.extent(1) * kv.k.extent(2);
+  return batch.context_max > 0 ? std::min(batch.context_max, table_tokens) : table_tokens;
+}
+
 // attention() on CUDA, into a given `out`. Norms of whole rows go first; the rest is one launch and attention itself.
 Status attend_on_cuda(Context& context, const Projected& projected, HeadNorm norm, const RopeTable& table,
                       const kernels::PagedKv& kv, const AttentionBatch& batch, TensorView sinks,
                       const kernels::AttentionParams& params, TensorView out) {
   const auto& [q, k, v] = projected;
   const std::int64_t T = q.extent(0), H = q.extent(1), D = q.extent(2), G = k.extent(1);
-  const std::int64_t table_tokens = kv.block_table.extent(1) * kv.k.extent(2);
-  const std::int64_t context_max = batch.context_max > 0 ? std::min(batch.context_max, table_tokens) : table_tokens;
+  const std::int64_t context_max = context_max_of(kv, batch);
   const TensorView queries = take(context, kernels::attention_query_dtype(kv.k.dtype()), Shape{T, H, D});
   const auto scratch = take_scratch(
       context, kernels::attention_cuda_scratch_bytes({T, batch.context_len.extent(0), H, G, D, context_max}));
@@ -102,6 +106,14 @@ Status mix_on_cuda(Context& context, TensorView x, const kernels::InputNorm& nor
 }
 
 }  // namespace
+
+std::int64_t attention_blocks(const Context& context, std::int64_t T, std::int64_t H, const kernels::PagedKv& kv,
+                              const AttentionBatch& batch) {
+  if (!on_cuda(context) || !kv.k || !kv.block_table) return 0;
+  const kernels::PagedShape shape{
+      T, batch.context_len.extent(0), H, kv.k.extent(1), kv.k.extent(3), context_max_of(kv, batch)};
+  return kernels::norm_rope_attention_blocks(shape, kv, context.stream.device());
+}
 
 Result<TensorView> norm_linear_gated(Context& context, TensorView x, TensorView norm_weight, const NormParams& norm,
                                      TensorView gate, TensorView up, kernels::Activation activation, Tape* tape) {

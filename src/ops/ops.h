@@ -85,9 +85,11 @@ struct ProjectionWeights {
 };
 // Of rms_norm(x, norm_weight), or of x if that is absent. The normalised x is scratch: made again in backward.
 // On CUDA weights that lie one after another are one layer: x's gradient is then one chain of sums over all their rows.
+// `spared`: what attention_blocks() says of the attention that follows; no bit depends on it.
 [[nodiscard]] Result<Projected> norm_qkv_projection(Context& context, TensorView x, TensorView norm_weight,
                                                     const NormParams& norm, const ProjectionWeights& weights,
-                                                    std::int64_t H, std::int64_t G, std::int64_t D, Tape* tape);
+                                                    std::int64_t H, std::int64_t G, std::int64_t D, Tape* tape,
+                                                    std::int64_t spared = 0);
 
 // Cosines and sines of every position, [T,R/2] each: made once, used by all layers that share the frequencies. They are
 // constants that need not be on the tape, and outlive its backward().
@@ -136,6 +138,9 @@ struct AttentionBatch {
   TensorView slots, query_start, context_len;
   std::int64_t context_max = 0;  // no context is longer; 0: than the block table
 };
+// Multiprocessors that attention() of T tokens wants to itself while the projection before it runs.
+std::int64_t attention_blocks(const Context& context, std::int64_t T, std::int64_t H, const kernels::PagedKv& kv,
+                              const AttentionBatch& batch);
 [[nodiscard]] Result<TensorView> attention(Context& context, const Projected& projected, const HeadNorm& norm,
                                            const RopeTable& table, const kernels::PagedKv& kv,
                                            const AttentionBatch& batch, TensorView sinks,

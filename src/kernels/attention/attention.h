@@ -120,13 +120,18 @@ std::size_t attention_cuda_scratch_bytes(const PagedShape& shape);
 
 // norm_rope_append_cuda() into q, then attention_cuda(), with their bits; in one launch where that is quicker, and then
 // q is not written. If T = B each sequence has one row, and its slot is negative or where the block table has its last
-// token. K and V of earlier tokens may be read before the kernels before this one have ended: of those since the last
-// operation without overlap (common/launch.cuh) none may have written them.
+// token. K and V of earlier tokens, slots, context_len, the block table and the norms' weights may be read before the
+// kernels before this one have ended: of those since the last operation without overlap (common/launch.cuh) none may
+// have written them.
 [[nodiscard]] Status norm_rope_attention_cuda(tensor::TensorView packed, const NormRopeAppend& norm_rope,
                                               tensor::TensorView slots, const PagedKv& kv, tensor::TensorView q,
                                               tensor::TensorView query_start, tensor::TensorView context_len,
                                               tensor::TensorView sinks, const AttentionParams& params,
                                               std::int64_t context_max, tensor::TensorView out,
                                               std::span<std::byte> scratch, device::Stream& stream);
+
+// How many blocks that one launch has, each with a multiprocessor to itself and a context to read while the projection
+// before it still runs (LinearEpilogue::spared); 0 where there are more launches.
+std::int64_t norm_rope_attention_blocks(const PagedShape& shape, const PagedKv& kv, device::Device device);
 
 }  // namespace tandem::kernels

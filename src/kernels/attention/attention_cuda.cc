@@ -262,6 +262,25 @@ Status attention_cuda(TensorView q, const PagedKv& kv, TensorView query_start, T
   return call.T == 0 || call.B == 0 ? ok_status() : run_attention(call, stream);
 }
 
+std::int64_t norm_rope_attention_blocks(const PagedShape& shape, const PagedKv& kv, device::Device device) {
+  const auto capability = device::cuda_compute_capability(device.index);
+  const auto multiprocessors = device::cuda_multiprocessors(device.index);
+  if (!capability.ok() || !multiprocessors.ok() || capability.value() != 90 || shape.T < 1) return 0;
+  NormRopeAppendCall append;  // as far as the choice depends on it; rows that are not aligned are the exception
+  append.D = static_cast<int>(shape.D);
+  append.is_aligned = true;
+  PagedAttentionCall call;
+  call.kv_dtype = kv.k.dtype();
+  call.P = kv.k.extent(2);
+  call.T = shape.T;
+  call.B = shape.B;
+  call.H = static_cast<int>(shape.H);
+  call.G = static_cast<int>(shape.G);
+  call.D = static_cast<int>(shape.D);
+  call.context_max = shape.context_max;
+  return attention_decode_sm90_takes(append, call, multiprocessors.value()) ? shape.B * shape.G : 0;
+}
+
 Status norm_rope_attention_cuda(TensorView packed, const NormRopeAppend& norm_rope, TensorView slots, const PagedKv& kv,
                                 TensorView q, TensorView query_start, TensorView context_len, TensorView sinks,
                                 const AttentionParams& params, std::int64_t context_max, TensorView out,

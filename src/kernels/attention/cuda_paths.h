@@ -76,8 +76,8 @@ AttentionSplit attention_split(const PagedShape& shape);
                                           device::Stream& stream);
 
 // Both at once, where each sequence brings one token (T = B), whose slot is negative or the place of its position: on
-// Hopper, as attention_paged_sm90() has it, for few sequences of short contexts. K and V of the tokens before are read
-// while the kernel before this one still runs.
+// Hopper, as attention_paged_sm90() has it, for few sequences of short contexts and few heads a kv head. What
+// norm_rope_attention_cuda() may read early is read while the kernel before this one still runs.
 inline constexpr std::int64_t kDecodeContextMax = 1024;
 bool attention_decode_sm90_takes(const NormRopeAppendCall& append, const PagedAttentionCall& call, int multiprocessors);
 [[nodiscard]] Status attention_decode_sm90(const NormRopeAppendCall& append, const PagedAttentionCall& call,

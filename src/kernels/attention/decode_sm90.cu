@@ -10,10 +10,11 @@
 //                 these into the cache; then 8 adds up the totals
 //            10   copies K and V of the tokens before, from the kernel's first moment on (attention.h: no kernel beside
 //                 it writes them)
-//   shared   D = 128: 6 x 32 + 27 = 219 KiB; D = 64: 8 x 16 + 25 = 153 KiB
+//   shared   D = 128: 6 x 32 + 29 = 221 KiB; D = 64: 8 x 16 + 28 = 156 KiB
 // Bound      latency: from the end of the projection, a trip to memory for the heads, a chain of products, and the
 //            store. A warp takes some 4 clocks for an instruction that waits for the one before, so what can be done
-//            before the projection is there is: the first blocks of keys and values are in registers by then.
+//            before the projection is there is: half of the warp's keys and the first block's values are in registers
+//            by then.
 #include <cuda_runtime.h>
 
 #include "kernels/attention/few_products_sm90.cuh"
@@ -28,7 +29,6 @@ using namespace sm90;
 
 constexpr int kAtOnce = 2, kWarps = 4 * kAtOnce;  // blocks of keys, and warps, that attend
 constexpr int kComputing = 32 * kWarps, kHeadThreads = 64;
-constexpr int kRowHalves = 128 + 8;  // of probabilities as bf16: rows begin 4 banks apart
 // Barriers of named_sync(): heads are made; maxima; probabilities; what ends the rows.
 constexpr int kHeads = 1, kMaxima = 2, kProbabilities = 3, kEnds = 4;
 
@@ -36,7 +36,7 @@ template <int kHeadDim>
 struct DecodeConfig {
   static constexpr bool kF8 = false;
   static constexpr int kD = kHeadDim, kKeys = 128, kSteps = kD / 16, kRowBytes = 128, kGroups = 1;
-  static constexpr int kColumnWarps = kD / 16, kSlots = kD == 64 ? 8 : 6;
+  static constexpr int kSlots = kD == 64 ? 8 : 6;
   static constexpr int kThreads = kComputing + kHeadThreads + 32;
   static constexpr int kTileBytes = kKeys * kD * 2;
 };
@@ -59,6 +59,7 @@ struct alignas(16) DecodeShared {
 };
 template <class C>
 constexpr int kDecodeSharedBytes = C::kSlots* C::kTileBytes + static_cast<int>(sizeof(DecodeShared<C>));
+static_assert(kDecodeSharedBytes<DecodeConfig<128>> <= 227 * 1024);
 
 // One warp: K of two blocks, then V of these.
 template <class C>
@@ -104,7 +105,7 @@ __device__ __forceinline__ void make_heads(const DecodeArguments& args, const It
     const int head = is_q ? item.g * group + i : call.H + item.g + (is_v ? call.G : 0);
     float gains[2][kChunk], values[2][kChunk];
     sm80::load_head_gains<true>(call, part, is_head ? head : 0, gains);
-    if (i == part.group) wait_for_previous();  // gains are older
+    wait_for_previous();  // gains are older
     sm80::norm_and_turn<true>(call, part, item.token, is_head ? head : 0, is_head, gains, values);
     if (!is_head) continue;
 #pragma unroll
@@ -136,29 +137,82 @@ __device__ __forceinline__ void load_values(std::uint32_t tile, int step, int wa
                                  tile + piece_at<C>(16 * step + lane / 16 * 8 + lane % 8, 2 * warp + lane / 8 % 2));
 }
 
+// Rows of the warp's 16 columns of a tile of values that nobody sees could be anything: zeros.
+template <class C>
+__device__ __forceinline__ void clear_unseen(std::byte* tile, int warp, int begin, int end) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  for (int key = lane / 2; key < C::kKeys; key += 16) {
+    if (key >= begin && key < end) continue;
+    *reinterpret_cast<uint4*>(tile + piece_at<C>(key, 2 * warp + lane % 2)) = uint4{};
+  }
+}
+
+// Pieces begin .. begin + count - 1 of row `key` of a tile, which was copied without them.
+template <class C>
+__device__ __forceinline__ void add_new(std::byte* tile, int key, const uint4* fresh, int begin, int count, int D) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if (lane < count && begin + lane < D / 8) {
+    *reinterpret_cast<uint4*>(tile + piece_at<C>(key, begin + lane)) = fresh[begin + lane];
+  }
+  __syncwarp();
+}
+
+// The products of a warp's 32 keys with the group's queries.
+template <class C>
+__device__ __forceinline__ void multiply_queries(const DecodeShared<C>& shared,
+                                                 const std::uint32_t (&keys)[2][C::kSteps][4], float (&s)[2][4]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const std::uint32_t from = shared_address(&shared.q[lane % 8][lane / 8]);
+  std::uint32_t q[C::kSteps / 2][4];
+#pragma unroll
+  for (int i = 0; i < C::kSteps / 2; ++i) sm80::load_matrices(q[i], from + static_cast<std::uint32_t>(64 * i));
+#pragma unroll
+  for (int i = 0; i < C::kSteps; ++i) {
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+      sm80::Bf16::multiply_add(s[m], keys[m][i], q[i / 2][i % 2 * 2], q[i / 2][i % 2 * 2 + 1]);
+    }
+  }
+}
+
+// A block's probabilities as operands: of steps `step` and the next.
+template <class C>
+__device__ __forceinline__ void load_probabilities(const std::uint16_t* halves, int step, std::uint32_t (&p)[4]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  sm80::load_matrices(p, shared_address(halves + lane % 8 * kRowHalves + lane / 8 * 8 + 16 * step));
+}
+
+// sums += the block's values times its probabilities, in halves of a block: those of which nothing is seen would add
+// p = 0.
+template <class C>
+__device__ __forceinline__ void add_values(const std::uint16_t* halves, int begin, int end,
+                                           const std::uint32_t (&values)[C::kKeys / 16][4], float (&sums)[4]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    if (64 * half >= end || 64 * half + 64 <= begin) continue;
+    std::uint32_t p[2][4];
+#pragma unroll
+    for (int j = 0; j < 2; ++j) load_probabilities<C>(halves, 4 * half + 2 * j, p[j]);
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      sm80::Bf16::multiply_add(sums, values[4 * half + step], p[step / 2][step % 2 * 2], p[step / 2][step % 2 * 2 + 1]);
+    }
+  }
+}
+
 template <class C>
 __device__ __forceinline__ void attend(const DecodeArguments& args, const Item& item, const KeyWalk& walk,
                                        bool is_appended, std::byte* ring, DecodeShared<C>& shared) {
   const PagedAttentionCall& call = args.paged.call;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int own = warp / 4, own_key = warp % 4 * kKeysOfWarp;  // of a turn's blocks, that of the warp's keys
-  const int row = 2 * (lane % 4);                              // and the next
-  const bool has_columns = warp < C::kColumnWarps;
+  const int row = 2 * (lane % 4);                              // the first of the lane's two
+  const bool has_columns = 16 * warp < call.D;
   const Scales scales(call, item.g);
   const int position[2] = {item.position, item.position}, new_key = item.position % C::kKeys;
-  const std::uint32_t new_q = shared_address(&shared.q[lane % 8][lane / 8]),
-                      new_p = shared_address(&shared.halves[0][0][lane % 8 * kRowHalves + lane / 8 * 8]);
-  // Pieces begin .. begin + count - 1 of the new token's row of a tile, which was copied without it.
-  const auto add_new = [&](int tile, bool is_v, int begin, int count) {
-    if (lane < count && begin + lane < call.D / 8) {
-      *reinterpret_cast<uint4*>(ring + tile + piece_at<C>(new_key, begin + lane)) = shared.fresh[is_v][begin + lane];
-    }
-    __syncwarp();
-  };
-  const std::uint32_t ring_address = shared_address(ring);
   RingPlace<C::kSlots> place;
   std::uint32_t keys[2][C::kSteps][4], values[C::kKeys / 16][4], new_values[4];
-  float sums[4] = {}, max[2] = {-INFINITY, -INFINITY};
+  float sums[1][4] = {}, max[2] = {-INFINITY, -INFINITY};
   int buffer = 0;
 #pragma unroll 1
   for (int block = walk.first; block <= walk.last; block += kAtOnce, buffer ^= 1) {
@@ -167,36 +221,30 @@ __device__ __forceinline__ void attend(const DecodeArguments& args, const Item& 
     const auto begin_of = [&](int i) { return walk.key_begin - (block + i) * C::kKeys; };
     const auto end_of = [&](int i) { return walk.key_end - (block + i) * C::kKeys; };
     // In the ring: K of the blocks, then V of them.
+    const auto tile_at = [&](int i) { return ring + place.plus(i).index() * C::kTileBytes; };
     const auto wait = [&](int i) {
-      const int slot = place.index() + i;
-      const bool is_next_turn = slot >= C::kSlots;
-      barrier_wait(&shared.full[is_next_turn ? slot - C::kSlots : slot], place.parity() ^ is_next_turn);
+      const RingPlace<C::kSlots> at = place.plus(i);
+      barrier_wait(&shared.full[at.index()], at.parity());
     };
-    const auto tile_of = [&](int i) {
-      const int slot = place.index() + i;
-      return (slot >= C::kSlots ? slot - C::kSlots : slot) * C::kTileBytes;
-    };
-    if (has_keys) {
-      wait(own);
-      load_keys<C>(ring_address + static_cast<std::uint32_t>(tile_of(own)), own_key, keys[0]);
-    }
-    // The warp's columns of a block's values, in registers but for the step of the new key.
+    // The step of the new key, which is the last that is seen, comes later.
     const auto take_values = [&](int i) {
 #pragma unroll
       for (int step = 0; step < C::kKeys / 16; ++step) {
-        load_values<C>(ring_address + static_cast<std::uint32_t>(tile_of(count + i)), step, warp, values[step]);
+        load_values<C>(shared_address(tile_at(count + i)), step, warp, values[step]);
         const bool comes_later = has_new && i == count - 1 && step == new_key / 16;
 #pragma unroll
         for (int r = 0; r < 4; ++r) values[step][r] = comes_later ? 0 : values[step][r];
       }
     };
+
+    if (has_keys) {
+      wait(own);
+      load_keys<C>(shared_address(tile_at(own)), own_key, keys[0]);
+    }
     if (has_columns) {
       for (int i = 0; i < count; ++i) {
         wait(count + i);
-        for (int key = lane / 2; key < C::kKeys; key += 16) {  // values that nobody sees could be anything
-          if (key >= begin_of(i) && key < end_of(i)) continue;
-          *reinterpret_cast<uint4*>(ring + tile_of(count + i) + piece_at<C>(key, 2 * warp + lane % 2)) = uint4{};
-        }
+        clear_unseen<C>(tile_at(count + i), warp, begin_of(i), end_of(i));
       }
       __syncwarp();
       take_values(0);
@@ -207,28 +255,19 @@ __device__ __forceinline__ void attend(const DecodeArguments& args, const Item& 
     }
     if (has_new) {
       if (own == count - 1 && new_key / kKeysOfWarp == warp % 4) {
-        add_new(tile_of(own), false, 0, 32);
-        load_keys<C>(ring_address + static_cast<std::uint32_t>(tile_of(own)), own_key, keys[0]);
+        add_new<C>(tile_at(own), new_key, shared.fresh[0], 0, 32, call.D);
+        load_keys<C>(shared_address(tile_at(own)), own_key, keys[0]);
       }
       if (has_columns) {
-        add_new(tile_of(2 * count - 1), true, 2 * warp, 2);
-        load_values<C>(ring_address + static_cast<std::uint32_t>(tile_of(2 * count - 1)), new_key / 16, warp,
-                       new_values);
+        add_new<C>(tile_at(2 * count - 1), new_key, shared.fresh[1], 2 * warp, 2, call.D);
+        load_values<C>(shared_address(tile_at(2 * count - 1)), new_key / 16, warp, new_values);
       }
     }
+
     float s[2][4] = {}, shift_own[2] = {};
     if (has_keys) {
-      load_keys<C>(ring_address + static_cast<std::uint32_t>(tile_of(own)), own_key + 16, keys[1]);
-      std::uint32_t q[C::kSteps / 2][4];
-#pragma unroll
-      for (int i = 0; i < C::kSteps / 2; ++i) sm80::load_matrices(q[i], new_q + static_cast<std::uint32_t>(64 * i));
-#pragma unroll
-      for (int i = 0; i < C::kSteps; ++i) {
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          sm80::Bf16::multiply_add(s[m], keys[m][i], q[i / 2][i % 2 * 2], q[i / 2][i % 2 * 2 + 1]);
-        }
-      }
+      load_keys<C>(shared_address(tile_at(own)), own_key + 16, keys[1]);
+      multiply_queries<C>(shared, keys, s);
       const bool is_partial = start < walk.whole_begin || start + C::kKeys > walk.whole_end;
       float largest[2];
       finish_scores(call, scales, start + own_key, position, is_partial, s, largest);
@@ -239,34 +278,16 @@ __device__ __forceinline__ void attend(const DecodeArguments& args, const Item& 
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       if (i >= count) break;
-      float after[2] = {max[0], max[1]};
+      float shift[2];
+      join_maxima(shared.maxima[buffer][i], row, scales.score_log2, max, shift, fade[i]);
 #pragma unroll
-      for (int other = 0; other < 4; ++other) {
-        const float2 theirs = *reinterpret_cast<const float2*>(&shared.maxima[buffer][i][other][row]);
-        after[0] = fmaxf(after[0], theirs.x);
-        after[1] = fmaxf(after[1], theirs.y);
-      }
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const float shift = shift_of(after[r], scales.score_log2);
-        fade[i][r] = fade_of(max[r], scales.score_log2, shift);
-        max[r] = after[r];
-        if (i == own) shift_own[r] = shift;
-      }
+      for (int r = 0; r < 2; ++r) shift_own[r] = i == own ? shift[r] : shift_own[r];
       if (threadIdx.x < 4) *reinterpret_cast<float2*>(&shared.fade[buffer][i][row]) = {fade[i][0], fade[i][1]};
     }
     if (threadIdx.x < 4) *reinterpret_cast<float2*>(&shared.max[row]) = {max[0], max[1]};
     if (has_keys) {
-#pragma unroll
-      for (int m = 0; m < 2; ++m) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int of_row = row + i % 2, key = own_key + m * 16 + lane / 4 + i / 2 * 8;
-          const float p = probability_of(s[m][i], scales.score_log2, shift_own[i % 2]);
-          shared.probabilities[buffer][own][of_row * kRowFloats + key] = p;
-          shared.halves[buffer][own][of_row * kRowHalves + key] = __bfloat16_as_ushort(__float2bfloat16_rn(p));
-        }
-      }
+      store_probabilities(s, scales.score_log2, shift_own, own_key, shared.probabilities[buffer][own],
+                          shared.halves[buffer][own]);
     }
     named_sync(kProbabilities, kComputing + 32);
 #pragma unroll
@@ -274,28 +295,12 @@ __device__ __forceinline__ void attend(const DecodeArguments& args, const Item& 
       if (i >= count || !has_columns) break;
       if (i > 0) take_values(i);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) sums[j] = __fmul_rn(sums[j], fade[i][j % 2]);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {  // those of which nothing is seen would add p = 0
-        if (64 * half >= end_of(i) || 64 * half + 64 <= begin_of(i)) continue;
-        std::uint32_t p[2][4];
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          sm80::load_matrices(p[j],
-                              new_p + static_cast<std::uint32_t>(
-                                          ((buffer * kAtOnce + i) * kFewRows * kRowHalves + 64 * half + 32 * j) * 2));
-        }
-#pragma unroll
-        for (int step = 0; step < 4; ++step) {
-          sm80::Bf16::multiply_add(sums, values[4 * half + step], p[step / 2][step % 2 * 2],
-                                   p[step / 2][step % 2 * 2 + 1]);
-        }
-      }
-      if (has_new && i == count - 1) {  // the new key is the last that is seen
-        std::uint32_t p[4];
-        sm80::load_matrices(p, new_p + static_cast<std::uint32_t>(
-                                           ((buffer * kAtOnce + i) * kFewRows * kRowHalves + new_key / 16 * 16) * 2));
-        sm80::Bf16::multiply_add(sums, new_values, p[0], p[1]);
+      for (int j = 0; j < 4; ++j) sums[0][j] = __fmul_rn(sums[0][j], fade[i][j % 2]);
+      add_values<C>(shared.halves[buffer][i], begin_of(i), end_of(i), values, sums[0]);
+      if (has_new && i == count - 1) {
+        std::uint32_t p[4];  // of the step, and of what lies behind it
+        load_probabilities<C>(shared.halves[buffer][i], new_key / 16, p);
+        sm80::Bf16::multiply_add(sums[0], new_values, p[0], p[1]);
       }
     }
     fence_async_shared();  // rows may have been made zero, or the new one added
@@ -305,19 +310,7 @@ __device__ __forceinline__ void attend(const DecodeArguments& args, const Item& 
     }
   }
   named_sync(kEnds, kComputing + 32);
-  const int group = args.paged.heads_per_group, column = 16 * warp + lane / 4;
-  const std::int64_t to = item.token * call.out_token_stride + (item.g * group + row) * call.out_head_stride + column;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if (row + i % 2 >= group || column + i / 2 * 8 >= call.D) continue;
-    const std::int64_t at = to + (i % 2 != 0 ? call.out_head_stride : 0) + i / 2 * 8;
-    const float value = sums[i] * shared.inverse[row + i % 2];
-    if (call.out_is_bf16) {
-      static_cast<__nv_bfloat16*>(call.out)[at] = __float2bfloat16_rn(value);
-    } else {
-      static_cast<float*>(call.out)[at] = value;
-    }
-  }
+  if (has_columns) write_sums<C>(args.paged, item, warp, shared.inverse, scales.out, sums);
 }
 
 template <class C>

@@ -16,6 +16,7 @@ namespace tandem::kernels::sm90 {
 
 constexpr int kFewRows = 8;
 constexpr int kRowFloats = 128 + 8;  // of probabilities: rows begin 8 banks apart
+constexpr int kRowHalves = 128 + 8;  // of probabilities as bf16: 4 banks apart
 constexpr int kKeysOfWarp = 32;      // whose scores a warp makes
 
 // Where 16 bytes of a key's row lie in a tile, as the copy engine swizzles it.
@@ -159,16 +160,38 @@ __device__ __forceinline__ void finish_scores(const PagedAttentionCall& call, co
   }
 }
 
-// The probabilities of the warp's 32 keys, from `key` of the block on, to [rows][kRowFloats].
+// A block's scores join two rows' running maxima: what is subtracted from them, and by what older sums fade. `maxima`:
+// of the keys of each of four warps.
+__device__ __forceinline__ void join_maxima(const float (&maxima)[4][kFewRows], int row, float scale_log2,
+                                            float (&max)[2], float (&shift)[2], float (&fade)[2]) {
+  float after[2] = {max[0], max[1]};
+#pragma unroll
+  for (int warp = 0; warp < 4; ++warp) {
+    const float2 theirs = *reinterpret_cast<const float2*>(&maxima[warp][row]);
+    after[0] = fmaxf(after[0], theirs.x);
+    after[1] = fmaxf(after[1], theirs.y);
+  }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    shift[r] = shift_of(after[r], scale_log2);
+    fade[r] = fade_of(max[r], scale_log2, shift[r]);
+    max[r] = after[r];
+  }
+}
+
+// The probabilities of the warp's 32 keys, from `key` of the block on, to [rows][kRowFloats]; and as bf16 to
+// [rows][kRowHalves], unless that is null.
 __device__ __forceinline__ void store_probabilities(const float (&s)[2][4], float scale_log2, const float (&shift)[2],
-                                                    int key, float* probabilities) {
+                                                    int key, float* probabilities, std::uint16_t* halves = nullptr) {
   const int lane = static_cast<int>(threadIdx.x) % 32, row = 2 * (lane % 4);
 #pragma unroll
   for (int m = 0; m < 2; ++m) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      probabilities[(row + i % 2) * kRowFloats + key + m * 16 + lane / 4 + i / 2 * 8] =
-          probability_of(s[m][i], scale_log2, shift[i % 2]);
+      const int of_row = row + i % 2, at = key + m * 16 + lane / 4 + i / 2 * 8;
+      const float p = probability_of(s[m][i], scale_log2, shift[i % 2]);
+      probabilities[of_row * kRowFloats + at] = p;
+      if (halves != nullptr) halves[of_row * kRowHalves + at] = __bfloat16_as_ushort(__float2bfloat16_rn(p));
     }
   }
 }
@@ -177,12 +200,13 @@ __device__ __forceinline__ void store_probabilities(const float (&s)[2][4], floa
 __device__ __forceinline__ float total_with(float total, float fade, const float* probabilities) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const float* const from = probabilities + lane / 4 * kRowFloats + 2 * (lane % 4);
-  float2 p[16];
+  constexpr int kEights = 16;  // of a block's keys
+  float2 p[kEights];
 #pragma unroll
-  for (int i = 0; i < 16; ++i) p[i] = *reinterpret_cast<const float2*>(from + 8 * i);
+  for (int i = 0; i < kEights; ++i) p[i] = *reinterpret_cast<const float2*>(from + 8 * i);
   total = faded_total(total, fade, p[0].x);
 #pragma unroll
-  for (int i = 0; i < 16; ++i) {
+  for (int i = 0; i < kEights; ++i) {
     if (i > 0) total = __fadd_rn(total, p[i].x);
     total = __fadd_rn(total, p[i].y);
   }
@@ -199,9 +223,9 @@ __device__ __forceinline__ void write_sums(const PagedArguments& args, const Ite
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     if (row + r >= item.tokens * args.heads_per_group) continue;
-    const int head = item.g * args.heads_per_group + (row + r) % args.heads_per_group;
-    const std::int64_t to =
-        (item.token + (row + r) / args.heads_per_group) * call.out_token_stride + head * call.out_head_stride;
+    const int token = item.tokens > 1 ? (row + r) / args.heads_per_group : 0;
+    const int head = item.g * args.heads_per_group + row + r - token * args.heads_per_group;
+    const std::int64_t to = (item.token + token) * call.out_token_stride + head * call.out_head_stride;
     const float inverse = inverse_of_row[row + r] * scale;
 #pragma unroll
     for (int group = 0; group < C::kGroups; ++group) {

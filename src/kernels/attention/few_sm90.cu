@@ -113,19 +113,7 @@ __device__ __forceinline__ void compute(const PagedArguments& args, const Item& 
     if (lane < 4) *reinterpret_cast<float2*>(&shared.maxima[buffer][warp][row]) = {largest[0], largest[1]};
     named_sync(1, kComputing);
     float fade[2], shift[2];
-    float after[2] = {max[0], max[1]};
-#pragma unroll
-    for (int other = 0; other < kComputingWarps; ++other) {
-      const float2 theirs = *reinterpret_cast<const float2*>(&shared.maxima[buffer][other][row]);
-      after[0] = fmaxf(after[0], theirs.x);
-      after[1] = fmaxf(after[1], theirs.y);
-    }
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      shift[r] = shift_of(after[r], scales.score_log2);
-      fade[r] = fade_of(max[r], scales.score_log2, shift[r]);
-      max[r] = after[r];
-    }
+    join_maxima(shared.maxima[buffer], row, scales.score_log2, max, shift, fade);
     float* const probabilities = shared.probabilities[buffer];
     store_probabilities(s, scales.score_log2, shift, warp * kKeysOfWarp, probabilities);
     if (threadIdx.x < 4) {

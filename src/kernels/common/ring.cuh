@@ -15,6 +15,13 @@ class RingPlace {
   __device__ __forceinline__ void advance() {
     if (++index_ == kBuffers) index_ = 0, parity_ ^= 1;
   }
+  // `count` places on, at most kBuffers.
+  __device__ __forceinline__ RingPlace plus(int count) const {
+    RingPlace place = *this;
+    place.index_ += count;
+    if (place.index_ >= kBuffers) place.index_ -= kBuffers, place.parity_ ^= 1;
+    return place;
+  }
 
  private:
   int index_ = 0;
@@ -29,6 +36,11 @@ requires((kBuffers & (kBuffers - 1)) == 0) class RingPlace<kBuffers> {
   __device__ __forceinline__ int before() const { return (turn_ - 1) & (kBuffers - 1); }
   __device__ __forceinline__ std::uint32_t parity() const { return turn_ / kBuffers & 1; }
   __device__ __forceinline__ void advance() { ++turn_; }
+  __device__ __forceinline__ RingPlace plus(int count) const {
+    RingPlace place = *this;
+    place.turn_ += static_cast<std::uint32_t>(count);
+    return place;
+  }
 
  private:
   std::uint32_t turn_ = 0;

@@ -41,7 +41,12 @@ Status launch_few_rows(const sm90::FewRowsArguments& arguments, device::Stream& 
 FewRowsShape few_rows_shape(const LinearCall& call) {
   if (call.offsets != nullptr) return {call.T, call.K, call.N, call.up != nullptr, false, call.groups};
   const bool keeps_halves = call.T == 1 && call.K % kFewRowsSlab == 0 && call.K <= kFewRowsKeptHalvesMax;
-  FewRowsShape shape{call.T, call.K, call.N, call.up != nullptr, !call.x_is_bf16 || keeps_halves, 0, call.spared};
+  FewRowsShape shape{.T = call.T,
+                     .K = call.K,
+                     .N = call.N,
+                     .is_pair = call.up != nullptr,
+                     .keeps_x = !call.x_is_bf16 || keeps_halves,
+                     .spared = call.spared};
   if (keeps_halves && call.x_is_bf16 && call.K <= kFewRowsShortHalves)
     shape.under_way_bytes = kFewRowsUnderWayShortBytes;
   return shape;

@@ -60,7 +60,7 @@ constexpr std::int64_t few_rows_kept_bytes(std::int64_t T, std::int64_t K) {
   return (bytes + 1023) / 1024 * 1024;
 }
 
-// A layer on fewer multiprocessors than this one leaves takes longer than the next one gains.
+// To spare more multiprocessors than these costs a layer more than the next kernel gains.
 inline constexpr std::int64_t kFewRowsSparedMax = 32;
 
 struct FewRowsShape {

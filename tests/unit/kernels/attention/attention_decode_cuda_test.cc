@@ -148,7 +148,10 @@ TEST(AttentionDecodeCuda, WithEverythingThatAHeadCanHave) {
   expect_the_same({.contexts = contexts, .appends = false}, stream);
   expect_the_same({.half = 32, .contexts = contexts, .has_norm = true}, stream);  // half of a head turns
   expect_the_same({.D = 96, .half = 48, .contexts = contexts}, stream);
-  expect_the_same({.D = 80, .half = 40, .contexts = contexts, .has_norm = true}, stream);
+  for (const std::int64_t D : {16, 32, 48, 80}) {
+    SCOPED_TRACE(::testing::Message() << "D " << D);
+    expect_the_same({.D = D, .half = D / 2, .contexts = contexts, .has_norm = true}, stream);
+  }
 }
 
 TEST(AttentionDecodeCuda, AnyGroupAndPage) {
@@ -163,6 +166,25 @@ TEST(AttentionDecodeCuda, AnyGroupAndPage) {
     SCOPED_TRACE(::testing::Message() << "pages of " << P);
     expect_the_same({.P = P, .contexts = contexts}, stream);
   }
+}
+
+// What the projection before it spares is what the launch has blocks, and nothing where there are two launches.
+TEST(AttentionDecodeCuda, SaysHowManyBlocksItHas) {
+  TANDEM_CUDA_STREAM(stream);
+  if (!is_hopper()) GTEST_SKIP() << "the one launch is Hopper's";
+  const CudaRows k(DType::kBf16, 4, 2 * 32 * 64, 0, 0, stream);
+  const auto blocks = [&](std::int64_t T, std::int64_t B, std::int64_t H, std::int64_t context_max, DType dtype) {
+    const TensorView cache(k.view().data(), dtype, Shape{4, 2, 32, 64}, kCuda);
+    return norm_rope_attention_blocks({T, B, H, 2, 64, context_max}, {cache, cache, TensorView()}, kCuda);
+  };
+  EXPECT_EQ(blocks(3, 3, 8, 300, DType::kBf16), 6);
+  EXPECT_EQ(blocks(3, 3, 8, 1024, DType::kBf16), 6);
+  EXPECT_EQ(blocks(3, 3, 8, 1025, DType::kBf16), 0) << "long contexts";
+  EXPECT_EQ(blocks(4, 3, 8, 300, DType::kBf16), 0) << "a prompt among them";
+  EXPECT_EQ(blocks(3, 3, 18, 300, DType::kBf16), 0) << "nine heads a kv head";
+  EXPECT_EQ(blocks(3, 3, 8, 300, DType::kF8E4m3), 0) << "a cache in e4m3";
+  EXPECT_EQ(blocks(200, 200, 8, 300, DType::kBf16), 0) << "more than there are multiprocessors";
+  EXPECT_EQ(blocks(0, 0, 8, 300, DType::kBf16), 0);
 }
 
 }  // namespace
