@@ -267,9 +267,12 @@ Result<FusedAttentionPlan> FusedAttentionPlan::create(std::span<const AttentionS
         return ranked.family == range_of_tile[static_cast<std::size_t>(ranked.tile)];
       });
   const std::int64_t heads_min = waits ? heads_together(shape) : 0;
+  const std::int64_t pairs_max = path != AttentionPath::kSm90 ? kAnyPairs
+                                 : shape.D <= 64              ? kNarrowBackwardPairs
+                                                              : kBackwardPairs;
   std::vector<WorkItem> key_work =
-      order_work({key_order.begin(), answers}, kv_family_bytes, shape.G, heads_min, kAnyPairs);
-  const auto answers_work = order_work({answers, key_order.end()}, kv_family_bytes, shape.G, heads_min, kAnyPairs);
+      order_work({key_order.begin(), answers}, kv_family_bytes, shape.G, heads_min, pairs_max);
+  const auto answers_work = order_work({answers, key_order.end()}, kv_family_bytes, shape.G, heads_min, pairs_max);
   key_work.insert(key_work.end(), answers_work.begin(), answers_work.end());
   const std::int64_t group = shape.H / shape.G;
   std::vector<std::int64_t> heads_of_tile(key_tiles.size(), group);

@@ -49,7 +49,7 @@ std::vector<NamedCase> make_cases() {
     add("FullLast" + name, windowed(kFull, one_segment(queries, keys)));
     add("WindowLast" + name, windowed({40, 3}, one_segment(queries, keys)));
   }
-  for (const auto& [queries, keys] : {std::pair{200, 1}, {193, 64}, {300, 129}, {70, 0}, {1, 0}, {0, 70}}) {
+  for (const auto& [queries, keys] : {std::pair{200, 1}, {193, 64}, {300, 129}, {70, 64}, {70, 0}, {1, 0}, {0, 70}}) {
     const std::string name = std::to_string(queries) + "Over" + std::to_string(keys);
     FusedCase causal = windowed(kCausal, one_segment(queries, keys));
     add("Causal" + name, causal);
@@ -127,6 +127,9 @@ std::vector<NamedCase> make_cases() {
   for (const std::int64_t D : {8, 16, 24, 40, 72, 80, 96, 112, 128, 136, 192, 200, 256}) {
     add("HeadDim" + std::to_string(D), sized(2, 1, D, two));
   }
+  FusedCase unseeing = sized(2, 1, 128, one_segment(230, 190));  // the first rows of a step see nothing
+  unseeing.window = kCausal;
+  add("HeadDim128QueriesOverKeys", unseeing);
   add("HeadDim128Answers", sized(4, 2, 128, prompt_and_answers(150, {140, 30}, 1)));
   // Long tiles of many heads are cut into items, on Hopper.
   add("Heads8Of1Long64", sized(8, 1, 64, one_segment(517, 517)));

@@ -373,6 +373,23 @@ TEST(FusedAttentionPlan, TakesPromptsBeforeAnswers) {
   }
 }
 
+// Of short sequences, the backward on Hopper takes all tiles of some before the next ones.
+TEST(FusedAttentionPlan, TakesFewSequencesTogether) {
+  const Segments segments = testing::packed_segments({512, 512, 512, 512, 512, 512}, 0);
+  for (const auto& [D, H, sequences] : {std::tuple{64, 32, 2}, {128, 16, 2}, {128, 8, 4}, {128, 64, 1}, {256, 8, 4}}) {
+    const auto plan = FusedAttentionPlan::create(segments, {kAll, 0}, {3072, 3072, H, H, D}, AttentionPath::kSm90);
+    ASSERT_TRUE(plan.ok());
+    const auto tiles = entries<KeyTile>(plan.value(), plan.value().key_tiles);
+    const auto items = entries<KeyItem>(plan.value(), plan.value().backward_items);
+    const std::size_t tiles_of_each = tiles.size() / 6,
+                      items_of_section = tiles_of_each * static_cast<std::size_t>(H * sequences);
+    for (std::size_t i = 0; i < items.size(); ++i) {
+      const std::int32_t sequence = tiles.at(static_cast<std::size_t>(items[i].tile)).key_row / 512;
+      EXPECT_EQ(static_cast<std::size_t>(sequence / sequences), i / items_of_section) << D << " " << i;
+    }
+  }
+}
+
 // Too many keys for one section of the cache: families and heads are taken a few at a time, and the order still holds.
 TEST(FusedAttentionPlan, OrdersMoreThanTheCacheHolds) {
   const Segments segments = testing::prompt_and_answers(9000, {300, 500}, 1);
