@@ -40,13 +40,13 @@ using namespace sm90::forward;
 
 constexpr float kLn2 = 0.6931471805599453f;
 
-// Values of keys that are not the range's could be anything; p = 0 does not silence NaN.
-template <class C>
+// Values of keys that are not the range's could be anything; p = 0 does not silence NaN. Of the first kColumns keys.
+template <class C, int kColumns>
 __device__ __forceinline__ void zero_values(std::byte* tile, int keys, int barrier) {
   const int thread = threadIdx.x % 128;
 #pragma unroll
   for (int c = 0; c < C::kD / 64; ++c) {
-    for (int at = keys * 128 + thread * 16; at < C::kKeys * 128; at += 128 * 16) {
+    for (int at = keys * 128 + thread * 16; at < kColumns * 128; at += 128 * 16) {
       *reinterpret_cast<uint4*>(tile + c * C::kKeys * 128 + at) = make_uint4(0, 0, 0, 0);
     }
   }
@@ -71,6 +71,9 @@ __device__ __forceinline__ void consume(const CUtensorMap* out_map, const Forwar
   const float scale_log2 = args.softcap > 0.0f ? kLog2E : args.scale * kLog2E;
   if (C::kTurns && warpgroup == C::kWarpgroups - 1) named_arrive(1, 256);
 
+  using Whole = std::integral_constant<int, C::kKeys>;
+  using Part = std::integral_constant<int, C::kPart>;
+
   RingPlace<C::kQBuffers> q_place;
   RingPlace<C::kStages> place;
   RingPlace<kItemNotes> item_place;
@@ -94,8 +97,8 @@ __device__ __forceinline__ void consume(const CUtensorMap* out_map, const Forwar
       continue;
     }
     const RowInterval interval{args.left, args.right, item.context()};
-    // Past the last position that any of the warpgroup's rows sees; but it looks at the whole prefix. So it leaves out
-    // no more blocks than stages less one: it still holds a stage of V while it does.
+    // Past the last position that any of the warpgroup's rows sees; but it looks at the whole prefix. The tile's last
+    // row sees no more than kKeys keys beyond, so of the tile's blocks at most the last one is left out.
     const int past =
         max(interval.end(item.tile.position + min(item.tile.rows, warpgroup * 64 + 64) - 1), item.tile.prefix_count);
     barrier_wait(&barriers.q_full[q_place.index()], q_place.parity());
@@ -109,9 +112,18 @@ __device__ __forceinline__ void consume(const CUtensorMap* out_map, const Forwar
       barrier_wait(&barriers.k_full[place.index()], place.parity());
       b = barriers.block[note_place.index()];
     };
+    // Whether the warpgroup looks at no block after this one, and of this one sees no more than the first part.
+    bool is_end, is_part;
+    const auto look = [&] {
+      is_end = b.is_last || (C::kLeavesOut && b.position + b.keys >= past);
+      is_part = C::kPart < C::kKeys && is_end && min(b.keys, past - b.position) <= C::kPart;
+    };
+    look();
     const auto release_k = [&] {
       if (is_elected) barrier_arrive(&barriers.k_empty[place.index()]);
-      if (!C::kWritesThroughQ && b.is_last && lane == 0) barrier_arrive(&barriers.q_empty[q_place.index()]);
+    };
+    const auto release_q = [&] {
+      if (!C::kWritesThroughQ && lane == 0) barrier_arrive(&barriers.q_empty[q_place.index()]);
     };
     // The block is not looked at.
     const auto leave_out = [&] {
@@ -120,14 +132,10 @@ __device__ __forceinline__ void consume(const CUtensorMap* out_map, const Forwar
       release_k();
       if (is_elected) barrier_arrive(&barriers.v_empty[place.index()]);
     };
-    const auto leave_out_rest = [&] {
-      while (!b.is_last) {
-        advance();
-        if constexpr (C::kTurns) {
-          named_sync(turn, 256);
-          named_arrive(next_turn, 256);
-        }
-        leave_out();
+    const auto pass_turn = [&] {
+      if constexpr (C::kTurns) {
+        named_sync(turn, 256);
+        named_arrive(next_turn, 256);
       }
     };
     if (item.tile.rows > warpgroup * 64) {
@@ -143,14 +151,25 @@ __device__ __forceinline__ void consume(const CUtensorMap* out_map, const Forwar
             begin[r] = interval.begin(position) - b.position;
             end[r] = min(interval.end(position) - b.position, b.keys);
           }
-          if (!C::kLeavesOut || begin[1] > 0 || end[0] < C::kKeys) rows.mask(begin, end);
+          if (!C::kLeavesOut || begin[1] > 0 || end[0] < C::kKeys) {
+            if constexpr (C::kMasksByComparing) {
+              rows.mask_by_comparing(begin, end);
+            } else {
+              rows.mask(begin, end);
+            }
+          }
         }
-        rows.exponentiate(scale_log2, fade);
+        if (is_part) {
+          rows.template exponentiate<C::kPart>(scale_log2, fade);
+        } else {
+          rows.exponentiate(scale_log2, fade);
+        }
       };
-      const auto issue_sums = [&](RingPlace<C::kStages> at, int keys, int accumulate) {
+      const auto issue_sums = [&](RingPlace<C::kStages> at, int keys, int accumulate, auto columns) {
+        constexpr int kColumns = decltype(columns)::value;
         barrier_wait(&barriers.v_full[at.index()], at.parity());
-        if (keys < C::kKeys) zero_values<C>(vs + at.index() * C::kKvBytes, keys, own);
-        rows.issue_sums(operand_at(v, at.index() * C::kKvBytes), accumulate);
+        if (keys < kColumns) zero_values<C, kColumns>(vs + at.index() * C::kKvBytes, keys, own);
+        rows.template issue_sums<kColumns>(operand_at(v, at.index() * C::kKvBytes), accumulate);
       };
       rows.begin();
       rows.issue_scores(item_q, operand_at(k, place.index() * C::kKvBytes));
@@ -158,21 +177,24 @@ __device__ __forceinline__ void consume(const CUtensorMap* out_map, const Forwar
       product_wait<0>();
       product_touch(rows.scores);
       release_k();
+      if (is_end) release_q();
       softmax();
       rows.pack_p();
       int accumulate = 0;
-      while (!b.is_last && !(C::kLeavesOut && b.position + b.keys >= past)) {
+      while (!is_end) {
         const RingPlace<C::kStages> last = place;
         const int last_keys = b.keys;
         advance();
+        look();
         if constexpr (C::kTurns) named_sync(turn, 256);
         rows.issue_scores(item_q, operand_at(k, place.index() * C::kKvBytes));
-        issue_sums(last, last_keys, accumulate);
+        issue_sums(last, last_keys, accumulate, Whole());
         accumulate = 1;
         if constexpr (C::kTurns) named_arrive(next_turn, 256);
         product_wait<1>();
         product_touch(rows.scores);
         release_k();
+        if (is_end) release_q();
         softmax();
         if constexpr (C::kSoftmaxBeforeWait) {
           compute_before_wait(rows.total[0]);
@@ -184,28 +206,38 @@ __device__ __forceinline__ void consume(const CUtensorMap* out_map, const Forwar
         rows.fade_sums(fade);
         rows.pack_p();
       }
-      issue_sums(place, b.keys, accumulate);
-      const int last = place.index();
-      if constexpr (C::kLeavesOut) leave_out_rest();
-
-      // o = sums / total, the sink joining the total last; a row that sees nothing is zero.
       const ItemNote note = item;
-      const float* const sink = args.sinks != nullptr ? args.sinks + note.head : nullptr;
-      const float total[2] = {total_of_quad(rows.total[0]), total_of_quad(rows.total[1])};
-      const RowEnd ends[2] = {end_total(total[0], rows.max[0], scale_log2, sink),
-                              end_total(total[1], rows.max[1], scale_log2, sink)};
-      const float inverse[2] = {ends[0].inverse, ends[1].inverse};
-      const int r = lane % 4, of_tile = row + 8 * r;  // a row's lse: two of its four lanes write, one for each row
-      if (args.lse != nullptr && r < 2 && of_tile < note.tile.rows) {
-        const float sum = r == 0 ? ends[0].total : ends[1].total;
-        const float max_log2 = r == 0 ? ends[0].max_log2 : ends[1].max_log2;
-        args.lse[note.head * args.lse_head_stride + note.tile.query_row + of_tile] =
-            sum == 0.0f ? -INFINITY : (max_log2 + log2_approx(sum)) * kLn2;
+      const int last = place.index();
+      const bool leaves_one = C::kLeavesOut && !b.is_last;
+      float inverse[2];
+      // All of it for either width: ptxas serialises products under way where two paths meet.
+      const auto finish = [&](auto columns) {
+        issue_sums(place, b.keys, accumulate, columns);
+        if (leaves_one) pass_turn();
+
+        // o = sums / total, the sink joining the total last; a row that sees nothing is zero.
+        const float* const sink = args.sinks != nullptr ? args.sinks + note.head : nullptr;
+        const float total[2] = {total_of_quad(rows.total[0]), total_of_quad(rows.total[1])};
+        const RowEnd ends[2] = {end_total(total[0], rows.max[0], scale_log2, sink),
+                                end_total(total[1], rows.max[1], scale_log2, sink)};
+        inverse[0] = ends[0].inverse, inverse[1] = ends[1].inverse;
+        const int r = lane % 4, of_tile = row + 8 * r;  // a row's lse: two of its four lanes write, one for each row
+        if (args.lse != nullptr && r < 2 && of_tile < note.tile.rows) {
+          const float sum = r == 0 ? ends[0].total : ends[1].total;
+          const float max_log2 = r == 0 ? ends[0].max_log2 : ends[1].max_log2;
+          args.lse[note.head * args.lse_head_stride + note.tile.query_row + of_tile] =
+              sum == 0.0f ? -INFINITY : (max_log2 + log2_approx(sum)) * kLn2;
+        }
+        compute_before_wait(inverse[0]);
+        compute_before_wait(inverse[1]);
+        product_wait<0>();
+        product_touch(rows.sums);
+      };
+      if (is_part) {
+        finish(Part());
+      } else {
+        finish(Whole());
       }
-      compute_before_wait(inverse[0]);
-      compute_before_wait(inverse[1]);
-      product_wait<0>();
-      product_touch(rows.sums);
       if (is_elected) barrier_arrive(&barriers.v_empty[last]);
       if constexpr (C::kWritesThroughQ) {
         owes_q = write_through<C, Half>(out_map, shared + q_place.index() * C::kQBytes, own, args, note, first_row,
@@ -213,10 +245,19 @@ __device__ __forceinline__ void consume(const CUtensorMap* out_map, const Forwar
       } else {
         write_from_registers<C, Half>(args, note, row, rows.sums, inverse);
       }
+      if (leaves_one) {
+        advance();
+        leave_out();
+      }
     } else {
       if constexpr (C::kWritesThroughQ) give_q();
       leave_out();
-      leave_out_rest();
+      while (!b.is_last) {
+        advance();
+        pass_turn();
+        leave_out();
+      }
+      release_q();
     }
     place.advance();
     note_place.advance();

@@ -24,9 +24,14 @@ struct Config {
   // Whether the softmax comes before the wait for O += P V. Three warpgroups hide it under each other's products, and
   // are faster if the compiler mixes it with what follows the wait.
   static constexpr bool kSoftmaxBeforeWait = kWarpgroups == 2;
-  // Whether a warpgroup leaves out the tile's last blocks where it sees nothing of them; where a block has as many keys
-  // as the tile rows, all see some of each, as a rule.
+  // Whether a warpgroup leaves out the tile's last block where it sees nothing of it; where a block has as many keys as
+  // the tile rows, all see some of each, as a rule.
   static constexpr bool kLeavesOut = kRows != kKeys;
+  // Where a warpgroup sees no more of its last block than so many keys, it leaves out the others' exponentials and
+  // their part of O += P V. (Measured: no gain up to D = 128.)
+  static constexpr int kPart = kD == 256 ? 48 : kKeys;
+  // Which of the two ways of masking: measured.
+  static constexpr bool kMasksByComparing = kD != 256;
   static constexpr int kQBuffers = kD == 256 ? 1 : 2;
   // A single one is given back once the item's last scores are there; else rows are written through it.
   static constexpr bool kWritesThroughQ = kQBuffers > 1;
@@ -36,6 +41,7 @@ struct Config {
   static constexpr int kProducerRegisters = kWarpgroups == 3 ? 32 : 40;
   static constexpr int kConsumerRegisters = kWarpgroups == 3 ? 160 : 232;
   static_assert(kSharedBytes <= 227 * 1024);
+  static_assert(!kLeavesOut || kRows - 64 <= kKeys);  // then it is one block at most
 };
 
 struct ForwardArguments {

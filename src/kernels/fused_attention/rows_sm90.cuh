@@ -97,10 +97,12 @@ class Rows {
     product_commit();
   }
 
+  // Of a block's first kColumns keys.
+  template <int kColumns = C::kKeys>
   __device__ __forceinline__ void issue_sums(std::uint64_t v, int accumulate) {
     product_fence();
 #pragma unroll
-    for (int i = 0; i < C::kKeys / 16; ++i) {
+    for (int i = 0; i < kColumns / 16; ++i) {
       multiply<Half, C::kD, true>(sums, p[i], operand_at(v, i * 16 * 128), i > 0 ? 1 : accumulate);
     }
     product_commit();
@@ -131,13 +133,38 @@ class Rows {
     }
   }
 
-  // Scores become probabilities relative to the new maximum; returns by what older sums fade.
+  // The same by a comparison for each column: more instructions, which do not wait for each other. begin[0] <=
+  // begin[1].
+  __device__ __forceinline__ void mask_by_comparing(const int (&begin)[2], const int (&end)[2]) {
+    const int column = 2 * (threadIdx.x % 4);
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+      const int bound = end[row] - column;
+#pragma unroll
+      for (int i = 0; i < kScores / 2; ++i) {
+        if (8 * (i / 2) + i % 2 >= bound) scores[4 * (i / 2) + 2 * row + i % 2] = -INFINITY;
+      }
+    }
+    if (begin[1] <= 0) return;
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+      const int bound = begin[row] - column;
+#pragma unroll
+      for (int i = 0; i < kScores / 2; ++i) {
+        if (8 * (i / 2) + i % 2 < bound) scores[4 * (i / 2) + 2 * row + i % 2] = -INFINITY;
+      }
+    }
+  }
+
+  // Scores, of which all past the first kColumns are -infinity, become probabilities relative to the new maximum;
+  // returns by what older sums fade.
+  template <int kColumns = C::kKeys>
   __device__ __forceinline__ void exponentiate(float scale_log2, float (&fade)[2]) {
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
       float m = max[row];
 #pragma unroll
-      for (int i = 0; i < kScores / 2; ++i) m = fmaxf(m, scores[4 * (i / 2) + 2 * row + i % 2]);
+      for (int i = 0; i < kColumns / 4; ++i) m = fmaxf(m, scores[4 * (i / 2) + 2 * row + i % 2]);
       m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 1));
       m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 2));
       const float shift = shift_of(m, scale_log2);
@@ -145,7 +172,7 @@ class Rows {
       max[row] = m;
       float sum = 0.0f;
 #pragma unroll
-      for (int i = 0; i < kScores / 2; ++i) {
+      for (int i = 0; i < kColumns / 4; ++i) {
         float& s = scores[4 * (i / 2) + 2 * row + i % 2];
         s = probability_of(s, scale_log2, shift);
         sum = i == 0 ? faded_total(total[row], fade[row], s) : __fadd_rn(sum, s);
