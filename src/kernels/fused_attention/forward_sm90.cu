@@ -127,6 +127,7 @@ __device__ __forceinline__ void consume(const CUtensorMap* out_map, const Forwar
     };
     // The block is not looked at.
     const auto leave_out = [&] {
+      __syncwarp();  // rows may have been written, each lane its own
       barrier_wait(&barriers.v_full[place.index()], place.parity());
       named_sync(own, 128);  // or a warp that is ahead gives back what one behind has not come to
       release_k();

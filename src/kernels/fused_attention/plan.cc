@@ -189,7 +189,10 @@ Result<FusedAttentionPlan> FusedAttentionPlan::create(std::span<const AttentionS
   for (std::size_t r = 0; r < ranges.size(); ++r) {
     first_tile_of_range.push_back(key_tiles.size());
     for (std::int32_t row = 0; row < ranges[r].count; row += tiling.backward_keys) {
-      key_order.push_back({static_cast<std::int32_t>(key_tiles.size()), family_of_range[r], 0, 0});
+      // A step waits for its tiles of lower ordinal. In whatever segment, those are of the prefix, which comes before
+      // all that have it, or lie before in the same range.
+      key_order.push_back(
+          {static_cast<std::int32_t>(key_tiles.size()), family_of_range[r], 0, row / tiling.backward_keys});
       range_of_tile.push_back(static_cast<std::int64_t>(r));
       key_tiles.push_back({ranges[r].begin + row, std::min(tiling.backward_keys, ranges[r].count - row), 0, 0, 0, {}});
     }
@@ -232,8 +235,6 @@ Result<FusedAttentionPlan> FusedAttentionPlan::create(std::span<const AttentionS
                                         static_cast<std::int32_t>(first_query / tiling.backward_rows),
                                         static_cast<std::int32_t>(ceil_div(past_query, tiling.backward_rows)),
                                         step_base, first_ordinal + i, s.prefix_count, prefix_tiles});
-        // A step waits for the tiles of lower ordinal, so these must come first in the order of work.
-        key_order[tile].order = std::max<std::int64_t>(key_order[tile].order, first_ordinal + i);
       }
     };
     if (prefix != no_keys) visit_range(prefix, s.prefix_count, 0, 0);

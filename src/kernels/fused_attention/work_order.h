@@ -17,8 +17,8 @@ struct Ranked {
   std::int64_t family, cost, order;
 };
 
-// Families are taken together, as many (family, head) pairs as fit the section's bytes, and not more than `pairs_max`
-// except for a single family; within a section, the tiles in descending cost (and, for equal cost, in `order`), each
+// Families are taken together, as many (family, head) pairs as fit the section's bytes, and no further family once
+// there are `pairs_max` pairs; within a section, the tiles in descending cost (and, for equal cost, in `order`), each
 // for all of the section's heads. With `heads_min` above zero, so many heads at least, and sections of one size.
 std::vector<WorkItem> order_work(std::vector<Ranked> tiles, const std::vector<std::int64_t>& family_bytes,
                                  std::int64_t heads, std::int64_t heads_min, std::int64_t pairs_max);

@@ -321,6 +321,23 @@ TEST(FusedAttentionPlan, TablesCoverEveryVisiblePairOnceInOrder) {
   }
 }
 
+// Two segments may have the same keys behind more and less of a prompt; a step still waits for none that comes later.
+TEST(FusedAttentionPlan, OrdersKeysThatAreSeenBehindPrefixesOfTwoLengths) {
+  Segments segments = {{0, 640, 0, 0, 0, 640}};
+  std::int32_t query_row = 640, key_row = 640;
+  for (int i = 0; i < 5; ++i, query_row += 65, key_row += 256) {
+    segments.push_back({query_row, 1, 0, 640, key_row, 128});
+    segments.push_back({query_row + 1, 64, 0, 128, key_row, 256});
+  }
+  for (const std::int64_t D : {64, 128, 256}) {
+    const auto plan =
+        FusedAttentionPlan::create(segments, {kAll, 0}, {query_row, key_row, 2, 1, D}, AttentionPath::kSm90);
+    ASSERT_TRUE(plan.ok()) << plan.status().to_string();
+    check_forward(plan.value());
+    check_backward(plan.value());
+  }
+}
+
 // Key tiles of many query heads are cut into items: so finely that one sequence makes work for a whole machine, but not
 // into items that are short, nor one tile into many.
 TEST(FusedAttentionPlan, CutsTilesByHeads) {
