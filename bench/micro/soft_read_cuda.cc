@@ -55,6 +55,25 @@ class Floats {
   device::Memory memory_;
 };
 
+// [m] i32 of the ids below n, at random.
+class Ids {
+ public:
+  Ids(std::int64_t m, std::int64_t n, std::uint64_t seed, device::Stream& stream)
+      : m_(m), memory_(require(device::Memory::create(kCuda, static_cast<std::size_t>(m) * 4))) {
+    std::vector<std::int32_t> ids(static_cast<std::size_t>(m));
+    for (std::size_t j = 0; j < ids.size(); ++j) {
+      ids[j] = static_cast<std::int32_t>(philox({.seed = seed}, j)[0] % static_cast<std::uint64_t>(n));
+    }
+    require(device::copy(memory_.data(), ids.data(), ids.size() * 4, stream));
+    require(stream.synchronize());
+  }
+  TensorView view() const { return TensorView(memory_.data(), DType::kI32, Shape{m_}, kCuda); }
+
+ private:
+  std::int64_t m_;
+  device::Memory memory_;
+};
+
 class Bench {
  public:
   Bench(int repeats, std::string_view only) : repeats_(repeats), only_(only) {}
@@ -129,6 +148,12 @@ void run_width(Bench& bench, const Kernel& kernel, std::int64_t n, std::int64_t 
         bench.measure("read", ordered, m1, read_bytes,
                       [&] { return table.read(queries.view(), reads.view(), {}, stream); });
       }
+      if (!sorted && bench.wants("read_without")) {
+        // As a read of as many queries; an id, its place and weight for each, and not a query.
+        const Ids ids(m, n, 7, stream);
+        bench.measure("read_without", batch, m1, read_bytes + 8 * m1,
+                      [&] { return table.read_without(ids.view(), reads.view(), {}, stream); });
+      }
       if (sorted || (!bench.wants("backward") && !bench.wants("read_backward"))) continue;
       const Floats dq({m}), dk({S}), dw({S}), dtau({1}), dv({S, D});
       // Entries read, their gradients written; queries and d_reads read twice over (theirs, and as sources).
@@ -167,6 +192,10 @@ void run_width(Bench& bench, const Kernel& kernel, std::int64_t n, std::int64_t 
     bench.measure("read_recent", fmt::format("{},\"m\":{}", of, m), static_cast<double>(m),
                   4 * static_cast<double>(m) * (row + 1),
                   [&] { return table.read(queries.view(), reads.view(), {}, stream); });
+    const Ids ids(m, table.slots(), 7, stream);
+    bench.measure("read_recent_without", fmt::format("{},\"m\":{}", of, m), static_cast<double>(m),
+                  4 * static_cast<double>(m) * (row + 3),
+                  [&] { return table.read_without(ids.view(), reads.view(), {}, stream); });
   }
   if (bench.wants("erase_oldest")) {
     make_room(true);

@@ -108,11 +108,15 @@ struct FlatSoftTable::Impl {
     if (TD_TRY(fetch(storage.faults, stream))[0] == 0) return ok_status();
     return invalid_argument("flat soft table: a key, value or weight is not finite, or a weight negative");
   }
+  static Status expect_none(std::int32_t missing) {
+    if (missing == 0) return ok_status();
+    return not_found("flat soft table: {} of the ids are of no entry", missing);
+  }
   // ids absent: the first `count` slots.
   Status erase(TensorView ids, std::int64_t count, device::Stream& stream) {
     TD_TRY(kernels::soft_erase_cuda(ids, slot_of(begin), count, storage.entries, runs, storage.counts, stream));
     const auto [missing, erased] = TD_TRY(fetch(storage.counts, stream));
-    if (missing > 0) return not_found("flat soft table: {} of the ids are of no entry", missing);
+    TD_TRY(expect_none(missing));
     size -= erased;
     ++version;
     return ok_status();
@@ -229,6 +233,15 @@ Status FlatSoftTable::set_tau(float tau, device::Stream& stream) {
 Status FlatSoftTable::read(TensorView queries, TensorView reads, TensorView log_z, device::Stream& stream) const {
   if (impl_->size == 0) return not_found("flat soft table: it has no entries");
   return kernels::soft_read_cuda(impl_->storage.entries, impl_->runs, queries, reads, log_z, stream);
+}
+
+Status FlatSoftTable::read_without(TensorView ids, TensorView reads, TensorView log_z, device::Stream& stream) const {
+  Impl& impl = *impl_;
+  if (impl.size == 0) return not_found("flat soft table: it has no entries");
+  const TensorView missing = impl.storage.counts.rows(0, 1);
+  TD_TRY(kernels::soft_read_without_cuda(impl.storage.entries, impl.runs, ids, impl.slot_of(impl.begin), slots(), reads,
+                                         log_z, missing, stream));
+  return impl.expect_none(TD_TRY(impl.fetch(missing, stream))[0]);
 }
 
 Status FlatSoftTable::backward(TensorView queries, TensorView d_reads, TensorView d_log_z, std::uint64_t version,

@@ -6,7 +6,8 @@
 // erased loses its weight at once, and its slot is used again once erase_oldest() has passed it, or nothing is left.
 //
 // Memory: all of it is taken in create(); no other call allocates. Threads: the stream's, one at a time.
-// What insert(), rebuild() and erase() are given is looked at on the device, so they wait for it; the rest is queued.
+// What insert(), rebuild(), erase() and read_without() are given is looked at on the device, so they wait for it; the
+// rest is queued.
 // Determinism: equal histories and equal calls give equal bits.
 // Errors: kInvalidArgument (a NaN or infinite key, value or weight, a negative weight, tau below kSoftTauLeast, views
 // that do not fit; a build without CUDA), kNotFound (a table without entries, an entry that is gone),
@@ -69,6 +70,12 @@ class FlatSoftTable {
   // wait for the device, so it cannot refuse them as the tree does.
   [[nodiscard]] Status read(tensor::TensorView queries, tensor::TensorView reads, tensor::TensorView log_z,
                             device::Stream& stream) const;
+
+  // r(k_i) and ln Z(k_i) of the entries `ids` [m] i32, each without that entry itself: what the table would say at its
+  // key had it not been written. Exact as a read is, for nothing is subtracted. NaN where no other entry with weight is
+  // in reach. Has no backward. If an id is of no entry, reads and log_z have NaN for it, and it is kNotFound.
+  [[nodiscard]] Status read_without(tensor::TensorView ids, tensor::TensorView reads, tensor::TensorView log_z,
+                                    device::Stream& stream) const;
 
   // Gradients of sum <d_reads, r(queries)> + <d_log_z, ln Z(queries)>, by id; d_log_z may be absent, and so may what is
   // not wanted of `gradients`. Overwrites; where there is no entry nothing is written. Cost: O((m + n) D).

@@ -38,7 +38,7 @@ __device__ double backward_query(const SoftBackward& a, std::int64_t j, bool exi
   const std::int64_t index = a.queries.indices[j];
   const int stride = static_cast<int>(soft_row(D)), padded = stride - 4;
   float* const row = a.queries.rows + j * stride;
-  const soft::MaternSeen<kRuns> seen = soft::see_matern<kRuns>(runs, query, inv_tau, scale);
+  const soft::MaternSeen<kRuns> seen = soft::see_matern<kRuns>(runs, soft::QueryPoint{query, true}, inv_tau, scale);
   const bool has_read = isfinite(given) && seen.z > 0.0f;
   const float inv_z = has_read ? 1.0f / seen.z : 0.0f, s = seen.s;
   const float rest = seen.ns * (1.0f + s);  // 1 - s^2

@@ -108,6 +108,20 @@ Status expect_scratch(const char* op, std::span<std::byte> scratch, std::size_t 
                           scratch.size(), used + sort);
 }
 
+Status expect_reads(const char* op, std::int64_t m, std::int64_t D, const TensorView& reads, const TensorView& log_z,
+                    const device::Stream& stream) {
+  TD_TRY(expect_floats(op, "reads", reads, {m, D}, stream, false));
+  TD_TRY(expect_floats(op, "log_z", log_z, {m}, stream, true));
+  if (m > kSoftCountMax) return invalid_argument("{}: {} reads; at most 2^30 are supported", op, m);
+  return ok_status();
+}
+
+auto read_of(SoftShape shape) {
+  return shape == SoftShape::kLaplace    ? soft_read_sm80
+         : shape == SoftShape::kMatern32 ? soft_read_matern_sm80
+                                         : soft_read_window_sm80;
+}
+
 // What of the scratch is the sort's.
 std::span<std::byte> rest_of(std::span<std::byte> scratch, const SoftSortScratch& sort) {
   return scratch.subspan(static_cast<std::size_t>(sort.rest - scratch.data()));
@@ -230,14 +244,34 @@ Status soft_read_cuda(const SoftEntries& entries, std::span<const SoftRun> runs,
   const SoftEntryRuns of = TD_TRY(expect_runs(kOp, entries, runs, D));
   TD_TRY(expect_floats(kOp, "queries", queries, {kAnyExtent}, stream, false));
   const std::int64_t m = queries.extent(0);
-  TD_TRY(expect_floats(kOp, "reads", reads, {m, D}, stream, false));
-  TD_TRY(expect_floats(kOp, "log_z", log_z, {m}, stream, true));
-  if (m > kSoftCountMax) return invalid_argument("{}: {} queries; at most 2^30 are supported", kOp, m);
+  TD_TRY(expect_reads(kOp, m, D, reads, log_z, stream));
   if (m == 0) return ok_status();
-  const auto read = of.shape == SoftShape::kLaplace    ? soft_read_sm80
-                    : of.shape == SoftShape::kMatern32 ? soft_read_matern_sm80
-                                                       : soft_read_window_sm80;
-  return read(of, queries.as<float>(), m, rows_of(reads), floats_of(log_z), stream);
+  return read_of(of.shape)(of, {.queries = {queries.as<float>()}, .others = {}}, m, rows_of(reads), floats_of(log_z),
+                           stream);
+}
+
+Status soft_read_without_cuda(const SoftEntries& entries, std::span<const SoftRun> runs, TensorView slots,
+                              std::int64_t first, std::int64_t count, TensorView reads, TensorView log_z,
+                              TensorView missing, device::Stream& stream) {
+  constexpr const char* kOp = "soft_read_without";
+  const auto [S, D] = TD_TRY(expect_entries(kOp, entries, stream));
+  const SoftEntryRuns of = TD_TRY(expect_runs(kOp, entries, runs, D));
+  TD_TRY(expect_view(kOp, "slots", slots, DType::kI32, {kAnyExtent}, Layout::kDense, stream.device()));
+  TD_TRY(expect_slots(kOp, first, count, S));
+  const std::int64_t m = slots.extent(0);
+  TD_TRY(expect_reads(kOp, m, D, reads, log_z, stream));
+  TD_TRY(expect_view(kOp, "missing", missing, DType::kI32, {1}, Layout::kDense, stream.device()));
+  if (of.count == 0 && m > 0) return invalid_argument("{}: no run holds an entry", kOp);
+  TD_TRY(device::fill_zeros(missing.data(), sizeof(std::int32_t), stream));
+  if (m == 0) return ok_status();
+  const SoftOthers others{.slots = slots.as<std::int32_t>(),
+                          .first = first,
+                          .used = count,
+                          .slots_count = S,
+                          .weights = entries.weights.as<float>(),
+                          .places = entries.places.as<std::int32_t>(),
+                          .missing = missing.as<std::int32_t>()};
+  return read_of(of.shape)(of, {.queries = {}, .others = others}, m, rows_of(reads), floats_of(log_z), stream);
 }
 
 Status soft_read_backward_cuda(const SoftEntries& entries, std::span<const SoftRun> runs, TensorView queries,
@@ -324,14 +358,14 @@ Status soft_sum_queries_sm80(const SoftQueryRun&, int, float, SoftShape, device:
   return no_cuda_code("soft_read");
 }
 Status soft_erase_sm80(const SoftErase&, device::Stream&) { return no_cuda_code("soft_erase"); }
-Status soft_read_sm80(const SoftEntryRuns&, const float*, std::int64_t, const SoftRows&, float*, device::Stream&) {
+Status soft_read_sm80(const SoftEntryRuns&, const SoftAsked&, std::int64_t, const SoftRows&, float*, device::Stream&) {
   return no_cuda_code("soft_read");
 }
 Status soft_backward_queries_sm80(const SoftBackward&, device::Stream&) { return no_cuda_code("soft_read_backward"); }
 Status soft_backward_entries_sm80(const SoftBackward&, int, std::int64_t, std::uint8_t*, device::Stream&) {
   return no_cuda_code("soft_read_backward");
 }
-Status soft_read_matern_sm80(const SoftEntryRuns&, const float*, std::int64_t, const SoftRows&, float*,
+Status soft_read_matern_sm80(const SoftEntryRuns&, const SoftAsked&, std::int64_t, const SoftRows&, float*,
                              device::Stream&) {
   return no_cuda_code("soft_read");
 }
@@ -347,7 +381,7 @@ Status soft_sum_entries_window_sm80(const SoftEntryRun&, const SoftRows&, float,
 Status soft_sum_queries_window_sm80(const SoftQueryRun&, int, float, device::Stream&) {
   return no_cuda_code("soft_read");
 }
-Status soft_read_window_sm80(const SoftEntryRuns&, const float*, std::int64_t, const SoftRows&, float*,
+Status soft_read_window_sm80(const SoftEntryRuns&, const SoftAsked&, std::int64_t, const SoftRows&, float*,
                              device::Stream&) {
   return no_cuda_code("soft_read");
 }

@@ -76,8 +76,7 @@ __global__ void __launch_bounds__(kThreads) check_erase_kernel(const SoftErase a
   const std::int64_t i = this_thread();
   if (i >= a.count) return;
   const std::int64_t slot = slot_to_erase(a, i);
-  const std::int64_t after_first = slot - a.first + (slot < a.first ? a.slots_count : 0);
-  const bool is_used = slot >= 0 && slot < a.slots_count && after_first < a.used;
+  const bool is_used = soft::is_used(slot, a.first, a.used, a.slots_count);
   if (!is_used || a.weights[slot] < 0.0f) atomicAdd(a.counts, 1);
 }
 

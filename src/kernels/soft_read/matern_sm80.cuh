@@ -71,14 +71,14 @@ __device__ __forceinline__ void set_side(MaternSide& side, double beyond, float 
   side.c1 = s;
 }
 
-template <int kRuns>
-__device__ __forceinline__ MaternSeen<kRuns> see_matern(const SoftEntryRuns& runs, float query, float inv_tau,
+template <int kRuns, class Point>
+__device__ __forceinline__ MaternSeen<kRuns> see_matern(const SoftEntryRuns& runs, const Point& point, float inv_tau,
                                                         float scale) {
   MaternSeen<kRuns> seen;
 #pragma unroll
   for (int r = 0; r < kRuns; ++r) {
     const SquaredEntryRun run{{runs.of[r], runs.values}};
-    seen.splits[r] = split(run, find(run.order(), query, true), inv_tau, scale);
+    seen.splits[r] = split_at(run, r, point, inv_tau, scale);
     seen.left_at = fmaxf(seen.left_at, seen.splits[r].left_at);
     seen.right_at = fminf(seen.right_at, seen.splits[r].right_at);
   }
@@ -96,7 +96,7 @@ __device__ __forceinline__ MaternSeen<kRuns> see_matern(const SoftEntryRuns& run
     add(seen.right, split.right_at, seen.right_at, split.z_right, split.z_right_moment, seen.right_scale[r],
         seen.right_delta[r]);
   }
-  const double at = query, to_left = at - seen.left_at, to_right = seen.right_at - at, of_tau = 1.0 / runs.tau;
+  const double at = point.query, to_left = at - seen.left_at, to_right = seen.right_at - at, of_tau = 1.0 / runs.tau;
   seen.distance = fmin(to_left, to_right);
   seen.nearest = seen.distance * of_tau;
   const double s = 1.0 / (1.0 + seen.nearest);

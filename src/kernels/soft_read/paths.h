@@ -128,7 +128,22 @@ struct SoftErase {
 };
 Status soft_erase_sm80(const SoftErase& arguments, device::Stream& stream);
 
-Status soft_read_sm80(const SoftEntryRuns& runs, const float* queries, std::int64_t m, const SoftRows& reads,
+struct SoftQueries {
+  const float* of;  // [m]
+};
+// Entries, each read at its own key without itself.
+struct SoftOthers {
+  const std::int32_t* slots;  // [m]
+  std::int64_t first, used, slots_count;
+  const float* weights;
+  const std::int32_t* places;
+  std::int32_t* missing;  // one more for each of slots[] that holds no entry
+};
+struct SoftAsked {
+  SoftQueries queries;
+  SoftOthers others;  // if its slots are not null
+};
+Status soft_read_sm80(const SoftEntryRuns& runs, const SoftAsked& asked, std::int64_t m, const SoftRows& reads,
                       float* log_z, device::Stream& stream);
 
 struct SoftBackward {
@@ -150,7 +165,7 @@ Status soft_backward_queries_sm80(const SoftBackward& arguments, device::Stream&
 Status soft_backward_entries_sm80(const SoftBackward& arguments, int which, std::int64_t first_partial,
                                   std::uint8_t* many, device::Stream& stream);
 // The same of the other shapes of the kernel; d_tau is in the partials of queries alone.
-Status soft_read_matern_sm80(const SoftEntryRuns& runs, const float* queries, std::int64_t m, const SoftRows& reads,
+Status soft_read_matern_sm80(const SoftEntryRuns& runs, const SoftAsked& asked, std::int64_t m, const SoftRows& reads,
                              float* log_z, device::Stream& stream);
 Status soft_backward_queries_matern_sm80(const SoftBackward& arguments, device::Stream& stream);
 Status soft_backward_entries_matern_sm80(const SoftBackward& arguments, int which, std::uint8_t* many,
@@ -158,7 +173,7 @@ Status soft_backward_entries_matern_sm80(const SoftBackward& arguments, int whic
 Status soft_sum_entries_window_sm80(const SoftEntryRun& run, const SoftRows& values, float tau, bool dirty_only,
                                     device::Stream& stream);
 Status soft_sum_queries_window_sm80(const SoftQueryRun& run, int D, float tau, device::Stream& stream);
-Status soft_read_window_sm80(const SoftEntryRuns& runs, const float* queries, std::int64_t m, const SoftRows& reads,
+Status soft_read_window_sm80(const SoftEntryRuns& runs, const SoftAsked& asked, std::int64_t m, const SoftRows& reads,
                              float* log_z, device::Stream& stream);
 Status soft_backward_queries_window_sm80(const SoftBackward& arguments, device::Stream& stream);
 Status soft_backward_entries_window_sm80(const SoftBackward& arguments, int which, std::uint8_t* many,

@@ -9,19 +9,19 @@ namespace {
 
 constexpr int kThreads = 256, kQueriesPerBlock = kThreads / soft::kGroup;
 
-template <int kLanes, int kRuns>
+template <int kLanes, int kRuns, class Asked>
 __global__ void __launch_bounds__(kThreads, kRuns == 1 ? 6 : 4)
-    read_kernel(const __grid_constant__ SoftEntryRuns runs, const float* queries, std::int64_t m, const SoftRows reads,
+    read_kernel(const __grid_constant__ SoftEntryRuns runs, const Asked asked, std::int64_t m, const SoftRows reads,
                 float* log_z) {
   const int lane = soft::group_lane();
   const std::int64_t mine = std::int64_t{blockIdx.x} * kQueriesPerBlock + threadIdx.x / soft::kGroup;
   const bool exists = mine < m;
   const std::int64_t j = exists ? mine : m - 1;
   const float inv_tau = 1.0f / runs.tau, scale = 1.44269504f / runs.tau;
-  const float given = __ldg(queries + j), query = isfinite(given) ? given : 0.0f;
-  const soft::Seen<kRuns> seen = soft::see<kRuns>(runs, query, true, inv_tau, scale);
-  const soft::Weighed weighed = soft::weigh(seen, query, scale);
-  const bool has_read = isfinite(given) && weighed.z > 0.0f;
+  const auto point = soft::point_of<kRuns>(runs, asked, j, exists);
+  const soft::Seen<kRuns> seen = soft::see<kRuns>(runs, point, inv_tau, scale);
+  const soft::Weighed weighed = soft::weigh(seen, point.query, scale);
+  const bool has_read = point.is_good && weighed.z > 0.0f;
   const float nan = __int_as_float(0x7fffffff);
   if (exists && log_z != nullptr && lane == 0) {
     log_z[j] = has_read ? logf(weighed.z) - static_cast<float>(weighed.nearest) * inv_tau : nan;
@@ -39,12 +39,16 @@ __global__ void __launch_bounds__(kThreads, kRuns == 1 ? 6 : 4)
 
 }  // namespace
 
-Status soft_read_sm80(const SoftEntryRuns& runs, const float* queries, std::int64_t m, const SoftRows& reads,
+Status soft_read_sm80(const SoftEntryRuns& runs, const SoftAsked& asked, std::int64_t m, const SoftRows& reads,
                       float* log_z, device::Stream& stream) {
+  const dim3 blocks(static_cast<unsigned>((m + kQueriesPerBlock - 1) / kQueriesPerBlock));
   return soft::with_lanes_and_runs(runs, [&](auto lanes, auto count) {
-    const dim3 blocks(static_cast<unsigned>((m + kQueriesPerBlock - 1) / kQueriesPerBlock));
-    return launch("soft_read", read_kernel<lanes(), count()>, {blocks, kThreads}, stream, runs, queries, m, reads,
-                  log_z);
+    if (asked.others.slots == nullptr) {
+      return launch("soft_read", read_kernel<lanes(), count(), SoftQueries>, {blocks, kThreads}, stream, runs,
+                    asked.queries, m, reads, log_z);
+    }
+    return launch("soft_read_without", read_kernel<lanes(), count(), SoftOthers>, {blocks, kThreads}, stream, runs,
+                  asked.others, m, reads, log_z);
   });
 }
 

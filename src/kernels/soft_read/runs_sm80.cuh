@@ -1,7 +1,7 @@
 // All runs of entries seen from one query, as one.
 #pragma once
 
-#include "kernels/soft_read/walk_sm80.cuh"
+#include "kernels/soft_read/asked_sm80.cuh"
 
 namespace tandem::kernels::soft {
 
@@ -16,6 +16,23 @@ struct Seen {
 };
 
 template <int kRuns>
+__device__ __forceinline__ void set_split(Seen<kRuns>& seen, int r, const Split<float>& split) {
+  seen.splits[r] = split;
+  seen.left_at = fmaxf(seen.left_at, split.left_at);
+  seen.right_at = fminf(seen.right_at, split.right_at);
+}
+template <int kRuns>
+__device__ __forceinline__ void join(Seen<kRuns>& seen, float scale) {
+#pragma unroll
+  for (int r = 0; r < kRuns; ++r) {
+    seen.left_scale[r] = decay_between(seen.splits[r].left_at, seen.left_at, scale);
+    seen.right_scale[r] = decay_between(seen.splits[r].right_at, seen.right_at, scale);
+    seen.z_left = fmaf(seen.left_scale[r], seen.splits[r].z_left, seen.z_left);
+    seen.z_right = fmaf(seen.right_scale[r], seen.splits[r].z_right, seen.z_right);
+  }
+}
+
+template <int kRuns>
 __device__ __forceinline__ Seen<kRuns> see(const SoftEntryRuns& runs, float query, bool after_equals, float inv_tau,
                                            float scale) {
   Seen<kRuns> seen;
@@ -24,17 +41,26 @@ __device__ __forceinline__ Seen<kRuns> see(const SoftEntryRuns& runs, float quer
     const EntryRun run{runs.of[r], runs.values};
     const Place place = find(run.order(), query, after_equals);
     if (after_equals) seen.has_equal = is_last(place, query) || seen.has_equal;
-    seen.splits[r] = split(run, place, inv_tau, scale);
-    seen.left_at = fmaxf(seen.left_at, seen.splits[r].left_at);
-    seen.right_at = fminf(seen.right_at, seen.splits[r].right_at);
+    set_split(seen, r, split(run, place, inv_tau, scale));
   }
+  join(seen, scale);
+  return seen;
+}
+
+template <int kRuns>
+__device__ __forceinline__ Seen<kRuns> see(const SoftEntryRuns& runs, const QueryPoint& point, float inv_tau,
+                                           float scale) {
+  return see<kRuns>(runs, point.query, true, inv_tau, scale);
+}
+template <int kRuns>
+__device__ __forceinline__ Seen<kRuns> see(const SoftEntryRuns& runs, const EntryPoint<kRuns>& point, float inv_tau,
+                                           float scale) {
+  Seen<kRuns> seen;
 #pragma unroll
   for (int r = 0; r < kRuns; ++r) {
-    seen.left_scale[r] = decay_between(seen.splits[r].left_at, seen.left_at, scale);
-    seen.right_scale[r] = decay_between(seen.splits[r].right_at, seen.right_at, scale);
-    seen.z_left = fmaf(seen.left_scale[r], seen.splits[r].z_left, seen.z_left);
-    seen.z_right = fmaf(seen.right_scale[r], seen.splits[r].z_right, seen.z_right);
+    set_split(seen, r, split_at(EntryRun{runs.of[r], runs.values}, r, point, inv_tau, scale));
   }
+  join(seen, scale);
   return seen;
 }
 

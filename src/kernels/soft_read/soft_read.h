@@ -82,6 +82,16 @@ struct SoftSizes {
                                     tensor::TensorView queries, tensor::TensorView reads, tensor::TensorView log_z,
                                     device::Stream& stream);
 
+// Reads at the keys of entries, each without that entry: as if it had not been written. Exactly: it is left out where
+// it lies, not subtracted from what all together are (asked_sm80.cuh).
+//   slots [m] i32    those that hold no entry read NaN, and so do those of which nothing else with weight is in reach
+//   first, count     the slots in use, modulo S
+//   missing [1] i32  the number of slots[] that hold no entry
+[[nodiscard]] Status soft_read_without_cuda(const SoftEntries& entries, std::span<const SoftRun> runs,
+                                            tensor::TensorView slots, std::int64_t first, std::int64_t count,
+                                            tensor::TensorView reads, tensor::TensorView log_z,
+                                            tensor::TensorView missing, device::Stream& stream);
+
 // Gradients of sum <d_reads, r(queries)> + <d_log_z, ln Z(queries)>. What is absent is not wanted.
 struct SoftGradients {
   tensor::TensorView queries;                // [m] f32

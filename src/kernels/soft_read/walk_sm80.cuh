@@ -138,6 +138,13 @@ __device__ __forceinline__ bool is_last(const Place& place, float x) {
   return place.before > 0 && last == x;
 }
 
+// Whether a slot is one of the `used` from `first` on, modulo slots_count.
+__device__ __forceinline__ bool is_used(std::int64_t slot, std::int64_t first, std::int64_t used,
+                                        std::int64_t slots_count) {
+  const std::int64_t after_first = slot - first + (slot < first ? slots_count : 0);
+  return slot >= 0 && slot < slots_count && after_first < used;
+}
+
 // ---- Runs: what a source is. ----
 
 // reach_right: where it seems to be from the right, reach_left: from the left.

@@ -29,6 +29,9 @@ TEST(SoftReadCuda, RefusesOtherDevices) {
   const SoftEntries entries{view({2}), view({2, 3}), view({2}), TensorView(places.data(), DType::kI32, Shape{2})};
   const SoftRun runs[1];
   EXPECT_EQ(soft_read_cuda(entries, runs, view({2}), view({2, 3}), {}, *cpu).code(), StatusCode::kInvalidArgument);
+  const TensorView slots(places.data(), DType::kI32, Shape{2}), missing(places.data() + 2, DType::kI32, Shape{1});
+  EXPECT_EQ(soft_read_without_cuda(entries, runs, slots, 0, 2, view({2, 3}), {}, missing, *cpu).code(),
+            StatusCode::kInvalidArgument);
 }
 
 TEST(SoftReadCuda, RefusesWhatDoesNotFit) {
@@ -76,6 +79,20 @@ TEST(SoftReadCuda, RefusesWhatDoesNotFit) {
   EXPECT_EQ(soft_read_cuda(good, runs, view({5}), view({5, 2}), {}, stream).code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(soft_read_cuda(good, runs, view({5}), view({5, 3}), view({4}), stream).code(),
             StatusCode::kInvalidArgument);
+  const auto without = [&](const TensorView& slots, std::int64_t first, std::int64_t count, const TensorView& reads,
+                           const TensorView& log_z, const TensorView& missing) {
+    return soft_read_without_cuda(good, runs, slots, first, count, reads, log_z, missing, stream).code();
+  };
+  const auto ids = view({5}, DType::kI32), one = view({1}, DType::kI32);
+  EXPECT_EQ(without(view({5}), 0, 64, view({5, 3}), {}, one), StatusCode::kInvalidArgument);
+  EXPECT_EQ(without(ids, 0, 65, view({5, 3}), {}, one), StatusCode::kInvalidArgument);
+  EXPECT_EQ(without(ids, 64, 1, view({5, 3}), {}, one), StatusCode::kInvalidArgument);
+  EXPECT_EQ(without(ids, 0, 64, view({4, 3}), {}, one), StatusCode::kInvalidArgument);
+  EXPECT_EQ(without(ids, 0, 64, view({5, 3}), view({4}), one), StatusCode::kInvalidArgument);
+  EXPECT_EQ(without(ids, 0, 64, view({5, 3}), {}, ids), StatusCode::kInvalidArgument);
+  runs[0].size = runs[1].size = 0;
+  EXPECT_EQ(without(ids, 0, 64, view({5, 3}), {}, one), StatusCode::kInvalidArgument);
+  runs[0].size = runs[1].size = 64;
   EXPECT_EQ(
       soft_read_backward_cuda(good, runs, view({5}), view({5, 3}), {}, {.keys = view({63})}, scratch, stream).code(),
       StatusCode::kInvalidArgument);
