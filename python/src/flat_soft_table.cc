@@ -117,6 +117,14 @@ void bind_flat_soft_table(nb::module_& module) {
           },
           "queries"_a, "reads"_a, "log_z"_a.none(), "stream"_a, "Returns the version that was read.")
       .def(
+          "read_without",
+          [](CoreTable& self, const InputArray& ids, const OutputArray& reads, const MaybeOutput& log_z,
+             CoreStream& stream) {
+            const auto i = checked_view("ids", ids), r = checked_view("reads", reads), z = checked_view("log_z", log_z);
+            self.run(stream, [&](FlatSoftTable& table, Stream& on) { return table.read_without(i, r, z, on); });
+          },
+          "ids"_a, "reads"_a, "log_z"_a.none(), "stream"_a)
+      .def(
           "backward",
           [](CoreTable& self, const InputArray& queries, const InputArray& d_reads, const MaybeInput& d_log_z,
              std::uint64_t version, const MaybeOutput& d_queries, const MaybeOutput& d_keys,

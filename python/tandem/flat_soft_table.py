@@ -28,8 +28,8 @@ class FlatSoftTable:
     device           "cuda", "cuda:1", ... or a torch.device
 
     keys [m], values [m,D] (or [m] where D is 1), weights [m] are tensors, or what makes tensors; f32 ones that are dense
-    and on the device are used where they lie. insert(), rebuild() and the erasures wait for the device, which looks for
-    what is not finite; the rest does not.
+    and on the device are used where they lie. insert(), rebuild(), the erasures and read_without() wait for the device,
+    which looks for what is not finite and for ids of no entry; the rest does not.
     """
 
     def __init__(
@@ -90,14 +90,9 @@ class FlatSoftTable:
 
     def erase(self, ids):
         """The ids can be given out again once erase_oldest() has passed them, or nothing is left."""
-        torch = _torch()
-        ids = torch.as_tensor(ids, device=self.device).flatten()
-        if ids.numel() == 0:
-            return
-        if ids.dtype == torch.bool or ids.is_floating_point() or ids.is_complex():
-            raise TypeError(f"ids are integers; got {ids.dtype}")
-        ids = ids.clamp(-1, self.capacity).to(torch.int32).contiguous()
-        self._core.erase(*lent(ids), self._stream())
+        ids = self._given_ids(ids)
+        if ids.numel() > 0:
+            self._core.erase(*lent(ids.flatten()), self._stream())
 
     def erase_oldest(self, count):
         """The `count` ids that have been in use longest, erased ones too: this makes room."""
@@ -118,11 +113,33 @@ class FlatSoftTable:
         reads, log_z = read_torch(self, _torch().as_tensor(queries), keys, values, weights, tau, ids)
         return (reads, log_z) if return_log_z else reads
 
+    def read_without(self, ids, *, return_log_z=False):
+        """r(k_i) at the key of each entry i of `ids` [...] as if it had never been written -> [...,D], and with
+        return_log_z ln Z(k_i) [...]: SoftBTree.read_without where its queries are the entries' own keys. Exact, as
+        nothing is subtracted; no gradients, as there. An entry with no other in reach reads NaN. ValueError: ids of no
+        entry."""
+        torch = _torch()
+        ids = self._given_ids(ids)
+        reads = torch.empty(ids.numel(), self.value_width, device=self.device)
+        log_z = torch.empty(ids.numel(), device=self.device) if return_log_z else None
+        if ids.numel() > 0:
+            self._core.read_without(*lent(ids.flatten(), reads, log_z), self._stream())
+        reads = reads.reshape(*ids.shape, self.value_width)
+        return (reads, log_z.reshape(ids.shape)) if return_log_z else reads
+
     def _stream(self):
         return _core.Stream(f"cuda:{self.device.index}", _torch().cuda.current_stream(self.device).cuda_stream)
 
     def _ids(self, first, count):
         return (_torch().arange(count, device=self.device) + first) % self.capacity
+
+    def _given_ids(self, ids):
+        """As int32, dense, on the device; those beyond all ids stay so."""
+        torch = _torch()
+        ids = torch.as_tensor(ids, device=self.device)
+        if ids.numel() > 0 and (ids.dtype == torch.bool or ids.is_floating_point() or ids.is_complex()):
+            raise TypeError(f"ids are integers; got {ids.dtype}")
+        return ids.clamp(-1, self.capacity).to(torch.int32).contiguous()
 
     def _array(self, x):
         torch = _torch()

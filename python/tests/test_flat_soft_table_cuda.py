@@ -144,6 +144,62 @@ def test_a_history_reads_as_the_trees_does(kernel):
         assert len(table) == len(tree)
 
 
+@pytest.mark.parametrize("n, width", [(2, 1), (17, 2), (1000, 16), (4097, 64)])
+@pytest.mark.parametrize("tau", [0.05, 10.0])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_reads_without_each_entry_are_the_formulas(n, width, tau, kernel):
+    _, keys, values, weights = made(n, 1, width)
+    keys = (keys / 0.03).round() * 0.03  # many alike
+    table = FlatSoftTable(width, tau, kernel=kernel, capacity=n, recent_capacity=n // 3)
+    half = n // 2 + 1
+    ids = torch.cat([table.insert(keys[a:b], values[a:b], weights[a:b]) for a, b in ((0, half), (half, n))])
+    reads, log_z = table.read_without(ids, return_log_z=True)
+    assert not reads.requires_grad
+    for i in {0, 1, n // 3, half - 1, n - 1}:
+        rest = torch.arange(n, device="cuda") != i
+        true = dense(keys[i : i + 1].double(), *(x[rest].double() for x in (keys, values, weights)), table.tau, kernel)
+        if not true[1].isfinite().all():  # none is in reach
+            assert reads[i].isnan().all() and log_z[i].isnan()
+        elif kernel != "epanechnikov" or true[1] > -2:  # else only its edge is, where u is a rounded number
+            near(reads[i : i + 1], true[0], 10 * values.abs().max())
+            near(log_z[i : i + 1], true[1], 10 + true[1].abs().max())
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_reads_without_each_entry_are_the_trees(kernel):
+    torch.manual_seed(5)
+    keys, values = torch.rand(400, dtype=torch.float32), torch.randn(400, 2)
+    table = FlatSoftTable(2, 0.2, kernel=kernel, capacity=400, recent_capacity=64)
+    tree = SoftBTree(2, table.tau, kernel=kernel, dtype="float64")
+    ids = torch.cat([table.insert(keys[a : a + 80].cuda(), values[a : a + 80].cuda()) for a in range(0, 400, 80)])
+    theirs = tree.insert(keys.double(), values.double())
+    table.erase(ids[7::50])
+    tree.erase(theirs[7::50])
+    left = [i for i in range(400) if i % 50 != 7]
+    want = torch.from_numpy(tree.read_without(keys[left].double().numpy(), theirs[left])).cuda()
+    near(table.read_without(ids[left]), want, 4.0)
+    near(table.read_without(ids[left].reshape(8, 49)).reshape(-1, 2), want, 4.0)  # of any shape
+    near(table.read_without(ids[left].tolist()), want, 4.0)  # from anywhere
+
+
+def test_reads_without_ids_of_no_entry_are_refused():
+    table = FlatSoftTable(1, 1.0, kernel="epanechnikov", capacity=8)
+    with pytest.raises(ValueError, match="no entries"):
+        table.read_without([0])
+    table.insert([0.0, 0.5, 9.0], [1.0, 2.0, 3.0])
+    reads, log_z = table.read_without([0, 2, 1], return_log_z=True)
+    assert reads[[0, 2], 0].tolist() == pytest.approx([2.0, 1.0]) and reads[1].isnan().all() and log_z[1].isnan()
+    assert table.read_without([]).shape == (0, 1)
+    for bad in ([1, 3], [-1], [1 << 40]):
+        with pytest.raises(ValueError, match="1 of the ids are of no entry"):
+            table.read_without(bad)
+    with pytest.raises(TypeError, match="ids are integers"):
+        table.read_without([0.5])
+    table.erase([1])
+    with pytest.raises(ValueError, match="ids"):
+        table.read_without([0, 1])
+
+
 def test_a_backward_of_a_table_that_has_changed_is_refused():
     queries, keys, values, weights = made(30, 4, 2)
     table = FlatSoftTable(2, 1.0, capacity=40, queries_max=4)
