@@ -13,7 +13,7 @@ namespace tandem::replay {
 namespace {
 
 constexpr std::string_view kName = "TDCURRIC";
-constexpr std::uint32_t kFormat = 1;
+constexpr std::uint32_t kFormat = 2, kOldest = 1;  // 1: the tree's leaves are sorted
 
 }  // namespace
 
@@ -32,7 +32,7 @@ std::string Curriculum::to_bytes() const {
 }
 
 Result<Curriculum> Curriculum::from_bytes(std::string_view bytes) {
-  SavedReader reader = TD_TRY(SavedReader::open("curriculum", kName, kFormat, bytes));
+  SavedReader reader = TD_TRY(SavedReader::open("curriculum", kName, kOldest, kFormat, bytes));
   CurriculumOptions options;
   for (double* option : {&options.target, &options.tau, &options.prior_attempts, &options.memory}) {
     if (!reader.take(option)) return reader.damaged("it ends in its header");

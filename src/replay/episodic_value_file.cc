@@ -15,7 +15,7 @@ namespace tandem::replay {
 namespace {
 
 constexpr std::string_view kName = "TDEPVALU";
-constexpr std::uint32_t kFormat = 1;
+constexpr std::uint32_t kFormat = 2, kOldest = 1;  // 1: the tree's leaves are sorted
 
 }  // namespace
 
@@ -30,7 +30,7 @@ std::string EpisodicValue::to_bytes() const {
 }
 
 Result<EpisodicValue> EpisodicValue::from_bytes(std::string_view bytes) {
-  SavedReader reader = TD_TRY(SavedReader::open("episodic value", kName, kFormat, bytes));
+  SavedReader reader = TD_TRY(SavedReader::open("episodic value", kName, kOldest, kFormat, bytes));
   std::uint32_t width;
   std::int64_t capacity;
   if (!reader.take(&width) || !reader.take(&capacity)) return reader.damaged("it ends in its header");

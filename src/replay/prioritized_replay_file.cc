@@ -37,7 +37,7 @@ std::string PrioritizedReplay::to_bytes() const {
 }
 
 Result<PrioritizedReplay> PrioritizedReplay::from_bytes(std::string_view bytes) {
-  SavedReader reader = TD_TRY(SavedReader::open("prioritized replay", kName, kFormat, bytes));
+  SavedReader reader = TD_TRY(SavedReader::open("prioritized replay", kName, kFormat, kFormat, bytes));
   PrioritizedReplayOptions options;
   std::int64_t size;
   std::uint64_t added;

@@ -14,8 +14,8 @@ Status SavedReader::damaged(const char* what, const char* why) {
   return data_loss("{}: {}; the file is damaged, or none of ours: load an earlier one", what, why);
 }
 
-Result<SavedReader> SavedReader::open(const char* what, std::string_view name, std::uint32_t format,
-                                      std::string_view bytes) {
+Result<SavedReader> SavedReader::open(const char* what, std::string_view name, std::uint32_t oldest,
+                                      std::uint32_t newest, std::string_view bytes) {
   std::uint64_t hash;
   if (bytes.size() < name.size() + sizeof hash || !bytes.starts_with(name)) {
     return damaged(what, "it does not begin as one");
@@ -26,9 +26,9 @@ Result<SavedReader> SavedReader::open(const char* what, std::string_view name, s
   SavedReader reader(what, bytes.substr(name.size()));
   std::uint32_t have;
   if (!reader.take(&have)) return reader.damaged("it ends in its header");
-  if (have != format) {
-    return invalid_argument("{}: format {}, and this program reads {}; load it with the program that saved it", what,
-                            have, format);
+  if (have < oldest || have > newest) {
+    return invalid_argument("{}: format {}, and this program reads {} to {}; load it with the program that saved it",
+                            what, have, oldest, newest);
   }
   return reader;
 }

@@ -41,9 +41,10 @@ class SavedWriter {
 
 class SavedReader {
  public:
+  // Of a format from `oldest` to `newest`.
   // `what` is told in errors: kDataLoss (another name, another checksum), kInvalidArgument (another format).
-  [[nodiscard]] static Result<SavedReader> open(const char* what, std::string_view name, std::uint32_t format,
-                                                std::string_view bytes);
+  [[nodiscard]] static Result<SavedReader> open(const char* what, std::string_view name, std::uint32_t oldest,
+                                                std::uint32_t newest, std::string_view bytes);
 
   // False if fewer bytes are left; then nothing is taken.
   template <class T>

@@ -52,7 +52,9 @@ template <class Real>
 class Ahead {
  public:
   using N = Nodes<Real>;
-  Ahead(const N& nodes, const Node* root, const Item<Real>* begin, const Item<Real>* end) : nodes_(nodes) {
+  // `adds`: to leaves, most of which are only written to.
+  Ahead(const N& nodes, const Node* root, const Item<Real>* begin, const Item<Real>* end, bool adds)
+      : nodes_(nodes), adds_(adds) {
     if (root->level == 1) {
       stops_.push_back({N::inner(root), begin, end});
     } else if (!root->leaf()) {
@@ -83,6 +85,7 @@ class Ahead {
   struct Next {
     const Leaf<Real>* leaf;
     const Item<Real>*begin, *end;
+    bool adds;  // there is no need of what it has
   };
 
   // The head of one more leaf; with the first of a node the node's sums, and another node's head.
@@ -97,16 +100,29 @@ class Ahead {
       asked_ = 0;
     }
     const Share<Real>& share = ring_[(divided_ - 1) % kRing][asked_++];
-    const Leaf<Real>* leaf = N::leaf(stops_[divided_ - 1].node->children[share.child]);
-    N::prefetch_bytes(leaf, sizeof(Leaf<Real>));
-    leaves_[heads_++ % kRing] = {leaf, share.begin, share.end};
+    const Inner<Real>* const node = stops_[divided_ - 1].node;
+    const Leaf<Real>* leaf = N::leaf(node->children[share.child]);
+    const bool adds =
+        adds_ && !nodes_.window && node->steps == nullptr && N::within(node, share.child, share.begin, share.end);
+    N::prefetch_bytes(leaf, adds ? 1 : sizeof(Leaf<Real>));
+    leaves_[heads_++ % kRing] = {leaf, share.begin, share.end, adds};
   }
   // Of a leaf whose head is there.
   void ask_for_values() {
     if (values_ == heads_) return;
     const Next& next = leaves_[values_++ % kRing];
-    const std::size_t rows = next.leaf->size + (next.end - next.begin);
-    N::prefetch_bytes(next.leaf->values(), sizeof(Real) * std::min<std::size_t>(rows, kLeafMost) * nodes_.value_stride);
+    const int size = next.leaf->size;
+    const auto rows = static_cast<std::size_t>(size + (next.end - next.begin));
+    if (next.adds && rows <= kLeafMost) {
+      __builtin_prefetch(&next.leaf->keys[size], 1);
+      __builtin_prefetch(&next.leaf->weights[size], 1);
+      __builtin_prefetch(&next.leaf->ids[size], 1);
+      N::prefetch_bytes(nodes_.value(next.leaf, size), sizeof(Real) * (rows - size) * nodes_.value_stride);
+    } else {
+      if (next.adds) N::prefetch_bytes(next.leaf, sizeof(Leaf<Real>));
+      N::prefetch_bytes(next.leaf->values(),
+                        sizeof(Real) * std::min<std::size_t>(rows, kLeafMost) * nodes_.value_stride);
+    }
     for (const Item<Real>* item = next.begin; item != next.end; ++item) {
       if (item->value != nullptr) N::prefetch_bytes(item->value, sizeof(Real) * nodes_.width);
     }
@@ -127,6 +143,7 @@ class Ahead {
   void ask_for_head(std::size_t stop) const { N::prefetch_bytes(stops_[stop].node, sizeof(Inner<Real>)); }
 
   const N& nodes_;
+  const bool adds_;
   std::vector<Stop> stops_;
   std::array<Shares<Real>, kRing> ring_;  // of stop s: s % kRing
   std::array<Next, kRing> leaves_;

@@ -182,7 +182,9 @@ class Backward {
              const double* after, const double* before) {
     double his[tree::kLeafMost], los[tree::kLeafMost];
     int slots[tree::kLeafMost], count = 0;
-    for (int i = 0; i < node->size; ++i) {
+    const auto order = node->leaf() ? N::order_of(N::leaf(node)) : typename N::Order();
+    for (int t = 0; t < node->size; ++t) {
+      const int i = node->leaf() ? order[t] : t;
       if (node->leaf()) {
         const auto* n = N::leaf(node);
         if (n->weights[i] > 0) {

@@ -34,7 +34,9 @@ class Checker {
         nodes_.step_values(n, above, stepped.data());
         values = stepped.data();
       }
-      for (int i = 0; i < n->size; ++i) {
+      const auto order = Nodes<Real>::order_of(n);
+      for (int t = 0; t < n->size; ++t) {
+        const int i = order[t];
         TD_CHECK(keys_.has(n->ids[i]) && keys_[n->ids[i]] == n->keys[i], n->ids[i], n->keys[i]);
         TD_CHECK(std::isfinite(n->weights[i]) && n->weights[i] >= 0, n->weights[i]);
         if (!entries_.empty()) {

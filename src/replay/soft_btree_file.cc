@@ -2,7 +2,8 @@
 // loaded reads with the same bits and goes on as the saved one would have.
 //
 //   "TDSBTREE"   u32 format, bytes of Real, value width, kernel   f64 tau   u64 version, entries, ids_end
-//   nodes        depth first: u8 level, u16 size; a leaf's keys, ids, weights, values [size,D]; or the children
+//   nodes        depth first: u8 level, u16 size; a leaf's keys, ids, weights, values [size,D], as they lie; or the
+//                children
 //   u32          ids that are free, the next one last             u32 ids from the oldest to the newest
 //   u64          XXH3 of all before                               (saved.h)
 // Sums are not stored but made again, in the one order there is.
@@ -22,7 +23,7 @@ using tree::Node;
 using tree::Nodes;
 
 constexpr std::string_view kMagic = "TDSBTREE";
-constexpr std::uint32_t kFormat = 2;  // 1: leaves of up to 64 entries
+constexpr std::uint32_t kFormat = 3, kOldest = 2;  // 1: leaves of up to 64 entries; 2: their entries are sorted
 constexpr int kLevelMost = 16;        // far above what 2^32 ids can fill
 
 template <class Real>
@@ -111,14 +112,19 @@ class NodeReader {
         if (!std::isfinite(value[k])) return reader_.damaged("a value is not finite");
       }
       if (!std::isfinite(key) || !std::isfinite(weight) || weight < 0) return reader_.damaged("an entry is not finite");
-      if (count_ > 0 && !tree::before(last_key_, last_id_, key, id)) return reader_.damaged("entries are out of order");
       if (id >= ids_end_ || keys_.has(id)) return reader_.damaged("an id is there twice, or too large");
       keys_.set(id, key);
-      last_key_ = key;
-      last_id_ = id;
-      ++count_;
     }
     leaf->size = static_cast<std::uint16_t>(size);
+    if (size == 0) return ok_status();
+    const auto order = Nodes<Real>::order_of(leaf);
+    const int first = order[0], last = order[size - 1];
+    if (count_ > 0 && !tree::before(last_key_, last_id_, leaf->keys[first], leaf->ids[first])) {
+      return reader_.damaged("entries are out of order");
+    }
+    last_key_ = leaf->keys[last];
+    last_id_ = leaf->ids[last];
+    count_ += size;
     return ok_status();
   }
 
@@ -221,7 +227,7 @@ std::string SoftBTree<Real>::to_bytes() const {
 
 template <class Real>
 Result<SoftBTree<Real>> SoftBTree<Real>::from_bytes(std::string_view bytes) {
-  SavedReader reader = TD_TRY(SavedReader::open("soft B-tree", kMagic, kFormat, bytes));
+  SavedReader reader = TD_TRY(SavedReader::open("soft B-tree", kMagic, kOldest, kFormat, bytes));
   auto tree = TD_TRY(take(reader));
   if (!reader.at_end()) return reader.damaged("there is more behind its end");
   return tree;

@@ -1,6 +1,7 @@
 // Insertion and removal of sorted batches (a single entry is a batch of one).
 #include <algorithm>
 #include <array>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -64,32 +65,28 @@ class Insertion {
   }
 
  private:
+  static bool has_room(const Node* leaf, const Share<Real>& share) {
+    return leaf->size + (share.end - share.begin) <= kLeafMost;
+  }
+
   void into_leaf(Node*& node, const Item<Real>* begin, const Item<Real>* end, std::vector<Node*>& made) {
     auto* n = N::leaf(node);
     const std::int64_t total = n->size + (end - begin);
-    if (total <= kLeafMost) {  // from the back, in place
-      int at = n->size, to = static_cast<int>(total);
-      for (const Item<Real>* item = end; item != begin;) {
-        --item;
-        const int place = N::place_of(n, item->key, item->id);  // entries moved already are not before it
-        const int from = std::min(place, at);
-        to -= at - from;
-        nodes_.move_slots(n, to, n, from, at - from);
-        at = from;
-        n->size = static_cast<std::uint16_t>(at);
-        nodes_.set_entry(n, --to, *item);
-      }
-      n->size = static_cast<std::uint16_t>(total);
+    if (total <= kLeafMost) {
+      for (; begin != end; ++begin) nodes_.set_entry(n, n->size++, *begin);
       return;
     }
     const int pieces = pieces_of(total, kLeafMost, kLeafFill);
-    int at = 0;
+    const auto order = N::order_of(n);
+    int next = 0;
     for (int p = 0; p < pieces; ++p) {
       auto* piece = N::leaf(nodes_.make(0));
       piece->size = static_cast<std::uint16_t>(total * (p + 1) / pieces - total * p / pieces);
       for (int i = 0; i < piece->size; ++i) {
-        if (begin == end || (at < n->size && before(n->keys[at], n->ids[at], begin->key, begin->id))) {
-          nodes_.move_slots(piece, i, n, at++, 1);
+        const int at = next < n->size ? order[next] : 0;
+        if (begin == end || (next < n->size && before(n->keys[at], n->ids[at], begin->key, begin->id))) {
+          nodes_.move_slots(piece, i, n, at, 1);
+          ++next;
         } else {
           nodes_.set_entry(piece, i, *begin++);
         }
@@ -112,12 +109,19 @@ class Insertion {
     // What a batch changes most of has its sums made while those of its children are at hand.
     const bool at_once = ahead_ != nullptr && n->level == 2 && 2 * shares.count >= n->size;
     if (at_once) nodes_.repair(n);
+    unsigned summed = 0;  // bit j: what the node holds of child j is right
     for (int s = 0; s < shares.count; ++s) {
       const int j = shares[s].child;
       if (n->level == 1 && ahead_ != nullptr) ahead_->advance();
       nodes_.unshare(n->children[j]);
       nodes_.push(n, j);
-      below(n->children[j], shares[s].begin, shares[s].end, beside);
+      if (n->level == 1 && has_room(n->children[j], shares[s]) &&
+          nodes_.can_add(n, j, shares[s].begin, shares[s].end)) {
+        nodes_.add(n, j, shares[s].begin, shares[s].end);
+        summed |= 1u << j;
+      } else {
+        below(n->children[j], shares[s].begin, shares[s].end, beside);
+      }
       ends[s] = beside.size();
       if (at_once) nodes_.summarise(n, j);
     }
@@ -130,7 +134,9 @@ class Insertion {
       if (beside.empty()) return;
       nodes_.repair(n);
     } else if (beside.empty()) {
-      for (int s = 0; s < shares.count; ++s) nodes_.summarise(n, shares[s].child);
+      for (const Share<Real>& share : shares) {
+        if ((summed >> share.child & 1) == 0) nodes_.summarise(n, share.child);
+      }
       nodes_.refresh(n, shares[0].child, shares.last().child);
       return;
     }
@@ -160,7 +166,7 @@ class Insertion {
       const bool touched = share < shares.count && shares[share].child == j;
       const int own = slot();
       nodes_.move_slots(piece, own, n, j, 1);
-      if (touched) nodes_.summarise(piece, own);
+      if (touched && (summed >> j & 1) == 0) nodes_.summarise(piece, own);
       close_if_full();
       for (; touched && next_beside < ends[share]; ++next_beside) {
         const int next = slot();
@@ -215,20 +221,15 @@ class Removal {
 
  private:
   void from_leaf(Leaf<Real>* n, const Item<Real>* begin, const Item<Real>* end) {
-    int gone[kLeafMost + 1], count = 0;
     for (; begin != end; ++begin) {
-      gone[count] = N::place_of(n, begin->key, begin->id);
-      TD_DCHECK(gone[count] < n->size && n->ids[gone[count]] == begin->id);
-      ++count;
+      const int at = N::place_of(n, begin->id);
+      TD_DCHECK(at < n->size);
+      take_out(n, at);
     }
-    gone[count] = n->size;
-    int to = gone[0];
-    for (int i = 0; i < count; ++i) {
-      const int kept = gone[i + 1] - gone[i] - 1;
-      nodes_.move_slots(n, to, n, gone[i] + 1, kept);
-      to += kept;
-    }
-    n->size = static_cast<std::uint16_t>(to);
+  }
+  // The last entry fills its place.
+  void take_out(Leaf<Real>* n, int at) {
+    if (at != --n->size) nodes_.move_slots(n, at, n, n->size, 1);
   }
 
   // Removes empty children and joins or evens out thin ones; makes all running sums.
@@ -269,7 +270,9 @@ class Removal {
     const int total = a->size + b->size;
     const bool one = total <= a->most();
     const int keep = one ? total : total / 2, from_b = keep - a->size;
-    if (from_b >= 0) {
+    if (a->leaf()) {
+      from_b >= 0 ? move_ends(N::leaf(b), N::leaf(a), from_b, true) : move_ends(N::leaf(a), N::leaf(b), -from_b, false);
+    } else if (from_b >= 0) {
       nodes_.move_slots(a, a->size, b, 0, from_b);
       nodes_.move_slots(b, 0, b, from_b, b->size - from_b);
     } else {
@@ -290,6 +293,16 @@ class Removal {
     }
   }
 
+  // The first or last entries of a leaf go to another.
+  void move_ends(Leaf<Real>* from, Leaf<Real>* to, int count, bool first) {
+    const auto order = N::order_of(from);
+    const auto begin = order.begin() + (first ? 0 : from->size - count);
+    std::vector<int> places(begin, begin + count);
+    for (const int at : places) nodes_.move_slots(to, to->size++, from, at, 1);
+    std::sort(places.begin(), places.end(), std::greater<>());  // so that none of them fills another's place
+    for (const int at : places) take_out(from, at);
+  }
+
   const N& nodes_;
   Ahead<Real>* const ahead_;  // null: for a single item
 };
@@ -301,7 +314,7 @@ void insert_sorted(const Nodes<Real>& nodes, Node*& root, const Item<Real>* item
   if (count == 0) return;
   nodes.unshare(root);
   std::optional<Ahead<Real>> ahead;
-  if (count > 1) ahead.emplace(nodes, root, items, items + count);
+  if (count > 1) ahead.emplace(nodes, root, items, items + count, /*adds=*/true);
   Insertion<Real> insertion(nodes, ahead ? &*ahead : nullptr);
   std::vector<Node*> beside;
   insertion.below(root, items, items + count, beside);
@@ -321,7 +334,7 @@ void erase_sorted(const Nodes<Real>& nodes, Node*& root, const Item<Real>* items
   if (count == 0) return;
   nodes.unshare(root);
   std::optional<Ahead<Real>> ahead;
-  if (count > 1) ahead.emplace(nodes, root, items, items + count);
+  if (count > 1) ahead.emplace(nodes, root, items, items + count, /*adds=*/false);
   Removal<Real> removal(nodes, ahead ? &*ahead : nullptr);
   removal.below(root, items, items + count);
   while (!root->leaf() && root->size <= 1) {
@@ -340,7 +353,7 @@ void update_entry(const Nodes<Real>& nodes, Node*& root, const Item<Real>& item)
   nodes.unshare(root);
   if (root->leaf()) {
     auto* n = Nodes<Real>::leaf(root);
-    const int at = Nodes<Real>::place_of(n, item.key, item.id);
+    const int at = Nodes<Real>::place_of(n, item.id);
     n->weights[at] = item.weight;
     if (item.value != nullptr) std::copy_n(item.value, nodes.width, nodes.value(n, at));
     return;

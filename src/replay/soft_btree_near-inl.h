@@ -76,21 +76,20 @@ HWY_INLINE Near<Real> near_of(const Leaf<Real>* leaf, Real q, Real before, Real 
   Near<Real> near{before, after, 0, 0, 0, tau, 0};
   bool tie = false;
   if (leaf != nullptr) {
-    const int at = count_of<kLeafMost, false>(leaf->keys, leaf->size, q);
-    for (int i = at - 1; i >= 0; --i) {
-      if (leaf->weights[i] > 0) {
-        near.before = leaf->keys[i];
-        break;
-      }
+    const WideLanes<Real> d;
+    const int n = static_cast<int>(hn::Lanes(d));
+    const auto at = hn::Set(d, q);
+    auto last = hn::Set(d, before), first = hn::Set(d, after);
+    for (int i = 0; i < leaf->size; i += n) {
+      const auto key = hn::LoadU(d, leaf->keys + i);
+      const auto some = hn::FirstN(d, static_cast<std::size_t>(leaf->size - i));
+      const auto live = hn::And(some, hn::Gt(hn::LoadU(d, leaf->weights + i), hn::Zero(d)));
+      last = hn::IfThenElse(hn::And(live, hn::Lt(key, at)), hn::Max(last, key), last);
+      first = hn::IfThenElse(hn::And(live, hn::Gt(key, at)), hn::Min(first, key), first);
+      tie |= !hn::AllFalse(d, hn::And(live, hn::Eq(key, at)));
     }
-    int i = at;
-    for (; i < leaf->size && leaf->keys[i] == q; ++i) tie |= leaf->weights[i] > 0;
-    for (; i < leaf->size; ++i) {
-      if (leaf->weights[i] > 0) {
-        near.after = leaf->keys[i];
-        break;
-      }
-    }
+    near.before = hn::GetLane(hn::MaxOfLanes(d, last));
+    near.after = hn::GetLane(hn::MinOfLanes(d, first));
   }
   const Real to_before = q - near.before, to_after = near.after - q;
   near.nearest = tie ? Real(0) : std::min(to_before, to_after);

@@ -113,56 +113,83 @@ int Nodes<Real>::child_of(const InnerT* n, Real key, EntryId id) {
 }
 
 template <class Real>
-int Nodes<Real>::place_of(const LeafT* n, Real key, EntryId id) {
-  int i = 0;
-  for (int c = 0; c < n->size; ++c) i += n->keys[c] < key;
-  while (i < n->size && n->keys[i] == key && n->ids[i] < id) ++i;
-  return i;
+int Nodes<Real>::place_of(const LeafT* n, EntryId id) {
+  return static_cast<int>(std::find(n->ids, n->ids + n->size, id) - n->ids);
+}
+
+template <class Real>
+auto Nodes<Real>::order_of(const LeafT* n) -> Order {
+  Order order;
+  for (int i = 0; i < n->size; ++i) {
+    const Real key = n->keys[i];
+    const EntryId id = n->ids[i];
+    int rank = 0;  // (No branches: all of a leaf takes less than sorting it.)
+    for (int c = 0; c < n->size; ++c) rank += (n->keys[c] < key) | ((n->keys[c] == key) & (n->ids[c] < id));
+    order[rank] = i;
+  }
+  return order;
 }
 
 template <class Real>
 void Nodes<Real>::summarise(InnerT* parent, int j) const {
-  constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
   const Node* child = parent->children[j];
   Real* l = left(parent, j);
   Real* r = right(parent, j);
   if (parent->steps != nullptr) summarise_steps(parent, j);
+  if (!child->leaf()) {
+    const InnerT* c = inner(child);
+    parent->first_keys[j] = c->first_keys[0];
+    parent->first_ids[j] = c->first_ids[0];
+    parent->lo[j] = c->lo[0];
+    parent->hi[j] = c->hi[c->size - 1];
+  }
   if (window) {
-    const bool of_leaf = child->leaf();
-    parent->first_keys[j] = of_leaf ? leaf(child)->keys[0] : inner(child)->first_keys[0];
-    parent->first_ids[j] = of_leaf ? leaf(child)->ids[0] : inner(child)->first_ids[0];
     summarise_window(parent, j);
     return;
   }
   if (!child->leaf()) {
     const InnerT* c = inner(child);
     const int last = c->size - 1;
-    parent->first_keys[j] = c->first_keys[0];
-    parent->first_ids[j] = c->first_ids[0];
-    parent->lo[j] = c->lo[0];
-    parent->hi[j] = c->hi[last];
     std::copy_n(left_to(c, last), stride, l);
     std::copy_n(right_from(c, 0), stride, r);
     return;
   }
   const LeafT* c = leaf(child);
-  const int n = c->size;
-  parent->first_keys[j] = c->keys[0];
-  parent->first_ids[j] = c->ids[0];
-  int first = 0, last = n - 1;
-  while (first < n && c->weights[first] == 0) ++first;
-  while (last >= 0 && c->weights[last] == 0) --last;
-  if (last < 0) {
-    parent->lo[j] = kInfinity;
-    parent->hi[j] = -kInfinity;
+  if (summarise_range(parent, j)) {
+    rows::edges(rows::Edges<Real>{c->keys, c->weights, c->values(), c->size, parent->lo[j], parent->hi[j], width,
+                                  value_stride, row, moments, tau, l, r});
+  } else {
     std::fill_n(l, stride, Real(0));
     std::fill_n(r, stride, Real(0));
-    return;
   }
-  parent->lo[j] = c->keys[first];
-  parent->hi[j] = c->keys[last];
-  rows::edges(rows::Edges<Real>{c->keys + first, c->weights + first, value(c, first), last - first + 1, width,
-                                value_stride, row, moments, tau, l, r});
+}
+
+template <class Real>
+bool Nodes<Real>::summarise_range(InnerT* parent, int j) const {
+  const LeafT* c = leaf(parent->children[j]);
+  const rows::Range<Real> range = rows::range(c->keys, c->weights, c->size);
+  EntryId id = std::numeric_limits<EntryId>::max();
+  for (int i = 0; i < c->size; ++i) id = std::min(id, c->keys[i] == range.least ? c->ids[i] : id);
+  parent->first_keys[j] = range.least;
+  parent->first_ids[j] = id;
+  parent->lo[j] = range.lo;
+  parent->hi[j] = range.hi;
+  return range.lo <= range.hi;
+}
+
+template <class Real>
+void Nodes<Real>::add(InnerT* parent, int j, const Item<Real>* begin, const Item<Real>* end) const {
+  LeafT* n = leaf(parent->children[j]);
+  if (before(begin->key, begin->id, parent->first_keys[j], parent->first_ids[j])) parent->first_ids[j] = begin->id;
+  rows::EdgesMore<Real> more{parent->lo[j], parent->hi[j],   width, value_stride, row, moments, tau,
+                             left(parent, j), right(parent, j)};
+  for (const Item<Real>* item = begin; item != end; ++item) {
+    const int at = n->size++;
+    n->keys[at] = item->key;
+    n->ids[at] = item->id;
+    n->weights[at] = item->weight;
+    rows::add_to_edges(more, item->key, item->weight, item->value, value(n, at));
+  }
 }
 
 template <class Real>

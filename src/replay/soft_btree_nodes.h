@@ -1,8 +1,10 @@
 // Nodes of the soft B-tree: their layout, who shares them, and the sums kept in them.
 //
-// Entries are ordered by (key, id). A leaf holds entries; an inner node holds, for each child, the child's first entry
+// Entries are ordered by (key, id) from leaf to leaf; within a leaf they lie in the order they came in, so that an insert
+// touches the place of one and reads none of the others. An inner node holds, for each child, the child's first entry
 // (for routing), the range of its live keys (of weight > 0), and its rows L and R, and running sums of those rows: one
 // of them stands for all children up to, or from, a place. All of it is made from the children and never subtracted.
+// A leaf's rows are added up in its own order, so that an entry more is one addition more, with the same bits.
 // Steps on values (sgd_values) wait above the entries they are for: see Inner.
 // Sharing: a node counts the parents and roots that point at it. Only a node with one owner, all of whose ancestors
 // have one too, is changed in place (unshare() on the way down); others are copied.
@@ -10,6 +12,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <limits>
@@ -49,7 +52,8 @@ struct Node {
 // Variable-sized: value rows or sums follow the struct.
 template <class Real>
 struct alignas(64) Leaf : Node {
-  Real keys[kLeafMost] = {}, weights[kLeafMost] = {};
+  alignas(64) Real keys[kLeafMost] = {};  // whole lines, of which an insert writes one each
+  Real weights[kLeafMost] = {};
   EntryId ids[kLeafMost] = {};
 
   Real* values() { return reinterpret_cast<Real*>(this + 1); }
@@ -151,6 +155,15 @@ class Nodes {
 
   // What `parent` holds of its child j, made from the child.
   void summarise(InnerT* parent, int j) const;
+  // Whether sorted items that go to leaf j, which has room, can be added to what `parent` holds of it: their keys must
+  // be between those it is seen from. Then adds them to both.
+  bool can_add(const InnerT* parent, int j, const Item<Real>* begin, const Item<Real>* end) const {
+    return !window && parent->steps == nullptr && within(parent, j, begin, end) && live(parent, j);
+  }
+  static bool within(const InnerT* parent, int j, const Item<Real>* begin, const Item<Real>* end) {
+    return begin->key >= parent->lo[j] && (end - 1)->key <= parent->hi[j];
+  }
+  void add(InnerT* parent, int j, const Item<Real>* begin, const Item<Real>* end) const;
   // The running sums, after children first..last changed.
   void refresh(InnerT* n, int first, int last) const;
   void refresh(InnerT* n) const { refresh(n, 0, n->size - 1); }
@@ -192,9 +205,12 @@ class Nodes {
   void settle(Node*& root, Real key, EntryId id) const;
   void settle_all(Node*& root) const;
 
-  // The child that an entry belongs to, and its place in a leaf: the first entry not before it.
+  // The child that an entry belongs to, and the place of one that is in a leaf.
   static int child_of(const InnerT* n, Real key, EntryId id);
-  static int place_of(const LeafT* n, Real key, EntryId id);
+  static int place_of(const LeafT* n, EntryId id);
+  // The places of a leaf's entries, sorted by (key, id).
+  using Order = std::array<int, kLeafMost>;
+  static Order order_of(const LeafT* n);
 
   // Copies slots (overlap allowed); sums of children move along, running sums do not.
   void move_slots(Node* to, int to_at, const Node* from, int from_at, int count) const;
@@ -220,7 +236,7 @@ class Nodes {
 
   // Or, without `values`, only what masses are made of.
   [[gnu::always_inline]] void prefetch_leaf(const Node* node, bool values) const {
-    prefetch_bytes(node, sizeof(Node) + 2 * sizeof(Real) * kLeafMost);  // ids are not needed
+    prefetch_bytes(node, sizeof(LeafT) - sizeof(LeafT::ids));  // those are not needed
     if (values) prefetch_bytes(leaf(node)->values(), sizeof(Real) * kLeafFill * value_stride);
   }
   [[gnu::always_inline]] void prefetch_row(const Real* x, bool values) const {
@@ -253,6 +269,7 @@ class Nodes {
   void move_steps(InnerT* to, int to_at, const InnerT* from, int from_at, int count) const;
   void summarise_steps(InnerT* parent, int j) const;
   void summarise_window(InnerT* parent, int j) const;
+  bool summarise_range(InnerT* parent, int j) const;  // of a leaf: what is not a sum; false: none is live
 
   std::shared_ptr<NodePool> pool_;  // outlives all nodes, whichever version they are of
 };
@@ -280,7 +297,7 @@ Found<Real> find_entry(const Node* root, Real key, EntryId id) {
     root = n->children[Nodes<Real>::child_of(n, key, id)];
   }
   const auto* leaf = Nodes<Real>::leaf(root);
-  return {leaf, Nodes<Real>::place_of(leaf, key, id)};
+  return {leaf, Nodes<Real>::place_of(leaf, id)};
 }
 
 }  // namespace tandem::replay::tree

@@ -36,7 +36,7 @@ void Probe<Real>::descend_rest(const Nodes<Real>& nodes) {
 
 template <class Real>
 void Probe<Real>::arrive() {
-  for (auto& part : leaves) meet_leaf(part);
+  for (const auto& part : leaves) meet_leaf(part);
   measure();
 }
 
@@ -114,7 +114,7 @@ void Probe<Real>::visit(const Nodes<Real>& nodes, const Node* node, int waiting,
       return;
     }
   }
-  leaves.push_back({Nodes<Real>::leaf(node), 0, 0, -1, waiting});
+  leaves.push_back({Nodes<Real>::leaf(node), -1, waiting});
 }
 
 template <class Real>
@@ -140,33 +140,23 @@ void Probe<Real>::visit_without(const Nodes<Real>& nodes, const Node* node, Real
     node = n->children[path];
   }
   const auto* leaf = Nodes<Real>::leaf(node);
-  leaves.push_back({leaf, 0, 0, Nodes<Real>::place_of(leaf, key, id), waiting});
+  leaves.push_back({leaf, Nodes<Real>::place_of(leaf, id), waiting});
 }
 
 template <class Real>
-void Probe<Real>::meet_leaf(LeafPart<Real>& part) {
+void Probe<Real>::meet_leaf(const LeafPart<Real>& part) {
+  constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
   const Leaf<Real>* leaf = part.leaf;
-  const int except = part.except;
-  int at = 0;
-  for (int i = 0; i < leaf->size; ++i) at += leaf->keys[i] < query;
-  int after_at = at;
-  while (after_at < leaf->size && leaf->keys[after_at] == query) ++after_at;
-  const auto counts = [leaf, except](int i) { return leaf->weights[i] > 0 && i != except; };
-  for (int i = at - 1; i >= 0; --i) {
-    if (counts(i)) {
-      meet_before(leaf->keys[i]);
-      break;
-    }
+  Real last = -kInfinity, first = kInfinity;
+  for (int i = 0; i < leaf->size; ++i) {
+    const Real key = leaf->keys[i];
+    const bool counts = leaf->weights[i] > 0 && i != part.except;
+    last = std::max(last, counts && key < query ? key : -kInfinity);
+    first = std::min(first, counts && key > query ? key : kInfinity);
+    has_tie |= counts && key == query;
   }
-  for (int i = at; i < after_at; ++i) has_tie |= counts(i);
-  for (int i = after_at; i < leaf->size; ++i) {
-    if (counts(i)) {
-      meet_after(leaf->keys[i]);
-      break;
-    }
-  }
-  part.at = at;
-  part.after = after_at;
+  if (last > -kInfinity) meet_before(last);
+  if (first < kInfinity) meet_after(first);
 }
 
 template <class Real>
@@ -263,24 +253,27 @@ template <class Real>
 void Gather<Real>::add_leaves(const Probe<Real>& probe, Side first, Side last, Into into) {
   for (const LeafPart<Real>& part : probe.leaves) {
     const Leaf<Real>* leaf = part.leaf;
-    const int from = first == kBefore ? 0 : first == kTie ? part.at : part.after;
-    const int to = last == kBefore ? part.at : last == kTie ? part.after : leaf->size;
-    if (from >= to) continue;
     alignas(64) Real u[kLeafMost] = {}, c[kLeafMost];
-    const Real zero = 0, tau = nodes_.tau;
-    // Entries of weight 0 may be nearer than the nearest live one: their distance is of no account.
-    for (int i = from; i < std::min(to, part.at); ++i) {
-      u[i - from] = (probe.beyond_before + std::max(zero, probe.before - leaf->keys[i])) / tau;
+    std::array<const Real*, kLeafMost> values;
+    std::array<int, kLeafMost> places;
+    const Real zero = 0, tau = nodes_.tau, query = probe.query;
+    int count = 0;
+    for (int i = 0; i < leaf->size; ++i) {
+      const Real key = leaf->keys[i];
+      const int side = key < query ? kBefore : key > query ? kAfter : kTie;
+      // Entries of weight 0 may be nearer than the nearest live one: their distance is of no account.
+      const Real to_before = (probe.beyond_before + std::max(zero, probe.before - key)) / tau;
+      const Real to_after = (probe.beyond_after + std::max(zero, key - probe.after)) / tau;
+      u[count] = side == kBefore ? to_before : side == kAfter ? to_after : zero;
+      values[count] = nodes_.value(leaf, i);
+      places[count] = i;
+      count += side >= first && side <= last && i != part.except;
     }
-    for (int i = std::max(from, part.after); i < to; ++i) {
-      u[i - from] = (probe.beyond_after + std::max(zero, leaf->keys[i] - probe.after)) / tau;
-    }
-    const int count = to - from;
+    if (count == 0) continue;
     rows::exp_negative(u, c, count);
-    for (int i = 0; i < count; ++i) c[i] *= leaf->weights[from + i];
-    if (part.except >= from && part.except < to) c[part.except - from] = 0;
+    for (int i = 0; i < count; ++i) c[i] *= leaf->weights[places[i]];
     const auto add = [&](Real* out) {
-      rows::add_weighted(nodes_.value(leaf, from), c, count, nodes_.value_stride, out);
+      rows::add_pointed(values.data(), c, count, nodes_.value_stride, out);
       out[nodes_.width] += rows::sum(c, count);
       if (part.waiting < 0) return;
       const Waiting<Real> waiting = probe.waiting(nodes_, part.waiting);
@@ -288,8 +281,8 @@ void Gather<Real>::add_leaves(const Probe<Real>& probe, Side first, Side last, I
       for (int i = 0; i < count; ++i) {
         if (c[i] == 0) continue;
         Real f[kProfilesMost];
-        nodes_.profile(leaf->keys[from + i], waiting, f);
-        for (int r = 0; r < nodes_.profiles; ++r) along[r] += double(c[i]) * leaf->weights[from + i] * f[r];
+        nodes_.profile(leaf->keys[places[i]], waiting, f);
+        for (int r = 0; r < nodes_.profiles; ++r) along[r] += double(c[i]) * leaf->weights[places[i]] * f[r];
       }
       nodes_.add_tags(waiting.tags, along, nodes_.profiles, out);
     };
@@ -297,7 +290,7 @@ void Gather<Real>::add_leaves(const Probe<Real>& probe, Side first, Side last, I
       const bool whole = into.out1 == nullptr;
       if (!whole) add(into.out0);
       for (int i = 0; i < count; ++i) {
-        const bool tie = from + i >= part.at && from + i < part.after;
+        const bool tie = leaf->keys[places[i]] == query;
         c[i] = tie && whole ? c[i] : c[i] > 0 ? c[i] * (whole ? 1 + shift_ + u[i] : u[i]) : 0;
       }
       add(whole ? into.out0 : into.out1);

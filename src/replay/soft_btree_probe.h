@@ -58,11 +58,9 @@ struct Tile {
   int waiting;  // which of the probe's tags wait for the node; -1: none do
 };
 
-// A leaf's entries: those before the query, at it, after it: [0, at), [at, after), [after, size).
 template <class Real>
 struct LeafPart {
   const Leaf<Real>* leaf;
-  int at, after;
   int except;  // a place left out, or -1
   int waiting;
 };
@@ -107,7 +105,7 @@ struct Probe {
   void visit(const Nodes<Real>& nodes, const Node* node, int waiting, bool stop = false);
   void visit_without(const Nodes<Real>& nodes, const Node* node, Real key, EntryId id);
   int carry(const Nodes<Real>& nodes, const Inner<Real>* n, int child, int waiting);
-  void meet_leaf(LeafPart<Real>& part);
+  void meet_leaf(const LeafPart<Real>& part);
   void meet_before(Real key);
   void meet_after(Real key);
   void measure();

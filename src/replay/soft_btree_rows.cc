@@ -1,5 +1,7 @@
 #include "replay/soft_btree_rows.h"
 
+#include <limits>
+
 #include "kernels/common/simd.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -38,26 +40,52 @@ HWY_INLINE void weigh_of(const Weigh<Real>& w) {
   }
 }
 
+template <class Real>
+HWY_INLINE Range<Real> range_of(const Real* keys, const Real* weights, int count) {
+  const WideLanes<Real> d;
+  const int n = static_cast<int>(hn::Lanes(d));
+  const auto none = hn::Set(d, std::numeric_limits<Real>::infinity());
+  auto least = none, lo = none, hi = hn::Neg(none);
+  for (int i = 0; i < count; i += n) {
+    const auto key = hn::LoadU(d, keys + i);
+    const auto some = hn::FirstN(d, static_cast<std::size_t>(count - i));
+    const auto live = hn::And(some, hn::Gt(hn::LoadU(d, weights + i), hn::Zero(d)));
+    least = hn::Min(least, hn::IfThenElse(some, key, none));
+    lo = hn::Min(lo, hn::IfThenElse(live, key, none));
+    hi = hn::Max(hi, hn::IfThenElse(live, key, hn::Neg(none)));
+  }
+  return {hn::GetLane(hn::MinOfLanes(d, least)), hn::GetLane(hn::MinOfLanes(d, lo)), hn::GetLane(hn::MaxOfLanes(d, hi))};
+}
+
+// What entries weigh in both rows.
+template <class V>
+struct EdgeFactors {
+  V left, right, left_moment, right_moment;
+};
+template <class D, class Real, class V = hn::Vec<D>>
+HWY_INLINE EdgeFactors<V> edge_factors(D d, V key, V weight, Real lo, Real hi, Real tau, bool moments) {
+  const auto zero = hn::Zero(d), t = hn::Set(d, tau);
+  // (One without weight may be beyond the others.)
+  const auto ul = hn::Div(hn::Max(zero, hn::Sub(hn::Set(d, hi), key)), t);
+  const auto ur = hn::Div(hn::Max(zero, hn::Sub(key, hn::Set(d, lo))), t);
+  const auto l = hn::Mul(exp_of(d, hn::Neg(ul)), weight), r = hn::Mul(exp_of(d, hn::Neg(ur)), weight);
+  if (!moments) return {l, r, zero, zero};
+  return {l, r, hn::IfThenElseZero(hn::Gt(l, zero), hn::Mul(l, ul)),  // (u may be infinite.)
+          hn::IfThenElseZero(hn::Gt(r, zero), hn::Mul(r, ur))};
+}
+
 // Columns of both rows at once: out = sum_i c[i] row_i.
 template <class D, class Real>
 HWY_INLINE void edge_columns(D d, const Real* x, int stride, const Real* cl, const Real* cr, int count, Real* left,
                              Real* right) {
-  auto l0 = hn::Zero(d), l1 = l0, r0 = l0, r1 = l0;
-  int i = 0;
-  for (; i + 1 < count; i += 2, x += 2 * stride) {
-    const auto x0 = hn::LoadU(d, x), x1 = hn::LoadU(d, x + stride);
-    l0 = hn::MulAdd(hn::Set(d, cl[i]), x0, l0);
-    r0 = hn::MulAdd(hn::Set(d, cr[i]), x0, r0);
-    l1 = hn::MulAdd(hn::Set(d, cl[i + 1]), x1, l1);
-    r1 = hn::MulAdd(hn::Set(d, cr[i + 1]), x1, r1);
+  auto l = hn::Zero(d), r = l;
+  for (int i = 0; i < count; ++i, x += stride) {
+    const auto v = hn::LoadU(d, x);
+    l = hn::MulAdd(hn::Set(d, cl[i]), v, l);
+    r = hn::MulAdd(hn::Set(d, cr[i]), v, r);
   }
-  if (i < count) {
-    const auto x0 = hn::LoadU(d, x);
-    l0 = hn::MulAdd(hn::Set(d, cl[i]), x0, l0);
-    r0 = hn::MulAdd(hn::Set(d, cr[i]), x0, r0);
-  }
-  hn::StoreU(hn::Add(l0, l1), d, left);
-  hn::StoreU(hn::Add(r0, r1), d, right);
+  hn::StoreU(l, d, left);
+  hn::StoreU(r, d, right);
 }
 
 template <class Real>
@@ -74,8 +102,13 @@ HWY_INLINE void edge_rows(const Edges<Real>& e, const Real* cl, const Real* cr, 
     hn::StoreU(hn::Zero(half), half, left + k);
     hn::StoreU(hn::Zero(half), half, right + k);
   }
-  left[e.width] = sum(cl, e.count);
-  right[e.width] = sum(cr, e.count);
+  Real l = 0, r = 0;
+  for (int i = 0; i < e.count; ++i) {
+    l += cl[i];
+    r += cr[i];
+  }
+  left[e.width] = l;
+  right[e.width] = r;
 }
 
 template <class Real>
@@ -83,21 +116,50 @@ HWY_INLINE void edges_of(const Edges<Real>& e) {
   const WideLanes<Real> d;
   const int n = static_cast<int>(hn::Lanes(d));
   HWY_ALIGN Real cl[kEdgeMost], cr[kEdgeMost], ml[kEdgeMost], mr[kEdgeMost];
-  const auto lo = hn::Set(d, e.keys[0]), hi = hn::Set(d, e.keys[e.count - 1]), tau = hn::Set(d, e.tau);
-  const auto zero = hn::Zero(d);
   for (int i = 0; i < e.count; i += n) {
-    const auto key = hn::LoadU(d, e.keys + i), weight = hn::LoadU(d, e.weights + i);
-    const auto ul = hn::Div(hn::Sub(hi, key), tau), ur = hn::Div(hn::Sub(key, lo), tau);
-    const auto l = hn::Mul(exp_of(d, hn::Neg(ul)), weight), r = hn::Mul(exp_of(d, hn::Neg(ur)), weight);
-    hn::Store(l, d, cl + i);
-    hn::Store(r, d, cr + i);
-    if (e.moments) {  // (u may be infinite.)
-      hn::Store(hn::IfThenElseZero(hn::Gt(l, zero), hn::Mul(l, ul)), d, ml + i);
-      hn::Store(hn::IfThenElseZero(hn::Gt(r, zero), hn::Mul(r, ur)), d, mr + i);
+    const auto f = edge_factors(d, hn::LoadU(d, e.keys + i), hn::LoadU(d, e.weights + i), e.lo, e.hi, e.tau, e.moments);
+    hn::Store(f.left, d, cl + i);
+    hn::Store(f.right, d, cr + i);
+    if (e.moments) {
+      hn::Store(f.left_moment, d, ml + i);
+      hn::Store(f.right_moment, d, mr + i);
     }
   }
   edge_rows(e, cl, cr, e.left, e.right);
   if (e.moments) edge_rows(e, ml, mr, e.left + e.row, e.right + e.row);
+}
+
+template <class Real>
+HWY_INLINE void add_to_edges_of(const EdgesMore<Real>& e, Real key, Real weight, const Real* value, Real* to) {
+  const WideLanes<Real> wide;
+  const Lanes<Real> half;
+  const auto f = edge_factors(wide, hn::Set(wide, key), hn::Set(wide, weight), e.lo, e.hi, e.tau, e.moments);
+  const Real l = hn::GetLane(f.left), r = hn::GetLane(f.right);
+  const Real ml = hn::GetLane(f.left_moment), mr = hn::GetLane(f.right_moment);
+  int k = 0;
+  const auto columns = [&](auto d) HWY_ATTR {
+    const int n = static_cast<int>(hn::Lanes(d));
+    for (int i = k; i < e.width && e.width < k + n; ++i) to[i] = value[i];  // (Then come zeros; of sums, the mass.)
+    const auto v = hn::LoadU(d, (e.width < k + n ? to : value) + k);
+    if (e.width >= k + n) hn::StoreU(v, d, to + k);
+    const auto add = [&](Real c, Real* row) HWY_ATTR {
+      hn::StoreU(hn::MulAdd(hn::Set(d, c), v, hn::LoadU(d, row + k)), d, row + k);
+    };
+    add(l, e.left);
+    add(r, e.right);
+    if (e.moments) {
+      add(ml, e.left + e.row);
+      add(mr, e.right + e.row);
+    }
+  };
+  for (const int n = static_cast<int>(hn::Lanes(wide)); k + n <= e.value_stride; k += n) columns(wide);
+  for (const int n = static_cast<int>(hn::Lanes(half)); k < e.value_stride; k += n) columns(half);
+  e.left[e.width] += l;
+  e.right[e.width] += r;
+  if (e.moments) {
+    e.left[e.row + e.width] += ml;
+    e.right[e.row + e.width] += mr;
+  }
 }
 
 // row(i): where row i begins.
@@ -197,6 +259,12 @@ HWY_INLINE void scan_of(const Scan<Real>& s) {
   void weigh_##suffix(const Weigh<Real>& w) { weigh_of(w); }                                        \
   void exp_negative_##suffix(const Real* u, Real* e, int count) { exp_negative_of(u, e, count); }   \
   void edges_##suffix(const Edges<Real>& e) { edges_of(e); }                                        \
+  Range<Real> range_##suffix(const Real* keys, const Real* weights, int count) {                    \
+    return range_of(keys, weights, count);                                                          \
+  }                                                                                                 \
+  void add_to_edges_##suffix(const EdgesMore<Real>& e, Real key, Real weight, const Real* value, Real* to) { \
+    add_to_edges_of(e, key, weight, value, to);                                                     \
+  }                                                                                                 \
   void add_weighted_##suffix(const Real* x, const Real* c, int count, int width, Real* out) {       \
     add_rows([x, width](int i) HWY_ATTR { return x + i * width; }, c, count, width, out);           \
   }                                                                                                 \
@@ -219,11 +287,19 @@ namespace tandem::replay::rows {
   void weigh(const Weigh<Real>& w) { HWY_DYNAMIC_DISPATCH(weigh_##suffix)(w); }                                      \
   HWY_EXPORT(exp_negative_##suffix);                                                                                 \
   HWY_EXPORT(edges_##suffix);                                                                                        \
+  HWY_EXPORT(range_##suffix);                                                                                        \
+  HWY_EXPORT(add_to_edges_##suffix);                                                                                 \
   HWY_EXPORT(add_weighted_##suffix);                                                                                 \
   HWY_EXPORT(add_pointed_##suffix);                                                                                  \
   HWY_EXPORT(scan_##suffix);                                                                                         \
   void exp_negative(const Real* u, Real* e, int count) { HWY_DYNAMIC_DISPATCH(exp_negative_##suffix)(u, e, count); } \
   void edges(const Edges<Real>& e) { HWY_DYNAMIC_DISPATCH(edges_##suffix)(e); }                                      \
+  Range<Real> range(const Real* keys, const Real* weights, int count) {                                              \
+    return HWY_DYNAMIC_DISPATCH(range_##suffix)(keys, weights, count);                                               \
+  }                                                                                                                  \
+  void add_to_edges(const EdgesMore<Real>& e, Real key, Real weight, const Real* value, Real* to) {                  \
+    HWY_DYNAMIC_DISPATCH(add_to_edges_##suffix)(e, key, weight, value, to);                                          \
+  }                                                                                                                  \
   void add_weighted(const Real* x, const Real* c, int count, int width, Real* out) {                                 \
     HWY_DYNAMIC_DISPATCH(add_weighted_##suffix)(x, c, count, width, out);                                            \
   }                                                                                                                  \

@@ -34,21 +34,44 @@ Real sum(const Real* x, int count) {
 void exp_negative(const float* u, float* e, int count);
 void exp_negative(const double* u, double* e, int count);
 
-// The rows L and R of entries sorted by key, the first and the last of which have weight: with u = (last key - k_i) /
-// tau (right: (k_i - first key) / tau),
-//   left = sum_i w_i e^-u [v_i ; 1], with moments (a second row behind it) sum_i w_i u e^-u [v_i ; 1]
-// At most kEdgeMost; up to 64 bytes behind keys and weights may be read.
+// The least key of all, and the range of those with weight (infinity, -infinity: there is none). At most kEdgeMost, of
+// which all may be read.
 inline constexpr int kEdgeMost = 32;
+template <class Real>
+struct Range {
+  Real least, lo, hi;
+};
+Range<float> range(const float* keys, const float* weights, int count);
+Range<double> range(const double* keys, const double* weights, int count);
+
+// The rows L and R of entries, those with weight in [lo, hi]: with u = (hi - k_i) / tau (right: (k_i - lo) / tau),
+//   left = sum_i w_i e^-u [v_i ; 1], with moments (a second row behind it) sum_i w_i u e^-u [v_i ; 1]
+// added up one by one as they lie. At most kEdgeMost, of which all keys and weights may be read.
 template <class Real>
 struct Edges {
   const Real *keys, *weights, *values;  // [count], [count], [count, value_stride]
-  int count, width, value_stride, row;
+  int count;
+  Real lo, hi;
+  int width, value_stride, row;
   bool moments;
   Real tau;
   Real *left, *right;
 };
 void edges(const Edges<float>& e);
 void edges(const Edges<double>& e);
+
+// One entry more, behind them, in [lo, hi]: the rows then are, bit for bit, what edges() makes of all of them. `value`
+// [width] is put at `to` [value_stride].
+template <class Real>
+struct EdgesMore {
+  Real lo, hi;
+  int width, value_stride, row;
+  bool moments;
+  Real tau;
+  Real *left, *right;
+};
+void add_to_edges(const EdgesMore<float>& e, float key, float weight, const float* value, float* to);
+void add_to_edges(const EdgesMore<double>& e, double key, double weight, const double* value, double* to);
 
 // out += sum_i c[i] row_i; row_i = data + i width.
 void add_weighted(const float* data, const float* c, int count, int width, float* out);

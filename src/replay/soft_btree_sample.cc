@@ -100,11 +100,7 @@ class Sampler {
     for (const auto& tile : probe.left) put_tile(probe, tile, Side::kBefore);
     for (const auto& tile : probe.ties) put_tile(probe, tile, Side::kAt);
     for (const auto& tile : probe.right) put_tile(probe, tile, Side::kAfter);
-    for (const auto& part : probe.leaves) {
-      put_entries(probe, part.leaf, 0, part.at, Side::kBefore);
-      put_entries(probe, part.leaf, part.at, part.after, Side::kAt);
-      put_entries(probe, part.leaf, part.after, part.leaf->size, Side::kAfter);
-    }
+    for (const auto& part : probe.leaves) put_entries(probe, part.leaf);
   }
   void put_below(const Probe<Real>& probe, const Choice& choice) {
     const auto* n = N::inner(choice.node);
@@ -114,7 +110,7 @@ class Sampler {
     }
     const Node* child = n->children[choice.at];
     if (child->leaf()) {
-      put_entries(probe, N::leaf(child), 0, child->size, choice.side);
+      put_entries(probe, N::leaf(child));
     } else {
       put_children(probe, N::inner(child), 0, child->size, choice.side);
     }
@@ -139,14 +135,17 @@ class Sampler {
     m0_[to] = row[nodes_.width];
     m1_[to] = nodes_.moments ? row[nodes_.row + nodes_.width] : 0;
   }
-  void put_entries(const Probe<Real>& probe, const Leaf<Real>* n, int from, int to, Side side) {
-    if (from == to) return;
-    const std::size_t begin = add({n, from, from, side}, to - from);
-    const Distance distance(probe, side);
+  void put_entries(const Probe<Real>& probe, const Leaf<Real>* n) {
+    if (n->size == 0) return;
+    const std::size_t begin = add({n, 0, 0, Side::kAt}, n->size);
+    const Distance before(probe, Side::kBefore), at(probe, Side::kAt), after(probe, Side::kAfter);
     Real* const u = u_.data() + begin;
-    for (int i = from; i < to; ++i) u[i - from] = distance(n->keys[i]);
-    std::copy(n->weights + from, n->weights + to, m0_.data() + begin);
-    std::fill_n(m1_.data() + begin, to - from, Real(0));
+    for (int i = 0; i < n->size; ++i) {
+      const Real key = n->keys[i];
+      u[i] = (key < probe.query ? before : key > probe.query ? after : at)(key);
+    }
+    std::copy_n(n->weights, n->size, m0_.data() + begin);
+    std::fill_n(m1_.data() + begin, n->size, Real(0));
   }
   // Room for the masses of a group. K is (1 + shift + u) e^-u m0 + e^-u m1 with moments, and e^-u m0 without.
   std::size_t add(const Choice& first, int count) {

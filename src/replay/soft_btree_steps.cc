@@ -78,14 +78,9 @@ void Nodes<Real>::summarise_steps(InnerT* parent, int j) const {
   const Node* child = parent->children[j];
   if (child->leaf()) {
     const LeafT* c = leaf(child);
-    Waiting<Real> edges = {0, 0, nullptr};
-    int first = 0, last = c->size - 1;
-    while (first <= last && c->weights[first] == 0) ++first;
-    while (last >= first && c->weights[last] == 0) --last;
-    if (first > last) return;
-    edges.lo = c->keys[first];
-    edges.hi = c->keys[last];
-    for (int i = first; i <= last; ++i) {
+    const rows::Range<Real> range = rows::range(c->keys, c->weights, c->size);
+    const Waiting<Real> edges = {range.hi, range.lo, nullptr};
+    for (int i = 0; i < c->size; ++i) {
       if (c->weights[i] == 0) continue;
       Real f[kProfilesMost];
       profile(c->keys[i], edges, f);
@@ -207,7 +202,7 @@ const Real* Nodes<Real>::value_with_steps(const Node* root, Real key, EntryId id
     root = n->children[j];
   }
   const LeafT* n = leaf(root);
-  const int at = place_of(n, key, id);
+  const int at = place_of(n, id);
   if (waiting.tags == nullptr) return value(n, at);
   scratch.assign(value(n, at), value(n, at) + value_stride);
   step_value(n, at, waiting, scratch.data());

@@ -1,6 +1,7 @@
 #include "replay/soft_btree_window.h"
 
 #include <algorithm>
+#include <array>
 
 namespace tandem::replay::tree {
 namespace {
@@ -18,16 +19,21 @@ struct FarEdge {
   Real u, t;
 };
 
-// The entries of a leaf within tau of the query: [from, to).
-template <class Real>
-std::pair<int, int> within(const Leaf<Real>* n, Real query, Real tau) {
-  int from = 0, to = 0;
-  for (int i = 0; i < n->size; ++i) {
-    from += (query - n->keys[i]) / tau >= 1;
-    to += !((n->keys[i] - query) / tau >= 1);
+// The places of a leaf's entries within tau of the query.
+struct Within {
+  template <class Real>
+  Within(const Leaf<Real>* n, Real query, Real tau) {
+    for (int i = 0; i < n->size; ++i) {
+      const Real u = (query - n->keys[i]) / tau;
+      places[count] = i;
+      count += u < 1 && u > -1;
+    }
   }
-  return {from, std::max(from, to)};
-}
+  const int* begin() const { return places.data(); }
+  const int* end() const { return places.data() + count; }
+  int count = 0;
+  std::array<int, kLeafMost> places;
+};
 
 template <class Real>
 Real kernel(Real query, Real key, Real tau) {
@@ -54,20 +60,23 @@ void Window<Real>::visit(const Node* node, const Except* except) {
   Real *value = sums_.data(), *slope = value + row, *square = slope + row;
   if (node->leaf()) {
     const auto* n = Nodes<Real>::leaf(node);
-    const auto [from, to] = within(n, query_, nodes_.tau);
-    const int count = to - from;
+    const Within some(n, query_, nodes_.tau);
+    const int count = some.count;
     if (count == 0) return;
     alignas(64) Real c[3][kLeafMost];
+    std::array<const Real*, kLeafMost> values;
     for (int i = 0; i < count; ++i) {
-      const Real u = (query_ - n->keys[from + i]) / nodes_.tau;
-      const bool out = except != nullptr && n->ids[from + i] == except->id;
-      const Real w = out ? 0 : n->weights[from + i];
+      const int at = some.places[i];
+      const Real u = (query_ - n->keys[at]) / nodes_.tau;
+      const bool out = except != nullptr && n->ids[at] == except->id;
+      const Real w = out ? 0 : n->weights[at];
+      values[i] = nodes_.value(n, at);
       c[0][i] = w * ((1 - u) * (1 + u));
       c[1][i] = w * u;
       c[2][i] = w * (u * u);
     }
     for (int part = 0; part < 3; ++part) {
-      rows::add_weighted(nodes_.value(n, from), c[part], count, nodes_.value_stride, value + part * row);
+      rows::add_pointed(values.data(), c[part], count, nodes_.value_stride, value + part * row);
       value[part * row + nodes_.width] += rows::sum(c[part], count);
     }
     return;
@@ -109,8 +118,7 @@ double Window<Real>::mass(const Node* node, Real query) const {
   double sum = 0;
   if (node->leaf()) {
     const auto* n = Nodes<Real>::leaf(node);
-    const auto [from, to] = within(n, query, nodes_.tau);
-    for (int i = from; i < to; ++i) sum += double(n->weights[i]) * double(kernel(query, n->keys[i], nodes_.tau));
+    for (const int i : Within(n, query, nodes_.tau)) sum += double(n->weights[i]) * double(kernel(query, n->keys[i], nodes_.tau));
     return sum;
   }
   const auto* n = Nodes<Real>::inner(node);
@@ -128,8 +136,7 @@ template <class Real>
 bool Window<Real>::pick(const Node* node, Real query, double& left, EntryId& id) const {
   if (node->leaf()) {
     const auto* n = Nodes<Real>::leaf(node);
-    const auto [from, to] = within(n, query, nodes_.tau);
-    for (int i = from; i < to; ++i) {
+    for (const int i : Within(n, query, nodes_.tau)) {
       const double m = double(n->weights[i]) * double(kernel(query, n->keys[i], nodes_.tau));
       if (!(m > 0)) continue;
       id = n->ids[i];
@@ -159,13 +166,12 @@ bool Window<Real>::pick(const Node* node, Real query, double& left, EntryId& id)
 
 template <class Real>
 void Nodes<Real>::summarise_window(InnerT* parent, int j) const {
-  constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
   const Node* child = parent->children[j];
   Real *m0 = left(parent, j), *a1 = m0 + row, *a2 = a1 + row, *b1 = a2 + row, *b2 = b1 + row;
   std::fill_n(m0, stride, Real(0));
   if (!child->leaf()) {
     const InnerT* c = inner(child);
-    const Real lo = parent->lo[j] = c->lo[0], hi = parent->hi[j] = c->hi[c->size - 1];
+    const Real lo = parent->lo[j], hi = parent->hi[j];
     const bool narrow = (hi - lo) / tau <= kWindowWidth;
     for (int i = 0; i < c->size; ++i) {
       if (!live(c, i)) continue;
@@ -185,21 +191,14 @@ void Nodes<Real>::summarise_window(InnerT* parent, int j) const {
     return;
   }
   const LeafT* c = leaf(child);
-  int first = 0, last = c->size - 1;
-  while (first <= last && c->weights[first] == 0) ++first;
-  while (last >= first && c->weights[last] == 0) --last;
-  if (first > last) {
-    parent->lo[j] = kInfinity;
-    parent->hi[j] = -kInfinity;
-    return;
-  }
-  const Real lo = parent->lo[j] = c->keys[first], hi = parent->hi[j] = c->keys[last];
+  if (!summarise_range(parent, j)) return;
+  const Real lo = parent->lo[j], hi = parent->hi[j];
   const bool narrow = (hi - lo) / tau <= kWindowWidth;
-  const int count = last - first + 1;
+  const int count = c->size;
   const auto add = [&](Real* out, auto&& coefficient) {
-    alignas(64) Real x[kLeafMost];
-    for (int i = 0; i < count; ++i) x[i] = c->weights[first + i] * coefficient(c->keys[first + i]);
-    rows::add_weighted(value(c, first), x, count, value_stride, out);
+    alignas(64) Real x[kLeafMost];  // (One without weight may be far from the others.)
+    for (int i = 0; i < count; ++i) x[i] = c->weights[i] > 0 ? c->weights[i] * coefficient(c->keys[i]) : 0;
+    rows::add_weighted(c->values(), x, count, value_stride, out);
     out[width] = rows::sum(x, count);
   };
   add(m0, [](Real) { return Real(1); });
