@@ -65,19 +65,24 @@ class Checker {
         check_moments(n, j, bounds[j], bounds[j + 1]);
         continue;
       }
-      check_sums(above, n, {j, j + 1}, bounds[j], bounds[j + 1], nodes_.left(n, j), true);
-      check_sums(above, n, {j, j + 1}, bounds[j], bounds[j + 1], nodes_.right(n, j), false);
-      check_sums(above, n, {0, j + 1}, begin, bounds[j + 1], nodes_.left_to(n, j), true, n->hi[j]);
-      check_sums(above, n, {j, n->size}, bounds[j], entries_.size(), nodes_.right_from(n, j), false, n->lo[j]);
+      check_sums(above, n, {j, j + 1}, bounds[j], bounds[j + 1], {nodes_.left(n, j), nodes_.left_mass(n, j)}, true);
+      check_sums(above, n, {j, j + 1}, bounds[j], bounds[j + 1], {nodes_.right(n, j), nodes_.right_mass(n, j)}, false);
+      check_sums(above, n, {0, j + 1}, begin, bounds[j + 1], {nodes_.left_to(n, j), nodes_.left_to_mass(n, j)}, true,
+                 n->hi[j]);
+      check_sums(above, n, {j, n->size}, bounds[j], entries_.size(),
+                 {nodes_.right_from(n, j), nodes_.right_from_mass(n, j)}, false, n->lo[j]);
     }
   }
   std::size_t count() const { return entries_.size(); }
 
  private:
+  struct Kept {
+    const Real *row, *mass;
+  };
   // A row (and its moments), with what waits for the node, against the entries [begin, end), seen from their last or
   // first live key.
   void check_sums(const tree::Waiting<Real>& above, const tree::Inner<Real>* n, std::pair<int, int> children,
-                  std::size_t begin, std::size_t end, const Real* kept, bool from_last,
+                  std::size_t begin, std::size_t end, const Kept& kept, bool from_last,
                   std::optional<Real> anchor_kept = {}) {
     double anchor = from_last ? -INFINITY : INFINITY;
     for (std::size_t i = begin; i < end; ++i) {
@@ -85,7 +90,7 @@ class Checker {
       if (entries_[i].weight > 0) anchor = from_last ? std::max(anchor, key) : std::min(anchor, key);
     }
     if (anchor_kept) TD_CHECK(*anchor_kept == static_cast<Real>(anchor), *anchor_kept, anchor);
-    const int row_width = nodes_.row, parts = nodes_.moments ? 2 : 1;
+    const int row_width = nodes_.width + 1, parts = nodes_.moments ? 2 : 1;
     std::vector<double> sum(parts * row_width), scale(parts * row_width);
     for (std::size_t i = begin; i < end; ++i) {
       const auto& entry = entries_[i];
@@ -101,7 +106,11 @@ class Checker {
         }
       }
     }
-    std::vector<Real> row(kept, kept + parts * row_width);
+    std::vector<Real> row(parts * row_width);
+    for (int part = 0; part < parts; ++part) {
+      std::copy_n(kept.row + part * nodes_.row, nodes_.width, row.begin() + part * row_width);
+      row[part * row_width + nodes_.width] = kept.mass[part * Nodes<Real>::kMassStride];
+    }
     if (above.tags != nullptr && sum[nodes_.width] > 0) {
       double changes[2 * tree::kProfilesMost] = {};
       nodes_.add_waiting(n, children.first, children.second, !from_last, static_cast<Real>(anchor), above, changes);
@@ -109,7 +118,7 @@ class Checker {
         for (int r = 0; r < nodes_.profiles; ++r) {
           for (int k = 0; k < nodes_.width; ++k) {
             Real& out = row[part * row_width + k];
-            out = static_cast<Real>(out + changes[part * nodes_.profiles + r] * above.tags[r * row_width + k]);
+            out = static_cast<Real>(out + changes[part * nodes_.profiles + r] * above.tags[r * nodes_.row + k]);
           }
         }
       }

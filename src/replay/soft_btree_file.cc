@@ -24,7 +24,7 @@ using tree::Nodes;
 
 constexpr std::string_view kMagic = "TDSBTREE";
 constexpr std::uint32_t kFormat = 3, kOldest = 2;  // 1: leaves of up to 64 entries; 2: their entries are sorted
-constexpr int kLevelMost = 16;        // far above what 2^32 ids can fill
+constexpr int kLevelMost = 16;                     // far above what 2^32 ids can fill
 
 template <class Real>
 void put_node(const Nodes<Real>& nodes, const Node* node, SavedWriter& writer) {

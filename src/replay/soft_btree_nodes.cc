@@ -10,7 +10,8 @@ namespace tandem::replay::tree {
 template <class Real>
 std::size_t Nodes<Real>::bytes(int level) const {
   const std::size_t slots = level == 0 ? kLeafMost : (window ? 1 : 4) * kInnerMost;
-  const std::size_t numbers = slots * static_cast<std::size_t>(level == 0 ? value_stride : stride);
+  std::size_t numbers = slots * static_cast<std::size_t>(level == 0 ? value_stride : stride);
+  if (level > 0) numbers += static_cast<std::size_t>(masses());
   const std::size_t all = (level == 0 ? sizeof(LeafT) : sizeof(InnerT)) + sizeof(Real) * numbers;
   return (all + 63) / 64 * 64;
 }
@@ -63,6 +64,7 @@ void Nodes<Real>::unshare(Node*& node) const {
   if (!node->leaf()) {
     inner(copy)->some_dead = inner(node)->some_dead;
     if (!window) std::copy_n(left_to(inner(node), 0), 2 * kInnerMost * stride, left_to(inner(copy), 0));
+    std::copy_n(inner(node)->sums(), masses(), inner(copy)->sums());
     for (int j = 0; j < node->size; ++j) share(inner(node)->children[j]);
   }
   drop(node);
@@ -92,6 +94,7 @@ void Nodes<Real>::move_slots(Node* to, int to_at, const Node* from, int from_at,
     move(t->lo, f->lo);
     move(left(t, 0), left(f, 0), stride);
     if (!window) move(right(t, 0), right(f, 0), stride);
+    for (int part = 0; part < masses(); part += kMassStride) move(t->sums() + part, f->sums() + part, 2);
     if (f->pending != 0 || t->steps != nullptr) move_steps(t, to_at, f, from_at, count);
   }
 }
@@ -133,8 +136,8 @@ auto Nodes<Real>::order_of(const LeafT* n) -> Order {
 template <class Real>
 void Nodes<Real>::summarise(InnerT* parent, int j) const {
   const Node* child = parent->children[j];
-  Real* l = left(parent, j);
-  Real* r = right(parent, j);
+  Real *l = left(parent, j), *l_mass = left_mass(parent, j);
+  Real *r = right(parent, j), *r_mass = right_mass(parent, j);
   if (parent->steps != nullptr) summarise_steps(parent, j);
   if (!child->leaf()) {
     const InnerT* c = inner(child);
@@ -152,15 +155,19 @@ void Nodes<Real>::summarise(InnerT* parent, int j) const {
     const int last = c->size - 1;
     std::copy_n(left_to(c, last), stride, l);
     std::copy_n(right_from(c, 0), stride, r);
+    for (int part = 0; part < masses(); part += kMassStride) {
+      l_mass[part] = left_to_mass(c, last)[part];
+      r_mass[part] = right_from_mass(c, 0)[part];
+    }
     return;
   }
   const LeafT* c = leaf(child);
   if (summarise_range(parent, j)) {
-    rows::edges(rows::Edges<Real>{c->keys, c->weights, c->values(), c->size, parent->lo[j], parent->hi[j], width,
-                                  value_stride, row, moments, tau, l, r});
+    rows::edges(edges_of(parent, j), c->keys, c->weights, c->values(), c->size);
   } else {
     std::fill_n(l, stride, Real(0));
     std::fill_n(r, stride, Real(0));
+    for (int part = 0; part < masses(); part += kMassStride) l_mass[part] = r_mass[part] = 0;
   }
 }
 
@@ -178,17 +185,23 @@ bool Nodes<Real>::summarise_range(InnerT* parent, int j) const {
 }
 
 template <class Real>
+rows::Edges<Real> Nodes<Real>::edges_of(InnerT* parent, int j) const {
+  return {
+      parent->lo[j],        parent->hi[j],         tau,        width, row, moments, left(parent, j), right(parent, j),
+      left_mass(parent, j), right_mass(parent, j), kMassStride};
+}
+
+template <class Real>
 void Nodes<Real>::add(InnerT* parent, int j, const Item<Real>* begin, const Item<Real>* end) const {
   LeafT* n = leaf(parent->children[j]);
   if (before(begin->key, begin->id, parent->first_keys[j], parent->first_ids[j])) parent->first_ids[j] = begin->id;
-  rows::EdgesMore<Real> more{parent->lo[j], parent->hi[j],   width, value_stride, row, moments, tau,
-                             left(parent, j), right(parent, j)};
+  const rows::Edges<Real> edges = edges_of(parent, j);
   for (const Item<Real>* item = begin; item != end; ++item) {
     const int at = n->size++;
     n->keys[at] = item->key;
     n->ids[at] = item->id;
     n->weights[at] = item->weight;
-    rows::add_to_edges(more, item->key, item->weight, item->value, value(n, at));
+    rows::add_to_edges(edges, item->key, item->weight, item->value, value(n, at));
   }
 }
 
@@ -209,8 +222,10 @@ void Nodes<Real>::refresh(InnerT* n, int first, int last) const {
     }
   }
   if (window) return;
-  rows::scan(rows::Scan<Real>{n->hi, left(n, 0), left_to(n, 0), size, first, 1, row, moments, tau});
-  rows::scan(rows::Scan<Real>{n->lo, right(n, 0), right_from(n, 0), size, last, -1, row, moments, tau});
+  rows::scan(rows::Scan<Real>{n->hi, left(n, 0), left_to(n, 0), left_mass(n, 0), left_to_mass(n, 0), kMassStride, size,
+                              first, 1, row, moments, tau});
+  rows::scan(rows::Scan<Real>{n->lo, right(n, 0), right_from(n, 0), right_mass(n, 0), right_from_mass(n, 0),
+                              kMassStride, size, last, -1, row, moments, tau});
 }
 
 template <class Real>

@@ -1,14 +1,16 @@
 // Nodes of the soft B-tree: their layout, who shares them, and the sums kept in them.
 //
-// Entries are ordered by (key, id) from leaf to leaf; within a leaf they lie in the order they came in, so that an insert
-// touches the place of one and reads none of the others. An inner node holds, for each child, the child's first entry
-// (for routing), the range of its live keys (of weight > 0), and its rows L and R, and running sums of those rows: one
-// of them stands for all children up to, or from, a place. All of it is made from the children and never subtracted.
-// A leaf's rows are added up in its own order, so that an entry more is one addition more, with the same bits.
-// Steps on values (sgd_values) wait above the entries they are for: see Inner.
-// Sharing: a node counts the parents and roots that point at it. Only a node with one owner, all of whose ancestors
-// have one too, is changed in place (unshare() on the way down); others are copied.
-// Threads: counts are atomic, so that a snapshot may be dropped anywhere; the rest is the writer's.
+// Entries are ordered by (key, id) from leaf to leaf; within a leaf they lie in the order they came in, so that an
+// insert touches the place of one and reads none of the others. An inner node holds, for each child, the child's first
+// entry (for routing), the range of its live keys (of weight > 0), and its rows L and R, and running sums of those
+// rows: one of them stands for all children up to, or from, a place. All of it is made from the children and never
+// subtracted. A leaf's rows are added up in its own order, so that an entry more is one addition more, with the same
+// bits. A row's mass, the sum of the weights where the row has that of the values, lies apart: a row is then whole
+// vectors, and those who look for masses find them together. (With a window it lies behind the values.) Steps on values
+// (sgd_values) wait above the entries they are for: see Inner. Sharing: a node counts the parents and roots that point
+// at it. Only a node with one owner, all of whose ancestors have one too, is changed in place (unshare() on the way
+// down); others are copied. Threads: counts are atomic, so that a snapshot may be dropped anywhere; the rest is the
+// writer's.
 #pragma once
 
 #include <algorithm>
@@ -79,7 +81,7 @@ struct alignas(64) Inner : Node {
   // So for a child with live keys they are its own.
   Real hi[kInnerMost] = {}, lo[kInnerMost] = {};
 
-  Real* sums() { return reinterpret_cast<Real*>(this + 1); }
+  Real* sums() { return reinterpret_cast<Real*>(this + 1); }  // masses, then rows
   const Real* sums() const { return reinterpret_cast<const Real*>(this + 1); }
 };
 
@@ -115,7 +117,7 @@ class Nodes {
   Nodes(const SoftBTreeOptions<Real>& options)
       : width(options.value_width),
         value_stride(rows::lanes<Real>(width)),
-        row(rows::lanes<Real>(width + 1)),
+        row(rows::lanes<Real>(options.kernel == SoftKernel::kEpanechnikov ? width + 1 : width)),
         moments(options.kernel == SoftKernel::kMatern32),
         window(options.kernel == SoftKernel::kEpanechnikov),
         stride(window    ? 5 * row
@@ -140,15 +142,25 @@ class Nodes {
   void unshare(Node*& node) const;     // afterwards `node` has one owner
 
   // Rows of an inner node: of child j, and of the children up to j and from j.
-  Real* left(InnerT* n, int j) const { return n->sums() + j * stride; }
-  Real* right(InnerT* n, int j) const { return n->sums() + (kInnerMost + j) * stride; }
-  Real* left_to(InnerT* n, int j) const { return n->sums() + (2 * kInnerMost + j) * stride; }
-  Real* right_from(InnerT* n, int j) const { return n->sums() + (3 * kInnerMost + j) * stride; }
+  Real* left(InnerT* n, int j) const { return rows_of(n) + j * stride; }
+  Real* right(InnerT* n, int j) const { return rows_of(n) + (kInnerMost + j) * stride; }
+  Real* left_to(InnerT* n, int j) const { return rows_of(n) + (2 * kInnerMost + j) * stride; }
+  Real* right_from(InnerT* n, int j) const { return rows_of(n) + (3 * kInnerMost + j) * stride; }
   const Real* left(const InnerT* n, int j) const { return left(const_cast<InnerT*>(n), j); }
   const Real* right(const InnerT* n, int j) const { return right(const_cast<InnerT*>(n), j); }
   const Real* left_to(const InnerT* n, int j) const { return left_to(const_cast<InnerT*>(n), j); }
   const Real* right_from(const InnerT* n, int j) const { return right_from(const_cast<InnerT*>(n), j); }
-  bool live(const InnerT* n, int j) const { return left(n, j)[width] > 0; }
+  // Their masses, and kMassStride on those of their moments. Those of left and right rows take turns.
+  static constexpr int kMassStride = 4 * kInnerMost;
+  Real* left_mass(InnerT* n, int j) const { return window ? left(n, j) + width : n->sums() + 2 * j; }
+  Real* right_mass(InnerT* n, int j) const { return n->sums() + 2 * j + 1; }
+  Real* left_to_mass(InnerT* n, int j) const { return n->sums() + 2 * (kInnerMost + j); }
+  Real* right_from_mass(InnerT* n, int j) const { return n->sums() + 2 * (kInnerMost + j) + 1; }
+  const Real* left_mass(const InnerT* n, int j) const { return left_mass(const_cast<InnerT*>(n), j); }
+  const Real* right_mass(const InnerT* n, int j) const { return right_mass(const_cast<InnerT*>(n), j); }
+  const Real* left_to_mass(const InnerT* n, int j) const { return left_to_mass(const_cast<InnerT*>(n), j); }
+  const Real* right_from_mass(const InnerT* n, int j) const { return right_from_mass(const_cast<InnerT*>(n), j); }
+  bool live(const InnerT* n, int j) const { return *left_mass(n, j) > 0; }
 
   Real* value(LeafT* n, int i) const { return n->values() + i * value_stride; }
   const Real* value(const LeafT* n, int i) const { return n->values() + i * value_stride; }
@@ -219,6 +231,7 @@ class Nodes {
   [[gnu::always_inline]] void prefetch_sums(const InnerT* n, int first, int last) const {
     prefetch_bytes(left(n, first), sizeof(Real) * (n->size - first) * stride);
     if (window) return;
+    prefetch_bytes(n->sums(), sizeof(Real) * masses());
     prefetch_bytes(right(n, 0), sizeof(Real) * (last + 1) * stride);
     const int f = std::max(0, first - 1);
     prefetch_bytes(left_to(n, f), sizeof(Real) * (n->size - f) * stride);
@@ -239,12 +252,18 @@ class Nodes {
     prefetch_bytes(node, sizeof(LeafT) - sizeof(LeafT::ids));  // those are not needed
     if (values) prefetch_bytes(leaf(node)->values(), sizeof(Real) * kLeafFill * value_stride);
   }
-  [[gnu::always_inline]] void prefetch_row(const Real* x, bool values) const {
-    if (values) {
-      prefetch_bytes(x, sizeof(Real) * stride);
-      __builtin_prefetch(reinterpret_cast<const char*>(x + stride) - 1);
-    } else {
-      __builtin_prefetch(x + width);
+  [[gnu::always_inline]] void prefetch_row(const Real* x) const {
+    prefetch_bytes(x, sizeof(Real) * stride);
+    __builtin_prefetch(reinterpret_cast<const char*>(x + stride) - 1);
+  }
+  [[gnu::always_inline]] void prefetch_mass(const Real* mass) const {
+    __builtin_prefetch(mass);
+    if (moments) __builtin_prefetch(mass + kMassStride);
+  }
+  // Those of all children by themselves.
+  [[gnu::always_inline]] void prefetch_masses(const InnerT* n) const {
+    for (int part = 0; part < (moments ? 2 : 1); ++part) {
+      prefetch_bytes(n->sums() + part * kMassStride, sizeof(Real) * 2 * kInnerMost);
     }
   }
 
@@ -260,6 +279,8 @@ class Nodes {
 
  private:
   std::size_t bytes(int level) const;  // whole lines
+  int masses() const { return window ? 0 : moments ? 2 * kMassStride : kMassStride; }
+  Real* rows_of(InnerT* n) const { return n->sums() + masses(); }
   double* product(InnerT* n, int j) const { return n->steps + j * profiles * profiles; }
   const double* product(const InnerT* n, int j) const { return n->steps + j * profiles * profiles; }
   Real* tag(InnerT* n, int j) const {
@@ -269,6 +290,7 @@ class Nodes {
   void move_steps(InnerT* to, int to_at, const InnerT* from, int from_at, int count) const;
   void summarise_steps(InnerT* parent, int j) const;
   void summarise_window(InnerT* parent, int j) const;
+  rows::Edges<Real> edges_of(InnerT* parent, int j) const;
   bool summarise_range(InnerT* parent, int j) const;  // of a leaf: what is not a sum; false: none is live
 
   std::shared_ptr<NodePool> pool_;  // outlives all nodes, whichever version they are of

@@ -75,6 +75,12 @@ int Probe<Real>::carry(const Nodes<Real>& nodes, const Inner<Real>* n, int child
 }
 
 template <class Real>
+void Probe<Real>::prefetch(const Nodes<Real>& nodes, const Tile<Real>& tile) const {
+  nodes.prefetch_mass(tile.mass);
+  if (values) nodes.prefetch_row(tile.row);
+}
+
+template <class Real>
 void Probe<Real>::visit(const Nodes<Real>& nodes, const Node* node, int waiting, bool stop) {
   constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
   const Real q = query;
@@ -85,20 +91,20 @@ void Probe<Real>::visit(const Nodes<Real>& nodes, const Node* node, int waiting,
     int r = j;
     while (r < n->size && n->lo[r] <= q) ++r;
     if (j > 0 && n->hi[j - 1] > -kInfinity) {
-      left.push_back({nodes.left_to(n, j - 1), n->hi[j - 1], n, j - 1, false, waiting});
-      nodes.prefetch_row(left.back().row, values);
+      left.push_back({nodes.left_to(n, j - 1), nodes.left_to_mass(n, j - 1), n->hi[j - 1], n, j - 1, false, waiting});
+      prefetch(nodes, left.back());
       meet_before(n->hi[j - 1]);
     }
     if (r < n->size && n->lo[r] < kInfinity) {
-      right.push_back({nodes.right_from(n, r), n->lo[r], n, r, false, waiting});
-      nodes.prefetch_row(right.back().row, values);
+      right.push_back({nodes.right_from(n, r), nodes.right_from_mass(n, r), n->lo[r], n, r, false, waiting});
+      prefetch(nodes, right.back());
       meet_after(n->lo[r]);
     }
     if (r == j) return;  // q lies between two children
     // Usually one child; several when a run of keys equal to q spans them. (One without live keys adds nothing.)
     for (int c = j; c + 1 < r; ++c) {
       if (n->lo[c] == q && n->hi[c] == q) {
-        ties.push_back({nodes.left(n, c), q, n, c, true, waiting});
+        ties.push_back({nodes.left(n, c), nodes.left_mass(n, c), q, n, c, true, waiting});
         has_tie = true;
       } else {
         visit(nodes, n->children[c], carry(nodes, n, c, waiting));
@@ -127,10 +133,10 @@ void Probe<Real>::visit_without(const Nodes<Real>& nodes, const Node* node, Real
     for (int c = 0; c < n->size; ++c) {
       if (c == path || !nodes.live(n, c)) continue;
       if (n->hi[c] < q) {
-        left.push_back({nodes.left(n, c), n->hi[c], n, c, true, waiting});
+        left.push_back({nodes.left(n, c), nodes.left_mass(n, c), n->hi[c], n, c, true, waiting});
         meet_before(n->hi[c]);
       } else if (n->lo[c] > q) {
-        right.push_back({nodes.right(n, c), n->lo[c], n, c, true, waiting});
+        right.push_back({nodes.right(n, c), nodes.right_mass(n, c), n->lo[c], n, c, true, waiting});
         meet_after(n->lo[c]);
       } else {
         visit(nodes, n->children[c], carry(nodes, n, c, waiting));
@@ -170,12 +176,13 @@ void Probe<Real>::measure() {
 template <class Real>
 Gather<Real>::Gather(const Nodes<Real>& nodes)
     : nodes_(nodes),
-      far_sums_(static_cast<std::size_t>(6 * nodes.row) > near_sums_.size() ? 6 * nodes.row : 0),
-      sums_(far_sums_.empty() ? near_sums_.data() : far_sums_.data(), static_cast<std::size_t>(6 * nodes.row)) {}
+      row_(rows::lanes<Real>(nodes.width + 1)),
+      far_sums_(static_cast<std::size_t>(6 * row_) > near_sums_.size() ? 6 * row_ : 0),
+      sums_(far_sums_.empty() ? near_sums_.data() : far_sums_.data(), static_cast<std::size_t>(6 * row_)) {}
 
 template <class Real>
 void Gather<Real>::add_total(const Probe<Real>& probe) {
-  std::fill_n(sums_.data(), nodes_.row, Real(0));
+  std::fill_n(sums_.data(), row_, Real(0));
   shift_ = nodes_.moments ? probe.nearest / nodes_.tau : 0;
   const Into into = {sums_.data(), nullptr};
   for (const Side side : {kBefore, kTie, kAfter}) put(probe, side, into);
@@ -188,7 +195,7 @@ void Gather<Real>::add_sides(const Probe<Real>& probe) {
   std::fill(sums_.begin(), sums_.end(), Real(0));
   shift_ = nodes_.moments ? probe.nearest / nodes_.tau : 0;
   for (const Side side : {kBefore, kTie, kAfter}) {
-    const Into into = {sums_.data() + side * nodes_.row, sums_.data() + (3 + side) * nodes_.row};
+    const Into into = {sums_.data() + side * row_, sums_.data() + (3 + side) * row_};
     put(probe, side, into);
     flush(into);
     add_leaves(probe, side, side, into);
@@ -202,6 +209,7 @@ void Gather<Real>::put(const Probe<Real>& probe, Side side, Into into) {
   for (const auto& tile : side == kBefore ? probe.left : side == kAfter ? probe.right : probe.ties) {
     if (tiles_ == kTiles) flush(into);
     rows_[tiles_] = tile.row;
+    masses_[tiles_] = tile.mass;
     const Real u = u_[tiles_++] = (beyond + std::abs(near - tile.anchor)) / nodes_.tau;
     if (tile.waiting >= 0) put_waiting(probe, tile, side == kAfter, u, into);
   }
@@ -237,16 +245,23 @@ void Gather<Real>::flush(Into into) {
   tiles_ = 0;
   if (count == 0) return;
   rows::exp_negative(u_.data(), e_.data(), count);
+  // Rows, and masses (behind the values of a sum), `part` of them.
+  const auto add = [&](const std::array<Real, kTiles>& c, int part, Real* out) {
+    if (part == 1) {
+      for (int t = 0; t < count; ++t) rows_[t] += nodes_.row;
+    }
+    rows::add_pointed(rows_.data(), c.data(), count, nodes_.row, out);
+    for (int t = 0; t < count; ++t) out[nodes_.width] += c[t] * masses_[t][part * Nodes<Real>::kMassStride];
+  };
   if (!nodes_.moments) {
-    rows::add_pointed(rows_.data(), e_.data(), count, nodes_.row, into.out0);
+    add(e_, 0, into.out0);
     return;
   }
   const bool whole = into.out1 == nullptr;
   for (int t = 0; t < count; ++t) c_[t] = e_[t] > 0 ? e_[t] * (whole ? 1 + shift_ + u_[t] : u_[t]) : 0;
-  if (!whole) rows::add_pointed(rows_.data(), e_.data(), count, nodes_.row, into.out0);
-  rows::add_pointed(rows_.data(), c_.data(), count, nodes_.row, whole ? into.out0 : into.out1);
-  for (int t = 0; t < count; ++t) rows_[t] += nodes_.row;
-  rows::add_pointed(rows_.data(), e_.data(), count, nodes_.row, whole ? into.out0 : into.out1);
+  if (!whole) add(e_, 0, into.out0);
+  add(c_, 0, whole ? into.out0 : into.out1);
+  add(e_, 1, whole ? into.out0 : into.out1);
 }
 
 template <class Real>

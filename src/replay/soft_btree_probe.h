@@ -50,8 +50,8 @@ class ShortList {
 
 template <class Real>
 struct Tile {
-  const Real* row;  // L or R of its entries
-  Real anchor;      // the key that the row is seen from: the entries' last (L) or first (R)
+  const Real *row, *mass;  // L or R of its entries
+  Real anchor;             // the key that the row is seen from: the entries' last (L) or first (R)
   const Inner<Real>* node;
   int child;  // the row is of the children up to, or from, this one; or only of it
   bool only;
@@ -105,6 +105,7 @@ struct Probe {
   void visit(const Nodes<Real>& nodes, const Node* node, int waiting, bool stop = false);
   void visit_without(const Nodes<Real>& nodes, const Node* node, Real key, EntryId id);
   int carry(const Nodes<Real>& nodes, const Inner<Real>* n, int child, int waiting);
+  void prefetch(const Nodes<Real>& nodes, const Tile<Real>& tile) const;
   void meet_leaf(const LeafPart<Real>& part);
   void meet_before(Real key);
   void meet_after(Real key);
@@ -132,8 +133,8 @@ class Gather {
   // x0 = sum e^-d_i x_i and (with moments) x1 = sum d_i e^-d_i x_i, of each side; of the tie x0 only.
   enum Side { kBefore, kTie, kAfter };
   void add_sides(const Probe<Real>& probe);
-  const Real* x0(Side side) const { return sums_.data() + side * nodes_.row; }
-  const Real* x1(Side side) const { return sums_.data() + (3 + side) * nodes_.row; }
+  const Real* x0(Side side) const { return sums_.data() + side * row_; }
+  const Real* x1(Side side) const { return sums_.data() + (3 + side) * row_; }
 
  private:
   struct Into {
@@ -147,9 +148,10 @@ class Gather {
 
   static constexpr int kTiles = 32;
   const Nodes<Real>& nodes_;
+  const int row_;   // of the sums here: values, then the mass
   Real shift_ = 0;  // nearest / tau, with moments
   int tiles_ = 0;
-  std::array<const Real*, kTiles> rows_;
+  std::array<const Real*, kTiles> rows_, masses_;
   std::array<Real, kTiles> u_ = {}, e_, c_;
   std::array<Real, 256> near_sums_;
   std::vector<Real> far_sums_;

@@ -30,15 +30,17 @@ HWY_INLINE bool step(const Nodes<Real>& nodes, QuickRead<Real>& read) {
   const int j = count_of<kInnerMost, false>(n->hi, size, q);
   if (j > 0 && n->hi[j - 1] > -kInfinity) {
     const Real* row = read.left[read.left_count] = nodes.left_to(n, j - 1);
+    nodes.prefetch_mass(read.left_masses[read.left_count] = nodes.left_to_mass(n, j - 1));
     read.before = read.left_anchors[read.left_count++] = n->hi[j - 1];
-    nodes.prefetch_row(row, true);
+    nodes.prefetch_row(row);
   }
   int r = j;
   while (r < size && n->lo[r] <= q) ++r;
   if (r < size && n->lo[r] < kInfinity) {
     const Real* row = read.right[read.right_count] = nodes.right_from(n, r);
+    nodes.prefetch_mass(read.right_masses[read.right_count] = nodes.right_from_mass(n, r));
     read.after = read.right_anchors[read.right_count++] = n->lo[r];
-    nodes.prefetch_row(row, true);
+    nodes.prefetch_row(row);
   }
   if (r == j) {
     read.node = nullptr;
@@ -93,14 +95,16 @@ HWY_INLINE QuickTotal<Real> total_of(const Nodes<Real>& nodes, const QuickRead<R
   const Near<Real> near = near_of(leaf, q, read.before, read.after, nodes.tau, nodes.moments);
 
   HWY_ALIGN Real c[kLeafMost], u[2 * kLevelsMost + 64 / sizeof(Real)], e[4 * kLevelsMost + 64 / sizeof(Real)];
-  const Real* rows[4 * kLevelsMost];
+  const Real *rows[4 * kLevelsMost], *masses[2 * kLevelsMost];
   int tiles = 0, count = 0;
   for (int t = 0; t < read.left_count; ++t, ++tiles) {
     rows[tiles] = read.left[t];
+    masses[tiles] = read.left_masses[t];
     u[tiles] = near.beyond_before + (near.before - read.left_anchors[t]);
   }
   for (int t = 0; t < read.right_count; ++t, ++tiles) {
     rows[tiles] = read.right[t];
+    masses[tiles] = read.right_masses[t];
     u[tiles] = near.beyond_after + (read.right_anchors[t] - near.after);
   }
   const WideLanes<Real> d;
@@ -111,16 +115,17 @@ HWY_INLINE QuickTotal<Real> total_of(const Nodes<Real>& nodes, const QuickRead<R
     hn::StoreU(over_tau, d, u + t);
     hn::StoreU(exp_of(d, hn::Neg(over_tau)), d, e + t);
   }
+  Real z = 0;
   if (nodes.moments) {  // the second rows as they are, the first times (1 + shift + u)
     for (int t = 0; t < tiles; ++t) {
       rows[tiles + t] = rows[t] + nodes.row;
       e[tiles + t] = e[t];
+      z += e[t] * masses[t][Nodes<Real>::kMassStride];
       e[t] = e[t] > 0 ? (1 + near.shift + u[t]) * e[t] : 0;
     }
-    tiles *= 2;
   }
-  Real z = 0;
-  for (int t = 0; t < tiles; ++t) z += e[t] * rows[t][nodes.width];
+  for (int t = 0; t < tiles; ++t) z += e[t] * *masses[t];
+  if (nodes.moments) tiles *= 2;
   const Real* of_leaf = values;  // nothing is read of it where there is no leaf
   if (leaf != nullptr) {
     coefficients_of(leaf, q, near, nodes.moments, c);

@@ -16,7 +16,7 @@ struct QuickRead {
   bool usual;                 // false: it is none of ours
   int left_count, right_count;
   // Rows of the children before and after it, and the keys that they are seen from.
-  const Real *left[kLevelsMost], *right[kLevelsMost];
+  const Real *left[kLevelsMost], *right[kLevelsMost], *left_masses[kLevelsMost], *right_masses[kLevelsMost];
   Real left_anchors[kLevelsMost], right_anchors[kLevelsMost];
 };
 

@@ -23,12 +23,6 @@ using replay::HWY_NAMESPACE::WideLanes;
 template <class Real>
 inline constexpr int kPad = 64 / sizeof(Real);  // whole vectors are read and written
 
-template <class Real>
-HWY_INLINE void prefetch_mass(const Nodes<Real>& nodes, const Real* row) {
-  __builtin_prefetch(row + nodes.width);
-  if (nodes.moments) __builtin_prefetch(row + nodes.row + nodes.width);
-}
-
 // One level down; false: there is no further.
 template <class Real>
 HWY_INLINE bool step(const Nodes<Real>& nodes, QuickDraw<Real>& draw) {
@@ -44,12 +38,12 @@ HWY_INLINE bool step(const Nodes<Real>& nodes, QuickDraw<Real>& draw) {
   if (j > 0 && n->hi[j - 1] > -kInfinity) {
     way.before = j;
     draw.before = n->hi[j - 1];
-    prefetch_mass(nodes, nodes.left_to(n, j - 1));
+    nodes.prefetch_mass(nodes.left_to_mass(n, j - 1));
   }
   if (r < size && n->lo[r] < kInfinity) {
     way.from = r;
     draw.after = n->lo[r];
-    prefetch_mass(nodes, nodes.right_from(n, r));
+    nodes.prefetch_mass(nodes.right_from_mass(n, r));
   }
   draw.usual = r <= j + 1;
   draw.node = r == j + 1 ? n->children[j] : nullptr;
@@ -104,12 +98,6 @@ HWY_INLINE int pick(const Real* mass, int count, double& uniform) {
 }
 
 template <class Real>
-HWY_INLINE void prefetch_masses(const Nodes<Real>& nodes, const QuickDraw<Real>& draw, const Inner<Real>* n, int at,
-                                int end) {
-  for (int c = at; c < end; ++c) prefetch_mass(nodes, draw.right ? nodes.right(n, c) : nodes.left(n, c));
-}
-
-template <class Real>
 HWY_INLINE bool choose_of(const Nodes<Real>& nodes, QuickDraw<Real>& draw, EntryId& id) {
   const auto* leaf = Nodes<Real>::leaf(draw.node);
   const Near<Real> near = near_of(leaf, draw.query, draw.before, draw.after, nodes.tau, nodes.moments);
@@ -122,20 +110,20 @@ HWY_INLINE bool choose_of(const Nodes<Real>& nodes, QuickDraw<Real>& draw, Entry
   HWY_ALIGN Real far[kTilesMost + kPad<Real>], m0[kTilesMost + kPad<Real>], m1[kTilesMost + kPad<Real>];
   HWY_ALIGN Real mass[kTilesMost + kLeafMost + kPad<Real>];
   const int tiles = 2 * draw.ways_count;
-  const auto put = [&](int t, Real distance, const Real* row) {
+  const auto put = [&](int t, Real distance, const Real* of) {
     far[t] = distance;
-    m0[t] = row[nodes.width];
-    m1[t] = nodes.moments ? row[nodes.row + nodes.width] : 0;
+    m0[t] = *of;
+    m1[t] = nodes.moments ? of[Nodes<Real>::kMassStride] : 0;
   };
   for (int w = 0; w < draw.ways_count; ++w) {
     const auto& way = draw.ways[w];
     const auto* n = way.node;
     far[2 * w] = m0[2 * w] = m1[2 * w] = far[2 * w + 1] = m0[2 * w + 1] = m1[2 * w + 1] = 0;
     if (way.before > 0) {
-      put(2 * w, near.beyond_before + (near.before - n->hi[way.before - 1]), nodes.left_to(n, way.before - 1));
+      put(2 * w, near.beyond_before + (near.before - n->hi[way.before - 1]), nodes.left_to_mass(n, way.before - 1));
     }
     if (way.from < n->size) {
-      put(2 * w + 1, near.beyond_after + (n->lo[way.from] - near.after), nodes.right_from(n, way.from));
+      put(2 * w + 1, near.beyond_after + (n->lo[way.from] - near.after), nodes.right_from_mass(n, way.from));
     }
   }
   masses_of(nodes, near.shift, far, m0, m1, tiles, mass);
@@ -154,7 +142,7 @@ HWY_INLINE bool choose_of(const Nodes<Real>& nodes, QuickDraw<Real>& draw, Entry
   draw.node = way.node;
   draw.at = draw.right ? way.from : 0;
   draw.end = draw.right ? way.node->size : way.before;
-  prefetch_masses(nodes, draw, way.node, draw.at, draw.end);
+  nodes.prefetch_masses(way.node);
   return false;
 }
 
@@ -188,9 +176,9 @@ HWY_INLINE bool below_of(const Nodes<Real>& nodes, QuickDraw<Real>& draw, EntryI
   const int at = draw.at, count = (draw.end < 0 ? n->size : draw.end) - at;
   distances_of(draw, (draw.right ? n->lo : n->hi) + at, count, far);
   for (int c = 0; c < count; ++c) {
-    const Real* row = draw.right ? nodes.right(n, at + c) : nodes.left(n, at + c);
-    m0[c] = row[nodes.width];
-    m1[c] = nodes.moments ? row[nodes.row + nodes.width] : 0;
+    const Real* of = draw.right ? nodes.right_mass(n, at + c) : nodes.left_mass(n, at + c);
+    m0[c] = *of;
+    m1[c] = nodes.moments ? of[Nodes<Real>::kMassStride] : 0;
   }
   masses_of(nodes, draw.shift, far, m0, m1, count, mass);
   draw.node = n->children[at + pick(mass, count, draw.uniform)];
@@ -201,7 +189,7 @@ HWY_INLINE bool below_of(const Nodes<Real>& nodes, QuickDraw<Real>& draw, EntryI
   } else {
     const auto* child = Nodes<Real>::inner(draw.node);
     nodes.prefetch_bytes(child, sizeof(Inner<Real>));
-    prefetch_masses(nodes, draw, child, 0, kInnerMost);
+    nodes.prefetch_masses(child);
   }
   return false;
 }

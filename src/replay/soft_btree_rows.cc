@@ -54,7 +54,8 @@ HWY_INLINE Range<Real> range_of(const Real* keys, const Real* weights, int count
     lo = hn::Min(lo, hn::IfThenElse(live, key, none));
     hi = hn::Max(hi, hn::IfThenElse(live, key, hn::Neg(none)));
   }
-  return {hn::GetLane(hn::MinOfLanes(d, least)), hn::GetLane(hn::MinOfLanes(d, lo)), hn::GetLane(hn::MaxOfLanes(d, hi))};
+  return {hn::GetLane(hn::MinOfLanes(d, least)), hn::GetLane(hn::MinOfLanes(d, lo)),
+          hn::GetLane(hn::MaxOfLanes(d, hi))};
 }
 
 // What entries weigh in both rows.
@@ -88,36 +89,38 @@ HWY_INLINE void edge_columns(D d, const Real* x, int stride, const Real* cl, con
   hn::StoreU(r, d, right);
 }
 
-template <class Real>
-HWY_INLINE void edge_rows(const Edges<Real>& e, const Real* cl, const Real* cr, Real* left, Real* right) {
+// Whole rows by vectors: columns(d, k) of [k, k + Lanes(d)).
+template <class Real, class Columns>
+HWY_INLINE void for_columns(int row, const Columns& columns) {
   const WideLanes<Real> wide;
   const Lanes<Real> half;
   int k = 0;
-  const auto columns = [&](auto d) HWY_ATTR {
-    edge_columns(d, e.values + k, e.value_stride, cl, cr, e.count, left + k, right + k);
-  };
-  for (const int n = static_cast<int>(hn::Lanes(wide)); k + n <= e.value_stride; k += n) columns(wide);
-  for (const int n = static_cast<int>(hn::Lanes(half)); k < e.value_stride; k += n) columns(half);
-  for (const int n = static_cast<int>(hn::Lanes(half)); k < e.row; k += n) {
-    hn::StoreU(hn::Zero(half), half, left + k);
-    hn::StoreU(hn::Zero(half), half, right + k);
-  }
-  Real l = 0, r = 0;
-  for (int i = 0; i < e.count; ++i) {
-    l += cl[i];
-    r += cr[i];
-  }
-  left[e.width] = l;
-  right[e.width] = r;
+  for (const int n = static_cast<int>(hn::Lanes(wide)); k + n <= row; k += n) columns(wide, k);
+  for (const int n = static_cast<int>(hn::Lanes(half)); k < row; k += n) columns(half, k);
 }
 
 template <class Real>
-HWY_INLINE void edges_of(const Edges<Real>& e) {
+HWY_INLINE void edge_rows(const Edges<Real>& e, const Real* values, const Real* cl, const Real* cr, int count,
+                          int part) {
+  Real *left = e.left + part * e.row, *right = e.right + part * e.row;
+  for_columns<Real>(
+      e.row, [&](auto d, int k) HWY_ATTR { edge_columns(d, values + k, e.row, cl, cr, count, left + k, right + k); });
+  Real l = 0, r = 0;
+  for (int i = 0; i < count; ++i) {
+    l += cl[i];
+    r += cr[i];
+  }
+  e.left_mass[part * e.mass_stride] = l;
+  e.right_mass[part * e.mass_stride] = r;
+}
+
+template <class Real>
+HWY_INLINE void edges_of(const Edges<Real>& e, const Real* keys, const Real* weights, const Real* values, int count) {
   const WideLanes<Real> d;
   const int n = static_cast<int>(hn::Lanes(d));
   HWY_ALIGN Real cl[kEdgeMost], cr[kEdgeMost], ml[kEdgeMost], mr[kEdgeMost];
-  for (int i = 0; i < e.count; i += n) {
-    const auto f = edge_factors(d, hn::LoadU(d, e.keys + i), hn::LoadU(d, e.weights + i), e.lo, e.hi, e.tau, e.moments);
+  for (int i = 0; i < count; i += n) {
+    const auto f = edge_factors(d, hn::LoadU(d, keys + i), hn::LoadU(d, weights + i), e.lo, e.hi, e.tau, e.moments);
     hn::Store(f.left, d, cl + i);
     hn::Store(f.right, d, cr + i);
     if (e.moments) {
@@ -125,40 +128,35 @@ HWY_INLINE void edges_of(const Edges<Real>& e) {
       hn::Store(f.right_moment, d, mr + i);
     }
   }
-  edge_rows(e, cl, cr, e.left, e.right);
-  if (e.moments) edge_rows(e, ml, mr, e.left + e.row, e.right + e.row);
+  edge_rows(e, values, cl, cr, count, 0);
+  if (e.moments) edge_rows(e, values, ml, mr, count, 1);
 }
 
 template <class Real>
-HWY_INLINE void add_to_edges_of(const EdgesMore<Real>& e, Real key, Real weight, const Real* value, Real* to) {
+HWY_INLINE void add_to_edges_of(const Edges<Real>& e, Real key, Real weight, const Real* value, Real* to) {
   const WideLanes<Real> wide;
-  const Lanes<Real> half;
   const auto f = edge_factors(wide, hn::Set(wide, key), hn::Set(wide, weight), e.lo, e.hi, e.tau, e.moments);
   const Real l = hn::GetLane(f.left), r = hn::GetLane(f.right);
   const Real ml = hn::GetLane(f.left_moment), mr = hn::GetLane(f.right_moment);
-  int k = 0;
-  const auto columns = [&](auto d) HWY_ATTR {
+  for_columns<Real>(e.row, [&](auto d, int k) HWY_ATTR {
     const int n = static_cast<int>(hn::Lanes(d));
-    for (int i = k; i < e.width && e.width < k + n; ++i) to[i] = value[i];  // (Then come zeros; of sums, the mass.)
+    for (int i = k; i < e.width && e.width < k + n; ++i) to[i] = value[i];  // (Then come zeros.)
     const auto v = hn::LoadU(d, (e.width < k + n ? to : value) + k);
     if (e.width >= k + n) hn::StoreU(v, d, to + k);
-    const auto add = [&](Real c, Real* row) HWY_ATTR {
-      hn::StoreU(hn::MulAdd(hn::Set(d, c), v, hn::LoadU(d, row + k)), d, row + k);
-    };
+    const auto add = [&](Real c, Real* row)
+                         HWY_ATTR { hn::StoreU(hn::MulAdd(hn::Set(d, c), v, hn::LoadU(d, row + k)), d, row + k); };
     add(l, e.left);
     add(r, e.right);
     if (e.moments) {
       add(ml, e.left + e.row);
       add(mr, e.right + e.row);
     }
-  };
-  for (const int n = static_cast<int>(hn::Lanes(wide)); k + n <= e.value_stride; k += n) columns(wide);
-  for (const int n = static_cast<int>(hn::Lanes(half)); k < e.value_stride; k += n) columns(half);
-  e.left[e.width] += l;
-  e.right[e.width] += r;
+  });
+  *e.left_mass += l;
+  *e.right_mass += r;
   if (e.moments) {
-    e.left[e.row + e.width] += ml;
-    e.right[e.row + e.width] += mr;
+    e.left_mass[e.mass_stride] += ml;
+    e.right_mass[e.mass_stride] += mr;
   }
 }
 
@@ -181,52 +179,53 @@ HWY_INLINE void add_rows(Row row, const Real* c, int count, int width, Real* out
   }
 }
 
-// Columns [k, k + kVectors vectors) of a scan. Running sums stay in registers from row to row; several vectors at once,
-// as each waits for its last row.
+// kVectors vectors next to each other in each of the rows of a scan, and in those of moments `behind` them. Running
+// sums stay in registers from row to row; several vectors at once, as each waits for its last row.
+template <class Real>
+struct Columns {
+  const Real* items;
+  Real* sums;
+  int stride, behind;
+};
 template <int kVectors, class D, class Real>
-HWY_INLINE void scan_columns(D d, const Scan<Real>& s, int k, int begin, int low, int count, const Real* u,
-                             const Real* e) {
-  const int n = static_cast<int>(hn::Lanes(d)), stride = s.moments ? 2 * s.width : s.width;
-  const Real* item = s.items + s.first * stride + k;
-  Real* out = s.sums + s.first * stride + k;
-  const int step = s.step * stride;
+HWY_INLINE void scan_columns(D d, const Scan<Real>& s, const Columns<Real>& x, int begin, int low, int count,
+                             const Real* u, const Real* e) {
+  const int n = static_cast<int>(hn::Lanes(d));
+  const Real* item = x.items + s.first * x.stride;
+  Real* out = x.sums + s.first * x.stride;
+  const int step = s.step * x.stride;
   const Real* before = out - step;
   const bool fresh = s.first == begin;
-  const auto load = [&](int v) HWY_ATTR { return fresh ? hn::Zero(d) : hn::LoadU(d, before + v * n); };
-  auto s0 = load(0), s1 = load(kVectors > 1 ? 1 : 0), s2 = load(kVectors > 2 ? 2 : 0);
+  const auto load = [&](int at) HWY_ATTR { return fresh ? hn::Zero(d) : hn::LoadU(d, before + at); };
+  const int n1 = kVectors > 1 ? n : 0, n2 = kVectors > 2 ? 2 * n : 0, n3 = kVectors > 3 ? 3 * n : 0;
+  auto s0 = load(0), s1 = load(n1), s2 = load(n2), s3 = load(n3);
   if (!s.moments) {
     for (int t = 0, j = s.first - low; t < count; ++t, j += s.step, item += step, out += step) {
       const auto factor = hn::Set(d, e[j]);
-      s0 = hn::MulAdd(factor, s0, hn::LoadU(d, item));
-      hn::StoreU(s0, d, out);
-      if constexpr (kVectors > 1) {
-        s1 = hn::MulAdd(factor, s1, hn::LoadU(d, item + n));
-        s2 = hn::MulAdd(factor, s2, hn::LoadU(d, item + 2 * n));
-        hn::StoreU(s1, d, out + n);
-        hn::StoreU(s2, d, out + 2 * n);
-      }
+      const auto put = [&](int at, auto& sum) HWY_ATTR {
+        sum = hn::MulAdd(factor, sum, hn::LoadU(d, item + at));
+        hn::StoreU(sum, d, out + at);
+      };
+      put(0, s0);
+      if constexpr (kVectors > 1) put(n1, s1);
+      if constexpr (kVectors > 2) put(n2, s2);
+      if constexpr (kVectors > 3) put(n3, s3);
     }
     return;
   }
-  auto m0 = load(0), m1 = m0, m2 = m0;  // the moments' rows, behind
-  if (!fresh) {
-    m0 = hn::LoadU(d, before + s.width);
-    m1 = hn::LoadU(d, before + s.width + (kVectors > 1 ? n : 0));
-    m2 = hn::LoadU(d, before + s.width + (kVectors > 2 ? 2 * n : 0));
-  }
+  auto m0 = load(x.behind), m1 = load(x.behind + n1), m2 = load(x.behind + n2), m3 = load(x.behind + n3);
   for (int t = 0, j = s.first - low; t < count; ++t, j += s.step, item += step, out += step) {
     const auto factor = hn::Set(d, e[j]), shift = hn::Set(d, e[j] > 0 ? u[j] : Real(0));  // (u may be infinite.)
-    const auto put = [&](int v, auto& sum, auto& moment) HWY_ATTR {
-      moment = hn::MulAdd(factor, hn::MulAdd(shift, sum, moment), hn::LoadU(d, item + s.width + v * n));
-      hn::StoreU(moment, d, out + s.width + v * n);
-      sum = hn::MulAdd(factor, sum, hn::LoadU(d, item + v * n));
-      hn::StoreU(sum, d, out + v * n);
+    const auto put = [&](int at, auto& sum, auto& moment) HWY_ATTR {
+      moment = hn::MulAdd(factor, hn::MulAdd(shift, sum, moment), hn::LoadU(d, item + x.behind + at));
+      hn::StoreU(moment, d, out + x.behind + at);
+      sum = hn::MulAdd(factor, sum, hn::LoadU(d, item + at));
+      hn::StoreU(sum, d, out + at);
     };
     put(0, s0, m0);
-    if constexpr (kVectors > 1) {
-      put(1, s1, m1);
-      put(2, s2, m2);
-    }
+    if constexpr (kVectors > 1) put(n1, s1, m1);
+    if constexpr (kVectors > 2) put(n2, s2, m2);
+    if constexpr (kVectors > 3) put(n3, s3, m3);
   }
 }
 
@@ -249,28 +248,41 @@ HWY_INLINE void scan_of(const Scan<Real>& s) {
     hn::StoreU(exp_of(d, hn::Neg(step)), d, e + slot + (j - from));
   }
   if (s.first == begin) u[begin - low] = e[begin - low] = 0;
+  const int count = high - low + 1;
+  scan_columns<1>(hn::CappedTag<Real, 1>(), s, {s.item_masses, s.masses, 2, s.mass_stride}, begin, low, count, u, e);
   int k = 0;
-  for (; k + 3 * n <= s.width; k += 3 * n) scan_columns<3>(d, s, k, begin, low, high - low + 1, u, e);
-  for (; k < s.width; k += n) scan_columns<1>(d, s, k, begin, low, high - low + 1, u, e);
+  const auto columns = [&]<int kVectors>(auto some) HWY_ATTR {
+    const int lanes = kVectors * static_cast<int>(hn::Lanes(some)), stride = s.moments ? 2 * s.width : s.width;
+    for (; k + lanes <= s.width; k += lanes) {
+      scan_columns<kVectors>(some, s, {s.items + k, s.sums + k, stride, s.width}, begin, low, count, u, e);
+    }
+  };
+  const WideLanes<Real> wide;
+  columns.template operator()<4>(wide);
+  columns.template operator()<2>(wide);
+  columns.template operator()<1>(wide);
+  columns.template operator()<1>(d);
 }
 
 // Highway dispatches functions, not templates.
-#define TD_ROWS_OF(Real, suffix)                                                                    \
-  void weigh_##suffix(const Weigh<Real>& w) { weigh_of(w); }                                        \
-  void exp_negative_##suffix(const Real* u, Real* e, int count) { exp_negative_of(u, e, count); }   \
-  void edges_##suffix(const Edges<Real>& e) { edges_of(e); }                                        \
-  Range<Real> range_##suffix(const Real* keys, const Real* weights, int count) {                    \
-    return range_of(keys, weights, count);                                                          \
-  }                                                                                                 \
-  void add_to_edges_##suffix(const EdgesMore<Real>& e, Real key, Real weight, const Real* value, Real* to) { \
-    add_to_edges_of(e, key, weight, value, to);                                                     \
-  }                                                                                                 \
-  void add_weighted_##suffix(const Real* x, const Real* c, int count, int width, Real* out) {       \
-    add_rows([x, width](int i) HWY_ATTR { return x + i * width; }, c, count, width, out);           \
-  }                                                                                                 \
-  void add_pointed_##suffix(const Real* const* x, const Real* c, int count, int width, Real* out) { \
-    add_rows([x](int i) HWY_ATTR { return x[i]; }, c, count, width, out);                           \
-  }                                                                                                 \
+#define TD_ROWS_OF(Real, suffix)                                                                                    \
+  void weigh_##suffix(const Weigh<Real>& w) { weigh_of(w); }                                                        \
+  void exp_negative_##suffix(const Real* u, Real* e, int count) { exp_negative_of(u, e, count); }                   \
+  void edges_##suffix(const Edges<Real>& e, const Real* keys, const Real* weights, const Real* values, int count) { \
+    edges_of(e, keys, weights, values, count);                                                                      \
+  }                                                                                                                 \
+  Range<Real> range_##suffix(const Real* keys, const Real* weights, int count) {                                    \
+    return range_of(keys, weights, count);                                                                          \
+  }                                                                                                                 \
+  void add_to_edges_##suffix(const Edges<Real>& e, Real key, Real weight, const Real* value, Real* to) {            \
+    add_to_edges_of(e, key, weight, value, to);                                                                     \
+  }                                                                                                                 \
+  void add_weighted_##suffix(const Real* x, const Real* c, int count, int width, Real* out) {                       \
+    add_rows([x, width](int i) HWY_ATTR { return x + i * width; }, c, count, width, out);                           \
+  }                                                                                                                 \
+  void add_pointed_##suffix(const Real* const* x, const Real* c, int count, int width, Real* out) {                 \
+    add_rows([x](int i) HWY_ATTR { return x[i]; }, c, count, width, out);                                           \
+  }                                                                                                                 \
   void scan_##suffix(const Scan<Real>& s) { scan_of(s); }
 TD_ROWS_OF(float, f32)
 TD_ROWS_OF(double, f64)
@@ -293,11 +305,13 @@ namespace tandem::replay::rows {
   HWY_EXPORT(add_pointed_##suffix);                                                                                  \
   HWY_EXPORT(scan_##suffix);                                                                                         \
   void exp_negative(const Real* u, Real* e, int count) { HWY_DYNAMIC_DISPATCH(exp_negative_##suffix)(u, e, count); } \
-  void edges(const Edges<Real>& e) { HWY_DYNAMIC_DISPATCH(edges_##suffix)(e); }                                      \
+  void edges(const Edges<Real>& e, const Real* keys, const Real* weights, const Real* values, int count) {           \
+    HWY_DYNAMIC_DISPATCH(edges_##suffix)(e, keys, weights, values, count);                                           \
+  }                                                                                                                  \
   Range<Real> range(const Real* keys, const Real* weights, int count) {                                              \
     return HWY_DYNAMIC_DISPATCH(range_##suffix)(keys, weights, count);                                               \
   }                                                                                                                  \
-  void add_to_edges(const EdgesMore<Real>& e, Real key, Real weight, const Real* value, Real* to) {                  \
+  void add_to_edges(const Edges<Real>& e, Real key, Real weight, const Real* value, Real* to) {                      \
     HWY_DYNAMIC_DISPATCH(add_to_edges_##suffix)(e, key, weight, value, to);                                          \
   }                                                                                                                  \
   void add_weighted(const Real* x, const Real* c, int count, int width, Real* out) {                                 \

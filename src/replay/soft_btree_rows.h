@@ -44,34 +44,27 @@ struct Range {
 Range<float> range(const float* keys, const float* weights, int count);
 Range<double> range(const double* keys, const double* weights, int count);
 
-// The rows L and R of entries, those with weight in [lo, hi]: with u = (hi - k_i) / tau (right: (k_i - lo) / tau),
-//   left = sum_i w_i e^-u [v_i ; 1], with moments (a second row behind it) sum_i w_i u e^-u [v_i ; 1]
-// added up one by one as they lie. At most kEdgeMost, of which all keys and weights may be read.
+// The rows L and R of entries, those with weight in [lo, hi], and their masses: with u = (hi - k_i) / tau (right:
+// (k_i - lo) / tau),
+//   row = sum_i w_i e^-u v_i, mass = sum_i w_i e^-u; with moments a second row behind it, and mass_stride on a second
+//   mass, of w_i u e^-u
+// added up one by one as they lie.
 template <class Real>
 struct Edges {
-  const Real *keys, *weights, *values;  // [count], [count], [count, value_stride]
-  int count;
-  Real lo, hi;
-  int width, value_stride, row;
+  Real lo, hi, tau;
+  int width, row;
   bool moments;
-  Real tau;
-  Real *left, *right;
+  Real *left, *right, *left_mass, *right_mass;
+  int mass_stride;
 };
-void edges(const Edges<float>& e);
-void edges(const Edges<double>& e);
-
-// One entry more, behind them, in [lo, hi]: the rows then are, bit for bit, what edges() makes of all of them. `value`
-// [width] is put at `to` [value_stride].
-template <class Real>
-struct EdgesMore {
-  Real lo, hi;
-  int width, value_stride, row;
-  bool moments;
-  Real tau;
-  Real *left, *right;
-};
-void add_to_edges(const EdgesMore<float>& e, float key, float weight, const float* value, float* to);
-void add_to_edges(const EdgesMore<double>& e, double key, double weight, const double* value, double* to);
+// values [count, row]. At most kEdgeMost, of which all keys and weights may be read.
+#define TD_EDGES_OF(Real)                                                                                             \
+  void edges(const Edges<Real>& e, const Real* keys, const Real* weights, const Real* values, int count);             \
+  /* One entry more behind them, in [lo, hi]: bit for bit what edges() makes of all. `value` [width] goes to `to`. */ \
+  void add_to_edges(const Edges<Real>& e, Real key, Real weight, const Real* value, Real* to);
+TD_EDGES_OF(float)
+TD_EDGES_OF(double)
+#undef TD_EDGES_OF
 
 // out += sum_i c[i] row_i; row_i = data + i width.
 void add_weighted(const float* data, const float* c, int count, int width, float* out);
@@ -98,13 +91,17 @@ void weigh(const Weigh<double>& w);
 // Running sums: from `first` by `step` (+1 or -1) to the last of `count` rows,
 //   sums_j = item_j + e^-u sums_{j-step},   u = |anchor_j - anchor_{j-step}| / tau
 // and with moments (a second row behind each) sums'_j = item'_j + e^-u (sums'_{j-step} + u sums_{j-step}).
-// At most kScanMost rows; up to 32 bytes behind the anchors may be read.
+// The same of masses, every second number of theirs, those of moments mass_stride on. At most kScanMost rows; up to 32
+// bytes behind the anchors may be read.
 inline constexpr int kScanMost = 16;
 template <class Real>
 struct Scan {
   const Real* anchors;
   const Real* items;
   Real* sums;
+  const Real* item_masses;
+  Real* masses;
+  int mass_stride;
   int count, first, step, width;
   bool moments;
   Real tau;

@@ -120,7 +120,7 @@ class Sampler {
     const int end = side == Side::kAfter && !tile.only ? tile.node->size : tile.child + 1;
     const std::size_t to = add({tile.node, at, end, side}, 1);
     u_[to] = Distance(probe, side)(tile.anchor);
-    put_row(to, tile.row);
+    put_mass(to, tile.mass);
   }
   void put_children(const Probe<Real>& probe, const Inner<Real>* n, int from, int to, Side side) {
     const bool after = side == Side::kAfter;
@@ -129,11 +129,12 @@ class Sampler {
     const Real* const keys = after ? n->lo : n->hi;
     Real* const u = u_.data() + begin;
     for (int c = from; c < to; ++c) u[c - from] = distance(keys[c]);
-    for (int c = from; c < to; ++c) put_row(begin + (c - from), after ? nodes_.right(n, c) : nodes_.left(n, c));
+    for (int c = from; c < to; ++c)
+      put_mass(begin + (c - from), after ? nodes_.right_mass(n, c) : nodes_.left_mass(n, c));
   }
-  void put_row(std::size_t to, const Real* row) {
-    m0_[to] = row[nodes_.width];
-    m1_[to] = nodes_.moments ? row[nodes_.row + nodes_.width] : 0;
+  void put_mass(std::size_t to, const Real* mass) {
+    m0_[to] = *mass;
+    m1_[to] = nodes_.moments ? mass[N::kMassStride] : 0;
   }
   void put_entries(const Probe<Real>& probe, const Leaf<Real>* n) {
     if (n->size == 0) return;
@@ -184,24 +185,17 @@ class Sampler {
       return true;
     }
     const auto* n = N::inner(choice.node);
-    const bool after = choice.side == Side::kAfter;
     if (choice.at != choice.end) {
-      prefetch_masses(n, choice.at, choice.end, after);
+      nodes_.prefetch_masses(n);
     } else if (n->level == 1) {
       N::prefetch_bytes(n->children[choice.at], sizeof(Leaf<Real>));
     } else {
       const auto* child = static_cast<const Inner<Real>*>(n->children[choice.at]);
       N::prefetch_bytes(child, sizeof(Inner<Real>));
-      prefetch_masses(child, 0, tree::kInnerMost, after);
+      nodes_.prefetch_masses(child);
     }
     return false;
   }
-  [[gnu::always_inline]] void prefetch_masses(const Inner<Real>* n, int from, int to, bool after) const {
-    for (int c = from; c < to; ++c) {
-      __builtin_prefetch((after ? nodes_.right(n, c) : nodes_.left(n, c)) + nodes_.width);
-    }
-  }
-
   Choice pick(double& uniform, Real shift) {
     rows::weigh({u_.data(), m0_.data(), m1_.data(), static_cast<int>(count_), nodes_.moments, shift, nodes_.tau});
     double left = uniform * static_cast<double>(rows::sum(m0_.data(), static_cast<int>(count_)));

@@ -60,7 +60,7 @@ bool SoftBTreeSnapshot<Real>::Impl::live() const {
       }
       return false;
     }
-    return nodes.left_to(n, n->size - 1)[nodes.width] > 0;
+    return *nodes.left_to_mass(n, n->size - 1) > 0;
   }
   const auto* n = tree::Nodes<Real>::leaf(root.node);
   for (int i = 0; i < n->size; ++i) {

@@ -118,7 +118,8 @@ double Window<Real>::mass(const Node* node, Real query) const {
   double sum = 0;
   if (node->leaf()) {
     const auto* n = Nodes<Real>::leaf(node);
-    for (const int i : Within(n, query, nodes_.tau)) sum += double(n->weights[i]) * double(kernel(query, n->keys[i], nodes_.tau));
+    for (const int i : Within(n, query, nodes_.tau))
+      sum += double(n->weights[i]) * double(kernel(query, n->keys[i], nodes_.tau));
     return sum;
   }
   const auto* n = Nodes<Real>::inner(node);
