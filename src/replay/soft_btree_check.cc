@@ -34,6 +34,7 @@ class Checker {
         nodes_.step_values(n, above, stepped.data());
         values = stepped.data();
       }
+      for (int i = n->size; i < tree::kLeafMost; ++i) TD_CHECK(n->weights[i] == 0, i, n->weights[i]);
       const auto order = Nodes<Real>::order_of(n);
       for (int t = 0; t < n->size; ++t) {
         const int i = order[t];

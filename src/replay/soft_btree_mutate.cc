@@ -230,6 +230,7 @@ class Removal {
   // The last entry fills its place.
   void take_out(Leaf<Real>* n, int at) {
     if (at != --n->size) nodes_.move_slots(n, at, n, n->size, 1);
+    n->weights[n->size] = 0;
   }
 
   // Removes empty children and joins or evens out thin ones; makes all running sums.

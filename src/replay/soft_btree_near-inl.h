@@ -79,15 +79,16 @@ HWY_INLINE Near<Real> near_of(const Leaf<Real>* leaf, Real q, Real before, Real 
     const WideLanes<Real> d;
     const int n = static_cast<int>(hn::Lanes(d));
     const auto at = hn::Set(d, q);
-    auto last = hn::Set(d, before), first = hn::Set(d, after);
-    for (int i = 0; i < leaf->size; i += n) {
-      const auto key = hn::LoadU(d, leaf->keys + i);
-      const auto some = hn::FirstN(d, static_cast<std::size_t>(leaf->size - i));
-      const auto live = hn::And(some, hn::Gt(hn::LoadU(d, leaf->weights + i), hn::Zero(d)));
-      last = hn::IfThenElse(hn::And(live, hn::Lt(key, at)), hn::Max(last, key), last);
-      first = hn::IfThenElse(hn::And(live, hn::Gt(key, at)), hn::Min(first, key), first);
-      tie |= !hn::AllFalse(d, hn::And(live, hn::Eq(key, at)));
+    const auto none = hn::Set(d, std::numeric_limits<Real>::quiet_NaN());
+    auto last = hn::Set(d, before), first = hn::Set(d, after), same = none;
+    for (int i = 0; i < kLeafMost; i += n) {
+      const auto live = hn::Gt(hn::Load(d, leaf->weights + i), hn::Zero(d));  // (Behind the last entry none is.)
+      const auto key = hn::IfThenElse(live, hn::Load(d, leaf->keys + i), none);
+      last = hn::IfThenElse(hn::Lt(key, at), hn::Max(last, key), last);
+      first = hn::IfThenElse(hn::Gt(key, at), hn::Min(first, key), first);
+      same = hn::IfThenElse(hn::Eq(key, at), key, same);
     }
+    tie = !hn::AllFalse(d, hn::Eq(same, at));
     near.before = hn::GetLane(hn::MaxOfLanes(d, last));
     near.after = hn::GetLane(hn::MinOfLanes(d, first));
   }
@@ -99,17 +100,19 @@ HWY_INLINE Near<Real> near_of(const Leaf<Real>* leaf, Real q, Real before, Real 
   return near;
 }
 
-// Coefficients of the entries of a leaf: c[i] = w_i e^-d_i, with moments w_i (1 + shift + d_i) e^-d_i.
+// Coefficients of the entries of a leaf: c[i] = w_i e^-d_i, with moments w_i (1 + shift + d_i) e^-d_i; zeros behind
+// them up to kLeafMost. Returns their sum.
 template <class Real>
-HWY_INLINE void coefficients_of(const Leaf<Real>* leaf, Real query, const Near<Real>& near, bool moments, Real* c) {
+HWY_INLINE Real coefficients_of(const Leaf<Real>* leaf, Real query, const Near<Real>& near, bool moments, Real* c) {
   const WideLanes<Real> d;
-  const int n = static_cast<int>(hn::Lanes(d)), size = leaf->size;
+  const int n = static_cast<int>(hn::Lanes(d));
   const auto q = hn::Set(d, query), tau = hn::Set(d, near.tau), zero = hn::Zero(d);
   const auto shift = hn::Set(d, near.shift);
   const auto before = hn::Set(d, near.before), after = hn::Set(d, near.after);
   const auto beyond_before = hn::Set(d, near.beyond_before), beyond_after = hn::Set(d, near.beyond_after);
-  for (int i = 0; i < size; i += n) {
-    const auto key = hn::LoadU(d, leaf->keys + i);
+  auto sum = zero;
+  for (int i = 0; i < kLeafMost; i += n) {
+    const auto key = hn::Load(d, leaf->keys + i);
     // Entries of weight 0 may be nearer than the nearest live one: their distance is of no account.
     const auto to_before = hn::Add(beyond_before, hn::Max(zero, hn::Sub(before, key)));
     const auto to_after = hn::Add(beyond_after, hn::Max(zero, hn::Sub(key, after)));
@@ -117,10 +120,11 @@ HWY_INLINE void coefficients_of(const Leaf<Real>* leaf, Real query, const Near<R
     const auto u = hn::Div(far, tau);
     auto e = exp_of(d, hn::Neg(u));
     if (moments) e = times_slope(d, e, hn::Add(u, shift));
-    const auto mass = hn::Mul(e, hn::LoadU(d, leaf->weights + i));
-    const auto some = hn::FirstN(d, static_cast<std::size_t>(size - i));
-    hn::StoreU(hn::IfThenElseZero(some, mass), d, c + i);
+    const auto mass = hn::Mul(e, hn::Load(d, leaf->weights + i));
+    sum = hn::Add(sum, mass);
+    hn::StoreU(mass, d, c + i);
   }
+  return hn::GetLane(hn::SumOfLanes(d, sum));
 }
 
 }  // namespace tandem::replay::tree::HWY_NAMESPACE

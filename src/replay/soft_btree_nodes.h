@@ -55,7 +55,7 @@ struct Node {
 template <class Real>
 struct alignas(64) Leaf : Node {
   alignas(64) Real keys[kLeafMost] = {};  // whole lines, of which an insert writes one each
-  Real weights[kLeafMost] = {};
+  Real weights[kLeafMost] = {};           // 0 behind the last entry
   EntryId ids[kLeafMost] = {};
 
   Real* values() { return reinterpret_cast<Real*>(this + 1); }

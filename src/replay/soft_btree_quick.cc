@@ -28,19 +28,24 @@ HWY_INLINE bool step(const Nodes<Real>& nodes, QuickRead<Real>& read) {
   const Real q = read.query;
   const int size = n->size;
   const int j = count_of<kInnerMost, false>(n->hi, size, q);
-  if (j > 0 && n->hi[j - 1] > -kInfinity) {
-    const Real* row = read.left[read.left_count] = nodes.left_to(n, j - 1);
-    nodes.prefetch_mass(read.left_masses[read.left_count] = nodes.left_to_mass(n, j - 1));
-    read.before = read.left_anchors[read.left_count++] = n->hi[j - 1];
+  const auto meet = [&](const Real* row, const Real* mass, Real anchor, Real side) HWY_ATTR {
+    const int t = read.tiles++;
+    read.rows[t] = row;
+    read.masses[t] = mass;
+    read.anchors[t] = anchor;
+    read.sides[t] = side;
+    nodes.prefetch_mass(mass);
     nodes.prefetch_row(row);
+  };
+  if (j > 0 && n->hi[j - 1] > -kInfinity) {
+    read.before = n->hi[j - 1];
+    meet(nodes.left_to(n, j - 1), nodes.left_to_mass(n, j - 1), read.before, -1);
   }
   int r = j;
   while (r < size && n->lo[r] <= q) ++r;
   if (r < size && n->lo[r] < kInfinity) {
-    const Real* row = read.right[read.right_count] = nodes.right_from(n, r);
-    nodes.prefetch_mass(read.right_masses[read.right_count] = nodes.right_from_mass(n, r));
-    read.after = read.right_anchors[read.right_count++] = n->lo[r];
-    nodes.prefetch_row(row);
+    read.after = n->lo[r];
+    meet(nodes.right_from(n, r), nodes.right_from_mass(n, r), read.after, 1);
   }
   if (r == j) {
     read.node = nullptr;
@@ -56,7 +61,7 @@ HWY_INLINE bool step(const Nodes<Real>& nodes, QuickRead<Real>& read) {
 
 template <class Real>
 HWY_INLINE void descend_of(const Nodes<Real>& nodes, const Node* root, Real query, QuickRead<Real>& read) {
-  read.left_count = read.right_count = 0;
+  read.tiles = 0;
   descend_by(nodes, root, query, read, [&]() HWY_ATTR { return step(nodes, read); });
 }
 
@@ -94,44 +99,41 @@ HWY_INLINE QuickTotal<Real> total_of(const Nodes<Real>& nodes, const QuickRead<R
   const Leaf<Real>* leaf = Nodes<Real>::leaf(read.node);
   const Near<Real> near = near_of(leaf, q, read.before, read.after, nodes.tau, nodes.moments);
 
-  HWY_ALIGN Real c[kLeafMost], u[2 * kLevelsMost + 64 / sizeof(Real)], e[4 * kLevelsMost + 64 / sizeof(Real)];
-  const Real *rows[4 * kLevelsMost], *masses[2 * kLevelsMost];
-  int tiles = 0, count = 0;
-  for (int t = 0; t < read.left_count; ++t, ++tiles) {
-    rows[tiles] = read.left[t];
-    masses[tiles] = read.left_masses[t];
-    u[tiles] = near.beyond_before + (near.before - read.left_anchors[t]);
-  }
-  for (int t = 0; t < read.right_count; ++t, ++tiles) {
-    rows[tiles] = read.right[t];
-    masses[tiles] = read.right_masses[t];
-    u[tiles] = near.beyond_after + (read.right_anchors[t] - near.after);
-  }
+  constexpr int kMost = QuickRead<Real>::kMost, kPad = QuickRead<Real>::kPad;
+  HWY_ALIGN Real c[kLeafMost], u[kMost + kPad], e[2 * kMost + kPad];
+  int tiles = read.tiles, count = 0;
   const WideLanes<Real> d;
   const int n = static_cast<int>(hn::Lanes(d));
   for (int t = 0; t < tiles; t += n) {
-    const auto far = hn::IfThenElseZero(hn::FirstN(d, static_cast<std::size_t>(tiles - t)), hn::LoadU(d, u + t));
-    const auto over_tau = hn::Div(far, hn::Set(d, nodes.tau));
+    const auto right = hn::Gt(hn::LoadU(d, read.sides + t), hn::Zero(d));
+    const auto from = hn::IfThenElse(right, hn::Set(d, near.after), hn::Set(d, near.before));
+    const auto beyond = hn::IfThenElse(right, hn::Set(d, near.beyond_after), hn::Set(d, near.beyond_before));
+    const auto far = hn::Add(beyond, hn::Abs(hn::Sub(hn::LoadU(d, read.anchors + t), from)));
+    const auto some = hn::FirstN(d, static_cast<std::size_t>(tiles - t));
+    const auto over_tau = hn::Div(hn::IfThenElseZero(some, far), hn::Set(d, nodes.tau));
     hn::StoreU(over_tau, d, u + t);
     hn::StoreU(exp_of(d, hn::Neg(over_tau)), d, e + t);
   }
   Real z = 0;
+  const Real* const* rows = read.rows;
+  const Real* twice[2 * kMost];
   if (nodes.moments) {  // the second rows as they are, the first times (1 + shift + u)
     for (int t = 0; t < tiles; ++t) {
-      rows[tiles + t] = rows[t] + nodes.row;
+      twice[t] = rows[t];
+      twice[tiles + t] = rows[t] + nodes.row;
       e[tiles + t] = e[t];
-      z += e[t] * masses[t][Nodes<Real>::kMassStride];
+      z += e[t] * read.masses[t][Nodes<Real>::kMassStride];
       e[t] = e[t] > 0 ? (1 + near.shift + u[t]) * e[t] : 0;
     }
+    rows = twice;
   }
-  for (int t = 0; t < tiles; ++t) z += e[t] * *masses[t];
+  for (int t = 0; t < tiles; ++t) z += e[t] * *read.masses[t];
   if (nodes.moments) tiles *= 2;
   const Real* of_leaf = values;  // nothing is read of it where there is no leaf
   if (leaf != nullptr) {
-    coefficients_of(leaf, q, near, nodes.moments, c);
+    z += coefficients_of(leaf, q, near, nodes.moments, c);
     count = leaf->size;
     of_leaf = leaf->values();
-    z += rows::sum(c, count);
   }
   const int stride = nodes.value_stride;
   const auto columns = [&](auto some, int k)

@@ -14,10 +14,12 @@ struct QuickRead {
   Real query, before, after;  // the nearest live keys met so far; infinite: none
   const Node* node;           // where it has come to; null: it lies between two children
   bool usual;                 // false: it is none of ours
-  int left_count, right_count;
-  // Rows of the children before and after it, and the keys that they are seen from.
-  const Real *left[kLevelsMost], *right[kLevelsMost], *left_masses[kLevelsMost], *right_masses[kLevelsMost];
-  Real left_anchors[kLevelsMost], right_anchors[kLevelsMost];
+  // What it has met: the rows of the children before or after it (`sides` < 0, > 0), their masses, and the keys that
+  // they are seen from.
+  int tiles;
+  static constexpr int kMost = 2 * kLevelsMost, kPad = 64 / sizeof(Real);  // whole vectors are read
+  const Real *rows[kMost], *masses[kMost];
+  Real anchors[kMost + kPad], sides[kMost + kPad];
 };
 
 template <class Real>
