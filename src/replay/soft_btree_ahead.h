@@ -102,8 +102,7 @@ class Ahead {
     const Share<Real>& share = ring_[(divided_ - 1) % kRing][asked_++];
     const Inner<Real>* const node = stops_[divided_ - 1].node;
     const Leaf<Real>* leaf = N::leaf(node->children[share.child]);
-    const bool adds =
-        adds_ && !nodes_.window && node->steps == nullptr && N::within(node, share.child, share.begin, share.end);
+    const bool adds = adds_ && nodes_.may_add(node, share.child, share.begin, share.end);
     N::prefetch_bytes(leaf, adds ? 1 : sizeof(Leaf<Real>));
     leaves_[heads_++ % kRing] = {leaf, share.begin, share.end, adds};
   }

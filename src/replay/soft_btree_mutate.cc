@@ -21,14 +21,20 @@ int pieces_of(std::int64_t total, int most, int fill) {
 // The shares of a node's items. Those of a single item are asked for from memory; a batch has been ahead.
 template <class Real>
 void shares_of(const Nodes<Real>& nodes, const Inner<Real>* n, const Item<Real>* begin, const Item<Real>* end,
-               Ahead<Real>* ahead, Shares<Real>& shares) {
+               bool adds, Ahead<Real>* ahead, Shares<Real>& shares) {
   if (n->level == 1 && ahead != nullptr) {
     shares = ahead->next();
     return;
   }
   divide(n, begin, end, shares);
   if (ahead != nullptr || n->level > 2) return;
-  for (const Share<Real>& share : shares) nodes.prefetch_head(n->children[share.child], n->level - 1);
+  for (const Share<Real>& share : shares) {
+    if (n->level == 1 && adds && nodes.may_add(n, share.child, share.begin, share.end)) {
+      nodes.prefetch_bytes(n->children[share.child], sizeof(Leaf<Real>));
+    } else {
+      nodes.prefetch_head(n->children[share.child], n->level - 1);
+    }
+  }
   if (n->level == 1) nodes.prefetch_sums(n, shares[0].child, shares.last().child);
 }
 
@@ -105,7 +111,7 @@ class Insertion {
     std::vector<Node*> beside;  // of all children, in order; of share s: up to ends[s]
     std::array<std::size_t, kInnerMost> ends;
     Shares<Real> shares;
-    shares_of(nodes_, n, begin, end, ahead_, shares);
+    shares_of(nodes_, n, begin, end, /*adds=*/true, ahead_, shares);
     // What a batch changes most of has its sums made while those of its children are at hand.
     const bool at_once = ahead_ != nullptr && n->level == 2 && 2 * shares.count >= n->size;
     if (at_once) nodes_.repair(n);
@@ -197,7 +203,7 @@ class Removal {
     auto* n = N::inner(node);
     bool thin = false;
     Shares<Real> shares;
-    shares_of(nodes_, n, begin, end, ahead_, shares);
+    shares_of(nodes_, n, begin, end, /*adds=*/false, ahead_, shares);
     for (int s = 0; s < shares.count; ++s) {
       const int j = shares[s].child;
       if (n->level == 1 && ahead_ != nullptr) ahead_->advance();

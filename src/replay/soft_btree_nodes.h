@@ -170,10 +170,11 @@ class Nodes {
   // Whether sorted items that go to leaf j, which has room, can be added to what `parent` holds of it: their keys must
   // be between those it is seen from. Then adds them to both.
   bool can_add(const InnerT* parent, int j, const Item<Real>* begin, const Item<Real>* end) const {
-    return !window && parent->steps == nullptr && within(parent, j, begin, end) && live(parent, j);
+    return may_add(parent, j, begin, end) && live(parent, j);
   }
-  static bool within(const InnerT* parent, int j, const Item<Real>* begin, const Item<Real>* end) {
-    return begin->key >= parent->lo[j] && (end - 1)->key <= parent->hi[j];
+  // Says so at once, and is hardly ever wrong.
+  bool may_add(const InnerT* parent, int j, const Item<Real>* begin, const Item<Real>* end) const {
+    return !window && parent->steps == nullptr && begin->key >= parent->lo[j] && (end - 1)->key <= parent->hi[j];
   }
   void add(InnerT* parent, int j, const Item<Real>* begin, const Item<Real>* end) const;
   // The running sums, after children first..last changed.

@@ -14,6 +14,7 @@
 #include "replay/curriculum.h"
 #include "replay/episodic_value.h"
 #include "replay/prioritized_replay.h"
+#include "replay/saved.h"
 
 namespace tandem::replay {
 namespace {
@@ -179,6 +180,28 @@ TEST_F(MemoryFiles, PrioritizedReplayRefusesDamage) {
 }
 TEST_F(MemoryFiles, EpisodicValueRefusesDamage) { expect_refusals(Episodes{}, "episodic value"); }
 TEST_F(MemoryFiles, CurriculumRefusesDamage) { expect_refusals(Prompts{}, "curriculum"); }
+
+// Files of before entries lay in a leaf in any order.
+template <class History>
+void expect_older_format(const History& history, const char* name) {
+  auto memory = history.make();
+  std::vector<double> said;
+  for (std::uint64_t t = 0; t < 20; ++t) history.step(memory, t, said);
+  const std::string bytes = memory.to_bytes();
+  const auto of_format = [&](std::uint32_t format) {
+    SavedWriter writer(name, format);
+    writer.put(bytes.data() + 12, bytes.size() - 12 - 8);
+    return History::Memory::from_bytes(std::move(writer).finish());
+  };
+  EXPECT_EQ(of_format(1).value().to_bytes(), bytes);
+  EXPECT_EQ(of_format(0).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(of_format(3).code(), StatusCode::kInvalidArgument);
+}
+
+TEST_F(MemoryFiles, TheFormatBeforeIsRead) {
+  expect_older_format(Episodes{}, "TDEPVALU");
+  expect_older_format(Prompts{}, "TDCURRIC");
+}
 
 TEST_F(MemoryFiles, AFileOfAnotherKindOrFormatIsRefused) {
   const std::string replay = Priorities{}.make().to_bytes();

@@ -1,9 +1,12 @@
 // Saved and loaded trees read with the same bits and go on alike; damaged files are refused.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <limits>
+#include <numeric>
+#include <span>
 
 #include "base/rng.h"
 #include "replay/saved.h"
@@ -74,6 +77,38 @@ TEST(SoftBTreeFile, TheSameBitsAfterLoading) {
     for (const std::size_t n : {8u, 200u, 5000u}) {
       expect_same_tree_after_saving<float>(n, kernel);
       expect_same_tree_after_saving<double>(n, kernel);
+    }
+  }
+}
+
+// An entry that comes to a leaf is added to sums that are there; a loaded tree makes all of them anew.
+template <class Real>
+void expect_sums_as_made_anew(int width, SoftKernel kernel) {
+  auto tree = SoftBTree<Real>::create({width, Real(0.3), kernel}).value();
+  std::vector<EntryId> ids(400);
+  std::uint64_t stream = 10;
+  for (const std::size_t count : {400, 1, 1, 1, 60, 7, 1, 300, 1, 2, 40, 1, 1, 90}) {
+    const auto keys = uniform<Real>(count, ++stream, -2, 2);
+    const auto values = uniform<Real>(count * width, ++stream, -1, 1);
+    auto weights = uniform<Real>(count, ++stream, -0.1, 2);
+    for (Real& weight : weights) weight = std::max(weight, Real(0));
+    ASSERT_TRUE(tree.insert_batch(keys, values, weights, std::span(ids).first(count)).ok());
+    auto loaded = SoftBTree<Real>::from_bytes(tree.to_bytes()).value();
+    loaded.check_invariants();
+    constexpr std::size_t kQueries = 50;
+    const auto queries = uniform<Real>(kQueries, ++stream, -3, 3);
+    std::vector<Real> a(kQueries * width), b(a);
+    ASSERT_TRUE(tree.snapshot().read(queries, a).ok());
+    ASSERT_TRUE(loaded.snapshot().read(queries, b).ok());
+    ASSERT_EQ(std::memcmp(a.data(), b.data(), a.size() * sizeof(Real)), 0) << width << " " << stream;
+  }
+}
+
+TEST(SoftBTreeFile, SumsAreAsMadeAnew) {
+  for (const SoftKernel kernel : {SoftKernel::kLaplace, SoftKernel::kMatern32}) {
+    for (const int width : {1, 7, 8, 16, 41}) {
+      expect_sums_as_made_anew<float>(width, kernel);
+      expect_sums_as_made_anew<double>(width, kernel);
     }
   }
 }
@@ -153,6 +188,17 @@ TEST(SoftBTreeFile, EachFieldIsCheckedForItself) {
   expect_refused(signed_again(bytes, kEntries + 8 * kCount, -1.0f), "not finite");
   expect_refused(signed_again(bytes, kEntries + 12 * kCount, nan), "value is not finite");
   expect_refused(signed_again(bytes, order, EntryId{1}), "order");
+
+  // Within a leaf entries are in any order, and were sorted in the format before; from leaf to leaf they go on.
+  EXPECT_TRUE(SoftBTree<float>::from_bytes(signed_again(bytes, kEntries, 1.5f)).ok());
+  EXPECT_EQ(SoftBTree<float>::from_bytes(signed_again(bytes, kWidth, std::uint32_t{3}, 2)).value().to_bytes(), bytes);
+  std::vector<float> more_keys(40);
+  std::iota(more_keys.begin(), more_keys.end(), 10.0f);
+  ids.resize(more_keys.size());
+  ASSERT_TRUE(tree.insert_batch(more_keys, std::vector<float>(3 * more_keys.size()), {}, ids).ok());
+  const std::string two_leaves = tree.to_bytes();
+  ASSERT_TRUE(SoftBTree<float>::from_bytes(signed_again(two_leaves, kEntries + 3, 0.5f)).ok());
+  expect_refused(signed_again(two_leaves, kEntries + 3, 45.0f), "out of order");
 
   const auto later = SoftBTree<float>::from_bytes(signed_again(bytes, kWidth, std::uint32_t{3}, 4));
   EXPECT_EQ(later.code(), StatusCode::kInvalidArgument);
