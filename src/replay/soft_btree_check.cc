@@ -110,7 +110,7 @@ class Checker {
     std::vector<Real> row(parts * row_width);
     for (int part = 0; part < parts; ++part) {
       std::copy_n(kept.row + part * nodes_.row, nodes_.width, row.begin() + part * row_width);
-      row[part * row_width + nodes_.width] = kept.mass[part * Nodes<Real>::kMassStride];
+      row[part * row_width + nodes_.width] = kept.mass[part * nodes_.mass_stride];
     }
     if (above.tags != nullptr && sum[nodes_.width] > 0) {
       double changes[2 * tree::kProfilesMost] = {};

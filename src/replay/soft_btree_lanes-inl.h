@@ -9,6 +9,8 @@
 #include <hwy/contrib/math/math-inl.h>
 #include <hwy/highway.h>
 
+#include <limits>
+
 #include "kernels/common/math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -32,6 +34,29 @@ HWY_INLINE V exp_of(D d, V x) {
   } else {
     return hn::Exp(d, hn::Max(x, hn::Set(d, -1000.0)));  // its reduction wants a finite argument; e^-1000 is 0
   }
+}
+
+// The nearest keys with weight on either side of q, at least as near as those given, and whether there is one at it.
+// All of the keys [kCount] and weights, which are aligned, are looked at: no branches.
+template <class Real>
+struct Beside {
+  Real before, after;
+  bool tie;
+};
+template <int kCount, class Real>
+HWY_INLINE Beside<Real> beside_of(const Real* keys, const Real* weights, Real q, Real before, Real after) {
+  const WideLanes<Real> d;
+  const int n = static_cast<int>(hn::Lanes(d));
+  const auto at = hn::Set(d, q), none = hn::Set(d, std::numeric_limits<Real>::quiet_NaN());
+  auto last = hn::Set(d, before), first = hn::Set(d, after), same = none;
+  for (int i = 0; i < kCount; i += n) {
+    const auto key = hn::IfThenElse(hn::Gt(hn::Load(d, weights + i), hn::Zero(d)), hn::Load(d, keys + i), none);
+    last = hn::IfThenElse(hn::Lt(key, at), hn::Max(last, key), last);
+    first = hn::IfThenElse(hn::Gt(key, at), hn::Min(first, key), first);
+    same = hn::IfThenElse(hn::Eq(key, at), key, same);
+  }
+  return {hn::GetLane(hn::MaxOfLanes(d, last)), hn::GetLane(hn::MinOfLanes(d, first)),
+          !hn::AllFalse(d, hn::Eq(same, at))};
 }
 
 }  // namespace tandem::replay::HWY_NAMESPACE

@@ -277,8 +277,10 @@ class Removal {
     const int total = a->size + b->size;
     const bool one = total <= a->most();
     const int keep = one ? total : total / 2, from_b = keep - a->size;
-    if (a->leaf()) {
-      from_b >= 0 ? move_ends(N::leaf(b), N::leaf(a), from_b, true) : move_ends(N::leaf(a), N::leaf(b), -from_b, false);
+    if (a->leaf() && from_b >= 0) {
+      move_ends(N::leaf(b), N::leaf(a), from_b, /*first=*/true);
+    } else if (a->leaf()) {
+      move_ends(N::leaf(a), N::leaf(b), -from_b, /*first=*/false);
     } else if (from_b >= 0) {
       nodes_.move_slots(a, a->size, b, 0, from_b);
       nodes_.move_slots(b, 0, b, from_b, b->size - from_b);

@@ -75,22 +75,11 @@ template <class Real>
 HWY_INLINE Near<Real> near_of(const Leaf<Real>* leaf, Real q, Real before, Real after, Real tau, bool moments) {
   Near<Real> near{before, after, 0, 0, 0, tau, 0};
   bool tie = false;
-  if (leaf != nullptr) {
-    const WideLanes<Real> d;
-    const int n = static_cast<int>(hn::Lanes(d));
-    const auto at = hn::Set(d, q);
-    const auto none = hn::Set(d, std::numeric_limits<Real>::quiet_NaN());
-    auto last = hn::Set(d, before), first = hn::Set(d, after), same = none;
-    for (int i = 0; i < kLeafMost; i += n) {
-      const auto live = hn::Gt(hn::Load(d, leaf->weights + i), hn::Zero(d));  // (Behind the last entry none is.)
-      const auto key = hn::IfThenElse(live, hn::Load(d, leaf->keys + i), none);
-      last = hn::IfThenElse(hn::Lt(key, at), hn::Max(last, key), last);
-      first = hn::IfThenElse(hn::Gt(key, at), hn::Min(first, key), first);
-      same = hn::IfThenElse(hn::Eq(key, at), key, same);
-    }
-    tie = !hn::AllFalse(d, hn::Eq(same, at));
-    near.before = hn::GetLane(hn::MaxOfLanes(d, last));
-    near.after = hn::GetLane(hn::MinOfLanes(d, first));
+  if (leaf != nullptr) {  // (Behind its last entry weights are 0.)
+    const auto beside = replay::HWY_NAMESPACE::beside_of<kLeafMost>(leaf->keys, leaf->weights, q, before, after);
+    near.before = beside.before;
+    near.after = beside.after;
+    tie = beside.tie;
   }
   const Real to_before = q - near.before, to_after = near.after - q;
   near.nearest = tie ? Real(0) : std::min(to_before, to_after);

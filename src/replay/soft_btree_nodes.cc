@@ -94,7 +94,7 @@ void Nodes<Real>::move_slots(Node* to, int to_at, const Node* from, int from_at,
     move(t->lo, f->lo);
     move(left(t, 0), left(f, 0), stride);
     if (!window) move(right(t, 0), right(f, 0), stride);
-    for (int part = 0; part < masses(); part += kMassStride) move(t->sums() + part, f->sums() + part, 2);
+    for (int part = 0; part < masses(); part += mass_stride) move(t->sums() + part, f->sums() + part, 2);
     if (f->pending != 0 || t->steps != nullptr) move_steps(t, to_at, f, from_at, count);
   }
 }
@@ -155,7 +155,7 @@ void Nodes<Real>::summarise(InnerT* parent, int j) const {
     const int last = c->size - 1;
     std::copy_n(left_to(c, last), stride, l);
     std::copy_n(right_from(c, 0), stride, r);
-    for (int part = 0; part < masses(); part += kMassStride) {
+    for (int part = 0; part < masses(); part += mass_stride) {
       l_mass[part] = left_to_mass(c, last)[part];
       r_mass[part] = right_from_mass(c, 0)[part];
     }
@@ -167,7 +167,7 @@ void Nodes<Real>::summarise(InnerT* parent, int j) const {
   } else {
     std::fill_n(l, stride, Real(0));
     std::fill_n(r, stride, Real(0));
-    for (int part = 0; part < masses(); part += kMassStride) l_mass[part] = r_mass[part] = 0;
+    for (int part = 0; part < masses(); part += mass_stride) l_mass[part] = r_mass[part] = 0;
   }
 }
 
@@ -188,7 +188,7 @@ template <class Real>
 rows::Edges<Real> Nodes<Real>::edges_of(InnerT* parent, int j) const {
   return {
       parent->lo[j],        parent->hi[j],         tau,        width, row, moments, left(parent, j), right(parent, j),
-      left_mass(parent, j), right_mass(parent, j), kMassStride};
+      left_mass(parent, j), right_mass(parent, j), mass_stride};
 }
 
 template <class Real>
@@ -222,10 +222,18 @@ void Nodes<Real>::refresh(InnerT* n, int first, int last) const {
     }
   }
   if (window) return;
-  rows::scan(rows::Scan<Real>{n->hi, left(n, 0), left_to(n, 0), left_mass(n, 0), left_to_mass(n, 0), kMassStride, size,
-                              first, 1, row, moments, tau});
-  rows::scan(rows::Scan<Real>{n->lo, right(n, 0), right_from(n, 0), right_mass(n, 0), right_from_mass(n, 0),
-                              kMassStride, size, last, -1, row, moments, tau});
+  const Real* of_children[2] = {};
+  Real* running[2] = {};
+  if (!mass_in_row) {
+    of_children[0] = left_mass(n, 0);
+    of_children[1] = right_mass(n, 0);
+    running[0] = left_to_mass(n, 0);
+    running[1] = right_from_mass(n, 0);
+  }
+  rows::scan(rows::Scan<Real>{n->hi, left(n, 0), left_to(n, 0), of_children[0], running[0], mass_stride, size, first, 1,
+                              row, moments, tau});
+  rows::scan(rows::Scan<Real>{n->lo, right(n, 0), right_from(n, 0), of_children[1], running[1], mass_stride, size, last,
+                              -1, row, moments, tau});
 }
 
 template <class Real>

@@ -1,16 +1,16 @@
 // Nodes of the soft B-tree: their layout, who shares them, and the sums kept in them.
 //
 // Entries are ordered by (key, id) from leaf to leaf; within a leaf they lie in the order they came in, so that an
-// insert touches the place of one and reads none of the others. An inner node holds, for each child, the child's first
-// entry (for routing), the range of its live keys (of weight > 0), and its rows L and R, and running sums of those
-// rows: one of them stands for all children up to, or from, a place. All of it is made from the children and never
-// subtracted. A leaf's rows are added up in its own order, so that an entry more is one addition more, with the same
-// bits. A row's mass, the sum of the weights where the row has that of the values, lies apart: a row is then whole
-// vectors, and those who look for masses find them together. (With a window it lies behind the values.) Steps on values
-// (sgd_values) wait above the entries they are for: see Inner. Sharing: a node counts the parents and roots that point
-// at it. Only a node with one owner, all of whose ancestors have one too, is changed in place (unshare() on the way
-// down); others are copied. Threads: counts are atomic, so that a snapshot may be dropped anywhere; the rest is the
-// writer's.
+// insert touches one place and reads none of the others. An inner node holds, for each child, the child's first entry
+// (for routing), the range of its live keys (of weight > 0), and its rows L and R, and running sums of those rows: one
+// of them stands for all children up to, or from, a place. All of it is made from the children and never subtracted.
+// A leaf's rows are added up in its own order: with an entry more they are one addition more, and the same bits.
+// A row's mass, the sum of weights to its sum of values, lies behind them if that leaves the row as long as it is, and
+// apart if not.
+// Steps on values (sgd_values) wait above the entries they are for: see Inner.
+// Sharing: a node counts the parents and roots that point at it. Only a node with one owner, all of whose ancestors
+// have one too, is changed in place (unshare() on the way down); others are copied.
+// Threads: counts are atomic, so that a snapshot may be dropped anywhere; the rest is the writer's.
 #pragma once
 
 #include <algorithm>
@@ -37,7 +37,7 @@ inline constexpr std::align_val_t kNodeAlignment{64};
 inline constexpr int kProfilesMost = 4;
 inline constexpr double kWindowWidth = 2.001;  // of tau: all within a window are this near, however that is rounded
 
-static_assert(kInnerMost == 16 && kInnerMost <= rows::kScanMost && kLeafMost <= rows::kEdgeMost &&
+static_assert(kInnerMost == 16 && kInnerMost <= rows::kScanMost && kLeafMost == rows::kEdgeMost &&
               kLeafMost % 16 == 0);  // bits; whole vectors
 
 struct Node {
@@ -81,7 +81,7 @@ struct alignas(64) Inner : Node {
   // So for a child with live keys they are its own.
   Real hi[kInnerMost] = {}, lo[kInnerMost] = {};
 
-  Real* sums() { return reinterpret_cast<Real*>(this + 1); }  // masses, then rows
+  Real* sums() { return reinterpret_cast<Real*>(this + 1); }  // masses, where they are apart, then rows
   const Real* sums() const { return reinterpret_cast<const Real*>(this + 1); }
 };
 
@@ -117,9 +117,11 @@ class Nodes {
   Nodes(const SoftBTreeOptions<Real>& options)
       : width(options.value_width),
         value_stride(rows::lanes<Real>(width)),
-        row(rows::lanes<Real>(options.kernel == SoftKernel::kEpanechnikov ? width + 1 : width)),
         moments(options.kernel == SoftKernel::kMatern32),
         window(options.kernel == SoftKernel::kEpanechnikov),
+        mass_in_row(window || rows::lanes<Real>(width + 1) == rows::lanes<Real>(width)),
+        row(rows::lanes<Real>(mass_in_row ? width + 1 : width)),
+        mass_stride(mass_in_row ? row : 4 * kInnerMost),
         stride(window    ? 5 * row
                : moments ? 2 * row
                          : row),
@@ -150,12 +152,15 @@ class Nodes {
   const Real* right(const InnerT* n, int j) const { return right(const_cast<InnerT*>(n), j); }
   const Real* left_to(const InnerT* n, int j) const { return left_to(const_cast<InnerT*>(n), j); }
   const Real* right_from(const InnerT* n, int j) const { return right_from(const_cast<InnerT*>(n), j); }
-  // Their masses, and kMassStride on those of their moments. Those of left and right rows take turns.
-  static constexpr int kMassStride = 4 * kInnerMost;
-  Real* left_mass(InnerT* n, int j) const { return window ? left(n, j) + width : n->sums() + 2 * j; }
-  Real* right_mass(InnerT* n, int j) const { return n->sums() + 2 * j + 1; }
-  Real* left_to_mass(InnerT* n, int j) const { return n->sums() + 2 * (kInnerMost + j); }
-  Real* right_from_mass(InnerT* n, int j) const { return n->sums() + 2 * (kInnerMost + j) + 1; }
+  // Their masses, and mass_stride on those of their moments. Apart, those of left and right rows take turns.
+  Real* left_mass(InnerT* n, int j) const { return mass_in_row ? left(n, j) + width : n->sums() + 2 * j; }
+  Real* right_mass(InnerT* n, int j) const { return mass_in_row ? right(n, j) + width : n->sums() + 2 * j + 1; }
+  Real* left_to_mass(InnerT* n, int j) const {
+    return mass_in_row ? left_to(n, j) + width : n->sums() + 2 * (kInnerMost + j);
+  }
+  Real* right_from_mass(InnerT* n, int j) const {
+    return mass_in_row ? right_from(n, j) + width : n->sums() + 2 * (kInnerMost + j) + 1;
+  }
   const Real* left_mass(const InnerT* n, int j) const { return left_mass(const_cast<InnerT*>(n), j); }
   const Real* right_mass(const InnerT* n, int j) const { return right_mass(const_cast<InnerT*>(n), j); }
   const Real* left_to_mass(const InnerT* n, int j) const { return left_to_mass(const_cast<InnerT*>(n), j); }
@@ -259,20 +264,26 @@ class Nodes {
   }
   [[gnu::always_inline]] void prefetch_mass(const Real* mass) const {
     __builtin_prefetch(mass);
-    if (moments) __builtin_prefetch(mass + kMassStride);
+    if (moments) __builtin_prefetch(mass + mass_stride);
   }
-  // Those of all children by themselves.
-  [[gnu::always_inline]] void prefetch_masses(const InnerT* n) const {
-    for (int part = 0; part < (moments ? 2 : 1); ++part) {
-      prefetch_bytes(n->sums() + part * kMassStride, sizeof(Real) * 2 * kInnerMost);
+  // Of the left or right rows of children [from, to).
+  [[gnu::always_inline]] void prefetch_masses(const InnerT* n, int from, int to, bool of_right) const {
+    if (mass_in_row) {
+      for (int j = from; j < to; ++j) prefetch_mass(of_right ? right_mass(n, j) : left_mass(n, j));
+      return;
+    }
+    for (int part = 0; part < masses(); part += mass_stride) {
+      prefetch_bytes(n->sums() + part, sizeof(Real) * 2 * kInnerMost);
     }
   }
 
   void set_entry(LeafT* n, int at, const Item<Real>& item) const;
 
-  int width, value_stride, row;
+  int width, value_stride;
   bool moments;
   bool window;  // the kernel ends: rows are moments (soft_btree_window.h), and there are no right ones or running sums
+  bool mass_in_row;
+  int row, mass_stride;
   int stride;
   int profiles;  // R
   Real tau;
@@ -280,7 +291,7 @@ class Nodes {
 
  private:
   std::size_t bytes(int level) const;  // whole lines
-  int masses() const { return window ? 0 : moments ? 2 * kMassStride : kMassStride; }
+  int masses() const { return mass_in_row ? 0 : moments ? 2 * mass_stride : mass_stride; }
   Real* rows_of(InnerT* n) const { return n->sums() + masses(); }
   double* product(InnerT* n, int j) const { return n->steps + j * profiles * profiles; }
   const double* product(const InnerT* n, int j) const { return n->steps + j * profiles * profiles; }

@@ -75,12 +75,6 @@ int Probe<Real>::carry(const Nodes<Real>& nodes, const Inner<Real>* n, int child
 }
 
 template <class Real>
-void Probe<Real>::prefetch(const Nodes<Real>& nodes, const Tile<Real>& tile) const {
-  nodes.prefetch_mass(tile.mass);
-  if (values) nodes.prefetch_row(tile.row);
-}
-
-template <class Real>
 void Probe<Real>::visit(const Nodes<Real>& nodes, const Node* node, int waiting, bool stop) {
   constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
   const Real q = query;
@@ -151,18 +145,18 @@ void Probe<Real>::visit_without(const Nodes<Real>& nodes, const Node* node, Real
 
 template <class Real>
 void Probe<Real>::meet_leaf(const LeafPart<Real>& part) {
-  constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
   const Leaf<Real>* leaf = part.leaf;
-  Real last = -kInfinity, first = kInfinity;
-  for (int i = 0; i < leaf->size; ++i) {
-    const Real key = leaf->keys[i];
-    const bool counts = leaf->weights[i] > 0 && i != part.except;
-    last = std::max(last, counts && key < query ? key : -kInfinity);
-    first = std::min(first, counts && key > query ? key : kInfinity);
-    has_tie |= counts && key == query;
+  alignas(64) Real others[kLeafMost];  // the weights, without it
+  const Real* weights = leaf->weights;
+  if (part.except >= 0) {
+    std::copy_n(leaf->weights, kLeafMost, others);
+    others[part.except] = 0;
+    weights = others;
   }
-  if (last > -kInfinity) meet_before(last);
-  if (first < kInfinity) meet_after(first);
+  const rows::Beside<Real> beside = rows::beside(leaf->keys, weights, query);
+  if (std::isfinite(beside.before)) meet_before(beside.before);
+  if (std::isfinite(beside.after)) meet_after(beside.after);
+  has_tie |= beside.tie;
 }
 
 template <class Real>
@@ -245,13 +239,14 @@ void Gather<Real>::flush(Into into) {
   tiles_ = 0;
   if (count == 0) return;
   rows::exp_negative(u_.data(), e_.data(), count);
-  // Rows, and masses (behind the values of a sum), `part` of them.
+  // Rows, and masses, `part` of them. (In a sum masses are behind the values.)
   const auto add = [&](const std::array<Real, kTiles>& c, int part, Real* out) {
     if (part == 1) {
       for (int t = 0; t < count; ++t) rows_[t] += nodes_.row;
     }
     rows::add_pointed(rows_.data(), c.data(), count, nodes_.row, out);
-    for (int t = 0; t < count; ++t) out[nodes_.width] += c[t] * masses_[t][part * Nodes<Real>::kMassStride];
+    if (nodes_.mass_in_row) return;
+    for (int t = 0; t < count; ++t) out[nodes_.width] += c[t] * masses_[t][part * nodes_.mass_stride];
   };
   if (!nodes_.moments) {
     add(e_, 0, into.out0);
@@ -277,9 +272,9 @@ void Gather<Real>::add_leaves(const Probe<Real>& probe, Side first, Side last, I
       const Real key = leaf->keys[i];
       const int side = key < query ? kBefore : key > query ? kAfter : kTie;
       // Entries of weight 0 may be nearer than the nearest live one: their distance is of no account.
-      const Real to_before = (probe.beyond_before + std::max(zero, probe.before - key)) / tau;
-      const Real to_after = (probe.beyond_after + std::max(zero, key - probe.after)) / tau;
-      u[count] = side == kBefore ? to_before : side == kAfter ? to_after : zero;
+      const Real to_before = probe.beyond_before + std::max(zero, probe.before - key);
+      const Real to_after = probe.beyond_after + std::max(zero, key - probe.after);
+      u[count] = (side == kBefore ? to_before : side == kAfter ? to_after : zero) / tau;
       values[count] = nodes_.value(leaf, i);
       places[count] = i;
       count += side >= first && side <= last && i != part.except;

@@ -105,7 +105,10 @@ struct Probe {
   void visit(const Nodes<Real>& nodes, const Node* node, int waiting, bool stop = false);
   void visit_without(const Nodes<Real>& nodes, const Node* node, Real key, EntryId id);
   int carry(const Nodes<Real>& nodes, const Inner<Real>* n, int child, int waiting);
-  void prefetch(const Nodes<Real>& nodes, const Tile<Real>& tile) const;
+  [[gnu::always_inline]] void prefetch(const Nodes<Real>& nodes, const Tile<Real>& tile) const {
+    nodes.prefetch_mass(tile.mass);
+    if (values) nodes.prefetch_row(tile.row);
+  }
   void meet_leaf(const LeafPart<Real>& part);
   void meet_before(Real key);
   void meet_after(Real key);

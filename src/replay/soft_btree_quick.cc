@@ -122,7 +122,7 @@ HWY_INLINE QuickTotal<Real> total_of(const Nodes<Real>& nodes, const QuickRead<R
       twice[t] = rows[t];
       twice[tiles + t] = rows[t] + nodes.row;
       e[tiles + t] = e[t];
-      z += e[t] * read.masses[t][Nodes<Real>::kMassStride];
+      z += e[t] * read.masses[t][nodes.mass_stride];
       e[t] = e[t] > 0 ? (1 + near.shift + u[t]) * e[t] : 0;
     }
     rows = twice;

@@ -113,7 +113,7 @@ HWY_INLINE bool choose_of(const Nodes<Real>& nodes, QuickDraw<Real>& draw, Entry
   const auto put = [&](int t, Real distance, const Real* of) {
     far[t] = distance;
     m0[t] = *of;
-    m1[t] = nodes.moments ? of[Nodes<Real>::kMassStride] : 0;
+    m1[t] = nodes.moments ? of[nodes.mass_stride] : 0;
   };
   for (int w = 0; w < draw.ways_count; ++w) {
     const auto& way = draw.ways[w];
@@ -142,7 +142,7 @@ HWY_INLINE bool choose_of(const Nodes<Real>& nodes, QuickDraw<Real>& draw, Entry
   draw.node = way.node;
   draw.at = draw.right ? way.from : 0;
   draw.end = draw.right ? way.node->size : way.before;
-  nodes.prefetch_masses(way.node);
+  nodes.prefetch_masses(way.node, draw.at, draw.end, draw.right);
   return false;
 }
 
@@ -178,7 +178,7 @@ HWY_INLINE bool below_of(const Nodes<Real>& nodes, QuickDraw<Real>& draw, EntryI
   for (int c = 0; c < count; ++c) {
     const Real* of = draw.right ? nodes.right_mass(n, at + c) : nodes.left_mass(n, at + c);
     m0[c] = *of;
-    m1[c] = nodes.moments ? of[Nodes<Real>::kMassStride] : 0;
+    m1[c] = nodes.moments ? of[nodes.mass_stride] : 0;
   }
   masses_of(nodes, draw.shift, far, m0, m1, count, mass);
   draw.node = n->children[at + pick(mass, count, draw.uniform)];
@@ -189,7 +189,7 @@ HWY_INLINE bool below_of(const Nodes<Real>& nodes, QuickDraw<Real>& draw, EntryI
   } else {
     const auto* child = Nodes<Real>::inner(draw.node);
     nodes.prefetch_bytes(child, sizeof(Inner<Real>));
-    nodes.prefetch_masses(child);
+    nodes.prefetch_masses(child, 0, kInnerMost, draw.right);
   }
   return false;
 }

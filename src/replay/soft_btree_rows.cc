@@ -58,6 +58,13 @@ HWY_INLINE Range<Real> range_of(const Real* keys, const Real* weights, int count
           hn::GetLane(hn::MaxOfLanes(d, hi))};
 }
 
+template <class Real>
+HWY_INLINE Beside<Real> beside_all(const Real* keys, const Real* weights, Real q) {
+  constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
+  const auto found = replay::HWY_NAMESPACE::beside_of<kEdgeMost>(keys, weights, q, -kInfinity, kInfinity);
+  return {found.before, found.after, found.tie};
+}
+
 // What entries weigh in both rows.
 template <class V>
 struct EdgeFactors {
@@ -249,7 +256,9 @@ HWY_INLINE void scan_of(const Scan<Real>& s) {
   }
   if (s.first == begin) u[begin - low] = e[begin - low] = 0;
   const int count = high - low + 1;
-  scan_columns<1>(hn::CappedTag<Real, 1>(), s, {s.item_masses, s.masses, 2, s.mass_stride}, begin, low, count, u, e);
+  if (s.masses != nullptr) {
+    scan_columns<1>(hn::CappedTag<Real, 1>(), s, {s.item_masses, s.masses, 2, s.mass_stride}, begin, low, count, u, e);
+  }
   int k = 0;
   const auto columns = [&]<int kVectors>(auto some) HWY_ATTR {
     const int lanes = kVectors * static_cast<int>(hn::Lanes(some)), stride = s.moments ? 2 * s.width : s.width;
@@ -265,24 +274,25 @@ HWY_INLINE void scan_of(const Scan<Real>& s) {
 }
 
 // Highway dispatches functions, not templates.
-#define TD_ROWS_OF(Real, suffix)                                                                                    \
-  void weigh_##suffix(const Weigh<Real>& w) { weigh_of(w); }                                                        \
-  void exp_negative_##suffix(const Real* u, Real* e, int count) { exp_negative_of(u, e, count); }                   \
-  void edges_##suffix(const Edges<Real>& e, const Real* keys, const Real* weights, const Real* values, int count) { \
-    edges_of(e, keys, weights, values, count);                                                                      \
-  }                                                                                                                 \
-  Range<Real> range_##suffix(const Real* keys, const Real* weights, int count) {                                    \
-    return range_of(keys, weights, count);                                                                          \
-  }                                                                                                                 \
-  void add_to_edges_##suffix(const Edges<Real>& e, Real key, Real weight, const Real* value, Real* to) {            \
-    add_to_edges_of(e, key, weight, value, to);                                                                     \
-  }                                                                                                                 \
-  void add_weighted_##suffix(const Real* x, const Real* c, int count, int width, Real* out) {                       \
-    add_rows([x, width](int i) HWY_ATTR { return x + i * width; }, c, count, width, out);                           \
-  }                                                                                                                 \
-  void add_pointed_##suffix(const Real* const* x, const Real* c, int count, int width, Real* out) {                 \
-    add_rows([x](int i) HWY_ATTR { return x[i]; }, c, count, width, out);                                           \
-  }                                                                                                                 \
+#define TD_ROWS_OF(Real, suffix)                                                                                       \
+  void weigh_##suffix(const Weigh<Real>& w) { weigh_of(w); }                                                           \
+  void exp_negative_##suffix(const Real* u, Real* e, int count) { exp_negative_of(u, e, count); }                      \
+  void edges_##suffix(const Edges<Real>& e, const Real* keys, const Real* weights, const Real* values, int count) {    \
+    edges_of(e, keys, weights, values, count);                                                                         \
+  }                                                                                                                    \
+  Range<Real> range_##suffix(const Real* keys, const Real* weights, int count) {                                       \
+    return range_of(keys, weights, count);                                                                             \
+  }                                                                                                                    \
+  Beside<Real> beside_##suffix(const Real* keys, const Real* weights, Real q) { return beside_all(keys, weights, q); } \
+  void add_to_edges_##suffix(const Edges<Real>& e, Real key, Real weight, const Real* value, Real* to) {               \
+    add_to_edges_of(e, key, weight, value, to);                                                                        \
+  }                                                                                                                    \
+  void add_weighted_##suffix(const Real* x, const Real* c, int count, int width, Real* out) {                          \
+    add_rows([x, width](int i) HWY_ATTR { return x + i * width; }, c, count, width, out);                              \
+  }                                                                                                                    \
+  void add_pointed_##suffix(const Real* const* x, const Real* c, int count, int width, Real* out) {                    \
+    add_rows([x](int i) HWY_ATTR { return x[i]; }, c, count, width, out);                                              \
+  }                                                                                                                    \
   void scan_##suffix(const Scan<Real>& s) { scan_of(s); }
 TD_ROWS_OF(float, f32)
 TD_ROWS_OF(double, f64)
@@ -300,6 +310,7 @@ namespace tandem::replay::rows {
   HWY_EXPORT(exp_negative_##suffix);                                                                                 \
   HWY_EXPORT(edges_##suffix);                                                                                        \
   HWY_EXPORT(range_##suffix);                                                                                        \
+  HWY_EXPORT(beside_##suffix);                                                                                       \
   HWY_EXPORT(add_to_edges_##suffix);                                                                                 \
   HWY_EXPORT(add_weighted_##suffix);                                                                                 \
   HWY_EXPORT(add_pointed_##suffix);                                                                                  \
@@ -310,6 +321,9 @@ namespace tandem::replay::rows {
   }                                                                                                                  \
   Range<Real> range(const Real* keys, const Real* weights, int count) {                                              \
     return HWY_DYNAMIC_DISPATCH(range_##suffix)(keys, weights, count);                                               \
+  }                                                                                                                  \
+  Beside<Real> beside(const Real* keys, const Real* weights, Real q) {                                               \
+    return HWY_DYNAMIC_DISPATCH(beside_##suffix)(keys, weights, q);                                                  \
   }                                                                                                                  \
   void add_to_edges(const Edges<Real>& e, Real key, Real weight, const Real* value, Real* to) {                      \
     HWY_DYNAMIC_DISPATCH(add_to_edges_##suffix)(e, key, weight, value, to);                                          \

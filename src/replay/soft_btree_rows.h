@@ -44,6 +44,16 @@ struct Range {
 Range<float> range(const float* keys, const float* weights, int count);
 Range<double> range(const double* keys, const double* weights, int count);
 
+// The nearest keys with weight on either side of q (-infinity, infinity: there is none), and whether there is one at
+// it. keys, weights [kEdgeMost], aligned to 64 bytes.
+template <class Real>
+struct Beside {
+  Real before, after;
+  bool tie;
+};
+Beside<float> beside(const float* keys, const float* weights, float q);
+Beside<double> beside(const double* keys, const double* weights, double q);
+
 // The rows L and R of entries, those with weight in [lo, hi], and their masses: with u = (hi - k_i) / tau (right:
 // (k_i - lo) / tau),
 //   row = sum_i w_i e^-u v_i, mass = sum_i w_i e^-u; with moments a second row behind it, and mass_stride on a second
@@ -58,13 +68,12 @@ struct Edges {
   int mass_stride;
 };
 // values [count, row]. At most kEdgeMost, of which all keys and weights may be read.
-#define TD_EDGES_OF(Real)                                                                                             \
-  void edges(const Edges<Real>& e, const Real* keys, const Real* weights, const Real* values, int count);             \
-  /* One entry more behind them, in [lo, hi]: bit for bit what edges() makes of all. `value` [width] goes to `to`. */ \
-  void add_to_edges(const Edges<Real>& e, Real key, Real weight, const Real* value, Real* to);
-TD_EDGES_OF(float)
-TD_EDGES_OF(double)
-#undef TD_EDGES_OF
+void edges(const Edges<float>& e, const float* keys, const float* weights, const float* values, int count);
+void edges(const Edges<double>& e, const double* keys, const double* weights, const double* values, int count);
+// One entry more behind them, in [lo, hi]: bit for bit what edges() makes of all. `value` [width] is copied to `to`
+// [row], whose padding is zero.
+void add_to_edges(const Edges<float>& e, float key, float weight, const float* value, float* to);
+void add_to_edges(const Edges<double>& e, double key, double weight, const double* value, double* to);
 
 // out += sum_i c[i] row_i; row_i = data + i width.
 void add_weighted(const float* data, const float* c, int count, int width, float* out);
@@ -91,8 +100,8 @@ void weigh(const Weigh<double>& w);
 // Running sums: from `first` by `step` (+1 or -1) to the last of `count` rows,
 //   sums_j = item_j + e^-u sums_{j-step},   u = |anchor_j - anchor_{j-step}| / tau
 // and with moments (a second row behind each) sums'_j = item'_j + e^-u (sums'_{j-step} + u sums_{j-step}).
-// The same of masses, every second number of theirs, those of moments mass_stride on. At most kScanMost rows; up to 32
-// bytes behind the anchors may be read.
+// The same of masses, unless null: every second number of theirs, those of moments mass_stride on. At most kScanMost
+// rows; up to 32 bytes behind the anchors may be read.
 inline constexpr int kScanMost = 16;
 template <class Real>
 struct Scan {

@@ -134,7 +134,7 @@ class Sampler {
   }
   void put_mass(std::size_t to, const Real* mass) {
     m0_[to] = *mass;
-    m1_[to] = nodes_.moments ? mass[N::kMassStride] : 0;
+    m1_[to] = nodes_.moments ? mass[nodes_.mass_stride] : 0;
   }
   void put_entries(const Probe<Real>& probe, const Leaf<Real>* n) {
     if (n->size == 0) return;
@@ -185,14 +185,15 @@ class Sampler {
       return true;
     }
     const auto* n = N::inner(choice.node);
+    const bool after = choice.side == Side::kAfter;
     if (choice.at != choice.end) {
-      nodes_.prefetch_masses(n);
+      nodes_.prefetch_masses(n, choice.at, choice.end, after);
     } else if (n->level == 1) {
       N::prefetch_bytes(n->children[choice.at], sizeof(Leaf<Real>));
     } else {
       const auto* child = static_cast<const Inner<Real>*>(n->children[choice.at]);
       N::prefetch_bytes(child, sizeof(Inner<Real>));
-      nodes_.prefetch_masses(child);
+      nodes_.prefetch_masses(child, 0, tree::kInnerMost, after);
     }
     return false;
   }
