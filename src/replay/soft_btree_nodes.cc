@@ -135,53 +135,52 @@ auto Nodes<Real>::order_of(const LeafT* n) -> Order {
 
 template <class Real>
 void Nodes<Real>::summarise(InnerT* parent, int j) const {
-  const Node* child = parent->children[j];
-  Real *l = left(parent, j), *l_mass = left_mass(parent, j);
-  Real *r = right(parent, j), *r_mass = right_mass(parent, j);
-  if (parent->steps != nullptr) summarise_steps(parent, j);
-  if (!child->leaf()) {
-    const InnerT* c = inner(child);
-    parent->first_keys[j] = c->first_keys[0];
-    parent->first_ids[j] = c->first_ids[0];
-    parent->lo[j] = c->lo[0];
-    parent->hi[j] = c->hi[c->size - 1];
-  }
-  if (window) {
-    summarise_window(parent, j);
-    return;
-  }
-  if (!child->leaf()) {
-    const InnerT* c = inner(child);
-    const int last = c->size - 1;
-    std::copy_n(left_to(c, last), stride, l);
-    std::copy_n(right_from(c, 0), stride, r);
-    for (int part = 0; part < masses(); part += mass_stride) {
-      l_mass[part] = left_to_mass(c, last)[part];
-      r_mass[part] = right_from_mass(c, 0)[part];
-    }
-    return;
-  }
-  const LeafT* c = leaf(child);
-  if (summarise_range(parent, j)) {
-    rows::edges(edges_of(parent, j), c->keys, c->weights, c->values(), c->size);
+  if (parent->children[j]->leaf()) {
+    summarise_leaf(parent, j);
   } else {
-    std::fill_n(l, stride, Real(0));
-    std::fill_n(r, stride, Real(0));
-    for (int part = 0; part < masses(); part += mass_stride) l_mass[part] = r_mass[part] = 0;
+    summarise_inner(parent, j);
+  }
+  if (window) summarise_window(parent, j);
+  if (parent->steps != nullptr) summarise_steps(parent, j);
+}
+
+template <class Real>
+void Nodes<Real>::summarise_inner(InnerT* parent, int j) const {
+  const InnerT* c = inner(parent->children[j]);
+  const int last = c->size - 1;
+  parent->first_keys[j] = c->first_keys[0];
+  parent->first_ids[j] = c->first_ids[0];
+  parent->lo[j] = c->lo[0];
+  parent->hi[j] = c->hi[last];
+  if (window) return;
+  std::copy_n(left_to(c, last), stride, left(parent, j));
+  std::copy_n(right_from(c, 0), stride, right(parent, j));
+  for (int part = 0; part < masses(); part += mass_stride) {
+    left_mass(parent, j)[part] = left_to_mass(c, last)[part];
+    right_mass(parent, j)[part] = right_from_mass(c, 0)[part];
   }
 }
 
 template <class Real>
-bool Nodes<Real>::summarise_range(InnerT* parent, int j) const {
+void Nodes<Real>::summarise_leaf(InnerT* parent, int j) const {
   const LeafT* c = leaf(parent->children[j]);
   const rows::Range<Real> range = rows::range(c->keys, c->weights, c->size);
-  EntryId id = std::numeric_limits<EntryId>::max();
-  for (int i = 0; i < c->size; ++i) id = std::min(id, c->keys[i] == range.least ? c->ids[i] : id);
-  parent->first_keys[j] = range.least;
+  EntryId id = c->ids[range.first];
+  for (int i = range.first + 1; range.several && i < c->size; ++i) {
+    if (c->keys[i] == c->keys[range.first]) id = std::min(id, c->ids[i]);
+  }
+  parent->first_keys[j] = c->keys[range.first];
   parent->first_ids[j] = id;
   parent->lo[j] = range.lo;
   parent->hi[j] = range.hi;
-  return range.lo <= range.hi;
+  if (window) return;
+  if (range.lo <= range.hi) {
+    rows::edges(edges_of(parent, j), c->keys, c->weights, c->values(), c->size);
+    return;
+  }
+  std::fill_n(left(parent, j), stride, Real(0));
+  std::fill_n(right(parent, j), stride, Real(0));
+  for (int part = 0; part < masses(); part += mass_stride) left_mass(parent, j)[part] = right_mass(parent, j)[part] = 0;
 }
 
 template <class Real>

@@ -300,10 +300,12 @@ class Nodes {
   }
   const Real* tag(const InnerT* n, int j) const { return tag(const_cast<InnerT*>(n), j); }
   void move_steps(InnerT* to, int to_at, const InnerT* from, int from_at, int count) const;
+  // Of an inner child; of a leaf. The others come after them.
+  void summarise_inner(InnerT* parent, int j) const;
+  void summarise_leaf(InnerT* parent, int j) const;
   void summarise_steps(InnerT* parent, int j) const;
   void summarise_window(InnerT* parent, int j) const;
   rows::Edges<Real> edges_of(InnerT* parent, int j) const;
-  bool summarise_range(InnerT* parent, int j) const;  // of a leaf: what is not a sum; false: none is live
 
   std::shared_ptr<NodePool> pool_;  // outlives all nodes, whichever version they are of
 };

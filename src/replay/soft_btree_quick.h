@@ -19,7 +19,7 @@ struct QuickRead {
   int tiles;
   static constexpr int kMost = 2 * kLevelsMost, kPad = 64 / sizeof(Real);  // whole vectors are read
   const Real *rows[kMost], *masses[kMost];
-  Real anchors[kMost + kPad], sides[kMost + kPad];
+  alignas(64) Real anchors[kMost + kPad], sides[kMost + kPad];
 };
 
 template <class Real>

@@ -1,5 +1,7 @@
 #include "replay/soft_btree_rows.h"
 
+#include <algorithm>
+#include <cstddef>
 #include <limits>
 
 #include "kernels/common/simd.h"
@@ -54,8 +56,16 @@ HWY_INLINE Range<Real> range_of(const Real* keys, const Real* weights, int count
     lo = hn::Min(lo, hn::IfThenElse(live, key, none));
     hi = hn::Max(hi, hn::IfThenElse(live, key, hn::Neg(none)));
   }
-  return {hn::GetLane(hn::MinOfLanes(d, least)), hn::GetLane(hn::MinOfLanes(d, lo)),
-          hn::GetLane(hn::MaxOfLanes(d, hi))};
+  const auto at = hn::MinOfLanes(d, least);
+  int first = 0;
+  std::size_t equals = 0;
+  for (int i = 0; i < count; i += n) {
+    const auto some = hn::FirstN(d, static_cast<std::size_t>(count - i));
+    const auto equal = hn::And(some, hn::Eq(hn::LoadU(d, keys + i), at));
+    if (equals == 0) first = i + std::max(0, static_cast<int>(hn::FindFirstTrue(d, equal)));
+    equals += hn::CountTrue(d, equal);
+  }
+  return {first, equals > 1, hn::GetLane(hn::MinOfLanes(d, lo)), hn::GetLane(hn::MaxOfLanes(d, hi))};
 }
 
 template <class Real>

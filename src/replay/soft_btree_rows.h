@@ -34,12 +34,14 @@ Real sum(const Real* x, int count) {
 void exp_negative(const float* u, float* e, int count);
 void exp_negative(const double* u, double* e, int count);
 
-// The least key of all, and the range of those with weight (infinity, -infinity: there is none). At most kEdgeMost, of
-// which all may be read.
+// The first place of the least key of all, whether there are several of it, and the range of those with weight
+// (infinity, -infinity: there is none). 1 to kEdgeMost, of which all may be read.
 inline constexpr int kEdgeMost = 32;
 template <class Real>
 struct Range {
-  Real least, lo, hi;
+  int first;
+  bool several;
+  Real lo, hi;
 };
 Range<float> range(const float* keys, const float* weights, int count);
 Range<double> range(const double* keys, const double* weights, int count);

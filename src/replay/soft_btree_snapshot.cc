@@ -153,7 +153,7 @@ class Reader {
   const std::span<Real> reads_, log_z_;
   std::array<QuickRead<Real>, kReadsAhead> quick_;
   std::unique_ptr<Probe<Real>[]> probes_;  // of queries that are not usual; none at first
-  std::array<Real, 64> near_values_;
+  alignas(64) std::array<Real, 64> near_values_;
   std::vector<Real> far_values_;
   Real* values_;
 };

@@ -78,8 +78,7 @@ void Nodes<Real>::summarise_steps(InnerT* parent, int j) const {
   const Node* child = parent->children[j];
   if (child->leaf()) {
     const LeafT* c = leaf(child);
-    const rows::Range<Real> range = rows::range(c->keys, c->weights, c->size);
-    const Waiting<Real> edges = {range.hi, range.lo, nullptr};
+    const Waiting<Real> edges = {parent->hi[j], parent->lo[j], nullptr};
     for (int i = 0; i < c->size; ++i) {
       if (c->weights[i] == 0) continue;
       Real f[kProfilesMost];

@@ -192,12 +192,12 @@ void Nodes<Real>::summarise_window(InnerT* parent, int j) const {
     return;
   }
   const LeafT* c = leaf(child);
-  if (!summarise_range(parent, j)) return;
   const Real lo = parent->lo[j], hi = parent->hi[j];
+  if (lo > hi) return;  // none is live
   const bool narrow = (hi - lo) / tau <= kWindowWidth;
   const int count = c->size;
   const auto add = [&](Real* out, auto&& coefficient) {
-    alignas(64) Real x[kLeafMost];  // (One without weight may be far from the others.)
+    alignas(64) Real x[kLeafMost] = {};  // (One without weight may be far from the others.)
     for (int i = 0; i < count; ++i) x[i] = c->weights[i] > 0 ? c->weights[i] * coefficient(c->keys[i]) : 0;
     rows::add_weighted(c->values(), x, count, value_stride, out);
     out[width] = rows::sum(x, count);
