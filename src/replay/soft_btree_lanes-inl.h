@@ -36,6 +36,19 @@ HWY_INLINE V exp_of(D d, V x) {
   }
 }
 
+// How much further from a query keys are than the nearest entry, over tau. Those of weight 0 may be nearer than the
+// nearest live one: their distance is of no account.
+template <class D, class Near, class V = hn::Vec<D>>
+HWY_INLINE V over_tau_of(D d, V key, V query, const Near& near) {
+  const auto zero = hn::Zero(d);
+  const auto on_before = hn::Max(zero, hn::Sub(hn::Set(d, near.before), key));
+  const auto on_after = hn::Max(zero, hn::Sub(key, hn::Set(d, near.after)));
+  const auto to_before = hn::Add(hn::Set(d, near.beyond_before), on_before);
+  const auto to_after = hn::Add(hn::Set(d, near.beyond_after), on_after);
+  const auto far = hn::IfThenElse(hn::Lt(key, query), to_before, hn::IfThenElseZero(hn::Gt(key, query), to_after));
+  return hn::Div(far, hn::Set(d, near.tau));
+}
+
 // The nearest keys with weight on either side of q, at least as near as those given, and whether there is one at it.
 // All of the keys [kCount] and weights, which are aligned, are looked at: no branches.
 template <class Real>

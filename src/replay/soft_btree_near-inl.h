@@ -95,18 +95,10 @@ template <class Real>
 HWY_INLINE Real coefficients_of(const Leaf<Real>* leaf, Real query, const Near<Real>& near, bool moments, Real* c) {
   const WideLanes<Real> d;
   const int n = static_cast<int>(hn::Lanes(d));
-  const auto q = hn::Set(d, query), tau = hn::Set(d, near.tau), zero = hn::Zero(d);
-  const auto shift = hn::Set(d, near.shift);
-  const auto before = hn::Set(d, near.before), after = hn::Set(d, near.after);
-  const auto beyond_before = hn::Set(d, near.beyond_before), beyond_after = hn::Set(d, near.beyond_after);
-  auto sum = zero;
+  const auto q = hn::Set(d, query), shift = hn::Set(d, near.shift);
+  auto sum = hn::Zero(d);
   for (int i = 0; i < kLeafMost; i += n) {
-    const auto key = hn::Load(d, leaf->keys + i);
-    // Entries of weight 0 may be nearer than the nearest live one: their distance is of no account.
-    const auto to_before = hn::Add(beyond_before, hn::Max(zero, hn::Sub(before, key)));
-    const auto to_after = hn::Add(beyond_after, hn::Max(zero, hn::Sub(key, after)));
-    const auto far = hn::IfThenElse(hn::Lt(key, q), to_before, hn::IfThenElseZero(hn::Gt(key, q), to_after));
-    const auto u = hn::Div(far, tau);
+    const auto u = replay::HWY_NAMESPACE::over_tau_of(d, hn::Load(d, leaf->keys + i), q, near);
     auto e = exp_of(d, hn::Neg(u));
     if (moments) e = times_slope(d, e, hn::Add(u, shift));
     const auto mass = hn::Mul(e, hn::Load(d, leaf->weights + i));

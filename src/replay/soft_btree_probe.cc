@@ -263,21 +263,19 @@ template <class Real>
 void Gather<Real>::add_leaves(const Probe<Real>& probe, Side first, Side last, Into into) {
   for (const LeafPart<Real>& part : probe.leaves) {
     const Leaf<Real>* leaf = part.leaf;
-    alignas(64) Real u[kLeafMost] = {}, c[kLeafMost];
+    alignas(64) Real all[kLeafMost], u[kLeafMost] = {}, c[kLeafMost];
     std::array<const Real*, kLeafMost> values;
     std::array<int, kLeafMost> places;
-    const Real zero = 0, tau = nodes_.tau, query = probe.query;
+    const Real query = probe.query;
+    rows::far(rows::Far<Real>{query, probe.before, probe.after, probe.beyond_before, probe.beyond_after, nodes_.tau},
+              leaf->keys, all);
     int count = 0;
     for (int i = 0; i < leaf->size; ++i) {
-      const Real key = leaf->keys[i];
-      const int side = key < query ? kBefore : key > query ? kAfter : kTie;
-      // Entries of weight 0 may be nearer than the nearest live one: their distance is of no account.
-      const Real to_before = probe.beyond_before + std::max(zero, probe.before - key);
-      const Real to_after = probe.beyond_after + std::max(zero, key - probe.after);
-      u[count] = (side == kBefore ? to_before : side == kAfter ? to_after : zero) / tau;
+      const int side = (leaf->keys[i] >= query) + (leaf->keys[i] > query);
+      u[count] = all[i];
       values[count] = nodes_.value(leaf, i);
       places[count] = i;
-      count += side >= first && side <= last && i != part.except;
+      count += static_cast<int>(side >= first) & static_cast<int>(side <= last) & static_cast<int>(i != part.except);
     }
     if (count == 0) continue;
     rows::exp_negative(u, c, count);
@@ -290,9 +288,10 @@ void Gather<Real>::add_leaves(const Probe<Real>& probe, Side first, Side last, I
       double along[kProfilesMost] = {};
       for (int i = 0; i < count; ++i) {
         if (c[i] == 0) continue;
-        Real f[kProfilesMost];
+        Real f[kProfilesMost] = {};  // (Of all there may be: sums stay in registers.)
         nodes_.profile(leaf->keys[places[i]], waiting, f);
-        for (int r = 0; r < nodes_.profiles; ++r) along[r] += double(c[i]) * leaf->weights[places[i]] * f[r];
+        const double weight = double(c[i]) * leaf->weights[places[i]];
+        for (int r = 0; r < kProfilesMost; ++r) along[r] += weight * f[r];
       }
       nodes_.add_tags(waiting.tags, along, nodes_.profiles, out);
     };

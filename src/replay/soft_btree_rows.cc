@@ -75,6 +75,16 @@ HWY_INLINE Beside<Real> beside_all(const Real* keys, const Real* weights, Real q
   return {found.before, found.after, found.tie};
 }
 
+template <class Real>
+HWY_INLINE void far_all(const Far<Real>& f, const Real* keys, Real* u) {
+  const WideLanes<Real> d;
+  const int n = static_cast<int>(hn::Lanes(d));
+  const auto query = hn::Set(d, f.query);
+  for (int i = 0; i < kEdgeMost; i += n) {
+    hn::Store(replay::HWY_NAMESPACE::over_tau_of(d, hn::Load(d, keys + i), query, f), d, u + i);
+  }
+}
+
 // What entries weigh in both rows.
 template <class V>
 struct EdgeFactors {
@@ -293,6 +303,7 @@ HWY_INLINE void scan_of(const Scan<Real>& s) {
   Range<Real> range_##suffix(const Real* keys, const Real* weights, int count) {                                       \
     return range_of(keys, weights, count);                                                                             \
   }                                                                                                                    \
+  void far_##suffix(const Far<Real>& f, const Real* keys, Real* u) { far_all(f, keys, u); }                            \
   Beside<Real> beside_##suffix(const Real* keys, const Real* weights, Real q) { return beside_all(keys, weights, q); } \
   void add_to_edges_##suffix(const Edges<Real>& e, Real key, Real weight, const Real* value, Real* to) {               \
     add_to_edges_of(e, key, weight, value, to);                                                                        \
@@ -320,6 +331,7 @@ namespace tandem::replay::rows {
   HWY_EXPORT(exp_negative_##suffix);                                                                                 \
   HWY_EXPORT(edges_##suffix);                                                                                        \
   HWY_EXPORT(range_##suffix);                                                                                        \
+  HWY_EXPORT(far_##suffix);                                                                                          \
   HWY_EXPORT(beside_##suffix);                                                                                       \
   HWY_EXPORT(add_to_edges_##suffix);                                                                                 \
   HWY_EXPORT(add_weighted_##suffix);                                                                                 \
@@ -332,6 +344,7 @@ namespace tandem::replay::rows {
   Range<Real> range(const Real* keys, const Real* weights, int count) {                                              \
     return HWY_DYNAMIC_DISPATCH(range_##suffix)(keys, weights, count);                                               \
   }                                                                                                                  \
+  void far(const Far<Real>& f, const Real* keys, Real* u) { HWY_DYNAMIC_DISPATCH(far_##suffix)(f, keys, u); }        \
   Beside<Real> beside(const Real* keys, const Real* weights, Real q) {                                               \
     return HWY_DYNAMIC_DISPATCH(beside_##suffix)(keys, weights, q);                                                  \
   }                                                                                                                  \

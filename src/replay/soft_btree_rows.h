@@ -56,6 +56,15 @@ struct Beside {
 Beside<float> beside(const float* keys, const float* weights, float q);
 Beside<double> beside(const double* keys, const double* weights, double q);
 
+// How much further from `query` keys are than the nearest entry, over tau: those to its left by as much as `before` is,
+// and as they are from there; those to its right alike. keys, u [kEdgeMost], aligned to 64 bytes.
+template <class Real>
+struct Far {
+  Real query, before, after, beyond_before, beyond_after, tau;
+};
+void far(const Far<float>& f, const float* keys, float* u);
+void far(const Far<double>& f, const double* keys, double* u);
+
 // The rows L and R of entries, those with weight in [lo, hi], and their masses: with u = (hi - k_i) / tau (right:
 // (k_i - lo) / tau),
 //   row = sum_i w_i e^-u v_i, mass = sum_i w_i e^-u; with moments a second row behind it, and mass_stride on a second
