@@ -85,7 +85,8 @@ def test_memories_take_tensors_of_any_kind():
     states = torch.randn(6, 2, requires_grad=True)
     values = EpisodicValue(torch.ones(2, requires_grad=True), 8)
     ids = values.add(states, torch.ones(6, dtype=torch.bfloat16, requires_grad=True))
-    assert values.values(states).tolist() == [1.0] * 6 and values.advantages(torch.as_tensor(ids)).tolist() == [0.0] * 6
+    assert values.values(states).tolist() == pytest.approx([1.0] * 6, abs=1e-6)
+    assert values.advantages(torch.as_tensor(ids)).tolist() == pytest.approx([0.0] * 6, abs=1e-6)
     replay = PrioritizedReplay(8)
     slots, _ = replay.add(torch.ones(6, requires_grad=True))
     replay.update(slots, torch.full((6,), 2.0, dtype=torch.bfloat16))
