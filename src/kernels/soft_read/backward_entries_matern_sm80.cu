@@ -14,7 +14,7 @@ namespace {
 
 using soft::Entry, soft::entry_of, soft::entry_of_lane, soft::kAll, soft::kEntryColumns, soft::kSpanMax;
 
-constexpr int kWarpsPerBlock = 4, kThreads = 32 * kWarpsPerBlock;
+constexpr int kThreads = 128;
 
 __device__ void write_scalars(const SoftBackward& a, const Entry& entry, float dot, float dot_pull, float inv_tau) {
   if (a.d_keys != nullptr) a.d_keys[entry.slot] = entry.weight * inv_tau * dot_pull;
@@ -273,28 +273,17 @@ __global__ void __launch_bounds__(kThreads, 5)
 template <int kLanes>
 __global__ void __launch_bounds__(kThreads, 5)
     many_matern_kernel(const __grid_constant__ SoftBackward a, int which, const std::uint8_t* many) {
-  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
-  const SoftEntryRun& run = a.runs.of[which];
-  const std::int64_t first = std::int64_t{blockIdx.x} * kThreads + warp * 32;
-  if (first >= run.order.n || many[first / 32] == 0) return;
-  const Entry entry = entry_of(run, first + lane);
   const soft::MaternQueryRun queries{{a.queries, a.d_reads.D}};
-  for (int k = 0; k < 32; k += 32 / soft::kGroup) {
-    const int of = k + lane / soft::kGroup;
-    const Entry one = entry_of_lane(entry, of);
-    backward_one<kLanes>(a, one, queries);
-  }
+  soft::for_entries_left<kThreads>(a.runs.of[which], many,
+                                   [&](const Entry& entry) { backward_one<kLanes>(a, entry, queries); });
 }
 
 }  // namespace
 
 Status soft_backward_entries_matern_sm80(const SoftBackward& a, int which, std::uint8_t* many, device::Stream& stream) {
   return soft::with_lanes(a.d_reads.D, [&](auto lanes) {
-    const int n = a.runs.of[which].order.n;
-    const dim3 blocks(static_cast<unsigned>((n + kThreads - 1) / kThreads));
-    const int shared = kWarpsPerBlock * 6 * static_cast<int>(soft_row(a.d_reads.D) * sizeof(float));
-    TD_TRY(launch("soft_backward", few_matern_kernel<lanes()>, {blocks, kThreads, shared}, stream, a, which, many));
-    return launch("soft_backward", many_matern_kernel<lanes()>, {blocks, kThreads}, stream, a, which, many);
+    return soft::launch_entries<kThreads>(a, which, many, 6, few_matern_kernel<lanes()>, many_matern_kernel<lanes()>,
+                                          stream);
   });
 }
 

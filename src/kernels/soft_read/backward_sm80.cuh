@@ -47,4 +47,25 @@ __device__ __forceinline__ Entry entry_of_lane(const Entry& entry, int lane) {
           __shfl_sync(kAll, entry.slot, lane)};
 }
 
+// part(entry) for the warp's entries, half a warp each, if the warp left them to be taken so in `many`.
+template <int kThreads, class Part>
+__device__ __forceinline__ void for_entries_left(const SoftEntryRun& run, const std::uint8_t* many, const Part& part) {
+  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
+  const std::int64_t first = std::int64_t{blockIdx.x} * kThreads + warp * 32;
+  if (first >= run.order.n || many[first / 32] == 0) return;
+  const Entry entry = entry_of(run, first + lane);
+  for (int k = 0; k < 32; k += 32 / kGroup) part(entry_of_lane(entry, k + lane / kGroup));
+}
+
+// The kernel for warps of entries with few queries among them, which has `rows` rows of shared memory a warp, then that
+// for what it left.
+template <int kThreads, class Few, class Many>
+Status launch_entries(const SoftBackward& a, int which, std::uint8_t* many, int rows, Few few_kernel, Many many_kernel,
+                      device::Stream& stream) {
+  const dim3 blocks(static_cast<unsigned>((a.runs.of[which].order.n + kThreads - 1) / kThreads));
+  const int shared = kThreads / 32 * rows * static_cast<int>(soft_row(a.d_reads.D) * sizeof(float));
+  TD_TRY(launch("soft_backward", few_kernel, {blocks, kThreads, shared}, stream, a, which, many));
+  return launch("soft_backward", many_kernel, {blocks, kThreads}, stream, a, which, many);
+}
+
 }  // namespace tandem::kernels::soft
