@@ -47,7 +47,8 @@ void divide(const Inner<Real>* n, const Item<Real>* begin, const Item<Real>* end
 }
 
 // Goes before a change of sorted items, from left to right. What it looks at has not been changed yet: a node above
-// leaves changes only when the batch gets there, and is not let go before.
+// leaves changes only when the batch gets there. The node then has one owner, and is what is looked at from there on:
+// another, which a snapshot shares, may be let go any time.
 template <class Real>
 class Ahead {
  public:
@@ -65,8 +66,11 @@ class Ahead {
     for (std::size_t leaf = 0; leaf < kValuesAhead; ++leaf) ask_for_values();
   }
 
-  // The shares of the node above leaves that comes next.
-  const Shares<Real>& next() { return ring_[arrived_++ % kRing]; }
+  // The shares of the node above leaves that comes next; `n` is that node, of one owner.
+  const Shares<Real>& next(const Inner<Real>* n) {
+    stops_[arrived_].node = n;
+    return ring_[arrived_++ % kRing];
+  }
   // A leaf is about to be changed.
   void advance() {
     ask_for_leaf();

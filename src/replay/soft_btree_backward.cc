@@ -30,9 +30,10 @@ using tree::Nodes;
 using tree::Probe;
 
 struct Query {
-  double q, before, after;                      // nearest live keys on either side
-  double beyond_before, beyond_after, nearest;  // as in Probe
-  double shift, removed;                        // s and c
+  double q, before, after;             // nearest live keys on either side
+  double beyond_before, beyond_after;  // as in Probe
+  double distance;                     // to the nearest live key
+  double shift, removed;               // s and c
 };
 
 template <class Real>
@@ -99,7 +100,7 @@ class Backward {
       dot_slope += gk * d;
     }
     queries_.push_back({double(probe.query), double(probe.before), double(probe.after), double(probe.beyond_before),
-                        double(probe.beyond_after), nearest, s, removed});
+                        double(probe.beyond_after), probe.distance(), s, removed});
     for (int k = 0; k < width; ++k) gammas_.push_back(g[k] / z);
     gammas_.push_back((h - dot_read) / z);
     d_tau_ += h * removed / tau_;
@@ -275,7 +276,7 @@ class Backward {
     for (std::size_t j = 0; j < queries_.size(); ++j) {
       const double* gamma = gammas_.data() + j * width_;
       const double distance = std::abs(queries_[j].q - double(n->keys[at]));
-      double k_value = std::exp((queries_[j].nearest - distance) / tau_);
+      double k_value = std::exp((queries_[j].distance - distance) / tau_);
       if (k_value == 0) continue;
       if (nodes_.moments) k_value *= 1 + distance / tau_;
       double dot = gamma[nodes_.width];

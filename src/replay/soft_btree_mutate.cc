@@ -23,7 +23,7 @@ template <class Real>
 void shares_of(const Nodes<Real>& nodes, const Inner<Real>* n, const Item<Real>* begin, const Item<Real>* end,
                bool adds, Ahead<Real>* ahead, Shares<Real>& shares) {
   if (n->level == 1 && ahead != nullptr) {
-    shares = ahead->next();
+    shares = ahead->next(n);
     return;
   }
   divide(n, begin, end, shares);

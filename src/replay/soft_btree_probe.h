@@ -75,6 +75,13 @@ struct Probe {
   // Distances over tau beyond `nearest` (the distance to the nearest live entry) of `before` and `after`.
   Real nearest, beyond_before, beyond_after;
   bool found() const { return has_before || has_after || has_tie; }
+  // `nearest` before it was rounded, for what compares it with other distances in double: no exponent is above 0.
+  double distance() const {
+    if (has_tie) return 0;
+    const double to_before = static_cast<double>(query) - static_cast<double>(before);
+    const double to_after = static_cast<double>(after) - static_cast<double>(query);
+    return !has_after ? to_before : !has_before ? to_after : std::min(to_before, to_after);
+  }
 
   // What waits for a node on the way (a tile's or a part's `waiting`, not -1).
   Waiting<Real> waiting(const Nodes<Real>& nodes, int index) const {

@@ -137,7 +137,7 @@ Status SoftBTree<Real>::Impl::step_values(Real query, std::span<const Real> d_re
     nodes.refresh_all(root.node);
   }
   nodes.unshare(root.node);
-  ValueStep<Real>(nodes, query, probe.nearest, direction.data()).below(root.node);
+  ValueStep<Real>(nodes, query, probe.distance(), direction.data()).below(root.node);
   stepped = true;
   ++version;
   return ok_status();

@@ -246,7 +246,7 @@ Status SoftBTreeSnapshot<Real>::log_prob(std::span<const Real> queries, std::spa
     const auto found = tree::find_entry<Real>(impl_->root.node, key, ids[j]);
     const double tau = nodes.tau, distance = std::abs(static_cast<double>(queries[j]) - static_cast<double>(key));
     const double shape = nodes.moments ? std::log1p(distance / tau) : 0;
-    log_probs[j] = static_cast<Real>(shape - (distance - static_cast<double>(probe.nearest)) / tau +
+    log_probs[j] = static_cast<Real>(shape - (distance - probe.distance()) / tau +
                                      std::log(static_cast<double>(found.leaf->weights[found.at])) -
                                      std::log(static_cast<double>(gather.total()[nodes.width])));
   }

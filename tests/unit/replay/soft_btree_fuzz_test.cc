@@ -342,7 +342,9 @@ void run_histories(std::uint64_t first_seed) {
   for (std::uint64_t seed = first_seed; seed < first_seed + histories; ++seed) {
     const SoftKernel kernel = seed % 2 == 0 ? SoftKernel::kLaplace : SoftKernel::kMatern32;
     SCOPED_TRACE(testing::Message() << "seed " << seed);
-    History<Real>(seed, 1 + static_cast<int>(seed % 3), kernel).run(kSanitized ? 240 : 600);
+    // 8: masses lie apart from the rows, which have no room for them.
+    const auto width = static_cast<int>(seed / 2 % 4);
+    History<Real>(seed, width == 0 ? 8 : width, kernel).run(kSanitized ? 240 : 600);
     if (testing::Test::HasFatalFailure()) return;
   }
 }

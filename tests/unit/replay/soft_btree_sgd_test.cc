@@ -166,6 +166,30 @@ TEST(SoftBTreeSgd, AStepAtTheKeyOfMostEntriesIsOneOfItsEdge) {
   }
 }
 
+// Distances of 1e5 to 1e11 tau, as floats have them: what the nearest entry gets is measured from the nearest entry.
+TEST(SoftBTreeSgd, FarFromAllKeysTheNearestEntryIsAllThereIs) {
+  for (const SoftKernel kernel : {SoftKernel::kLaplace, SoftKernel::kMatern32}) {
+    for (const float tau : {1e-2f, 1e-4f, 1e-6f, 1e-8f}) {
+      SCOPED_TRACE(tau);
+      auto tree = std::move(SoftBTree<float>::create({.value_width = 1, .tau = tau, .kernel = kernel})).value();
+      const float zero = 0, one = 1, query = 1234.567f;
+      const EntryId id = *tree.insert(0.1f, {&zero, 1});
+      const EntryId absent = *tree.insert(0.1f, {&one, 1}, 0.0f);
+      const auto snapshot = tree.snapshot();
+      float log_prob = 9;
+      ASSERT_TRUE(snapshot.log_prob({&query, 1}, {&id, 1}, {&log_prob, 1}).ok());
+      EXPECT_NEAR(log_prob, 0, 1e-6);
+      std::vector<float> weights(snapshot.ids_end());
+      ASSERT_TRUE(snapshot.backward({&query, 1}, {&zero, 1}, {&one, 1}, {.weights = weights}).ok());
+      EXPECT_NEAR(weights[id], 1, 1e-6);
+      EXPECT_NEAR(weights[absent], 1, 1e-6);
+      ASSERT_TRUE(tree.sgd_values(query, {&one, 1}, 0.5f).ok());
+      EXPECT_NEAR(tree.entry(id)->value[0], -0.5f, 1e-6);
+      tree.check_invariants();
+    }
+  }
+}
+
 TEST(SoftBTreeSgd, AStepThatIsNotFiniteChangesNothing) {
   for (const SoftKernel kernel : {SoftKernel::kLaplace, SoftKernel::kMatern32, SoftKernel::kEpanechnikov}) {
     Random random(26);

@@ -305,6 +305,12 @@ TEST(SoftBTreeThreads, SnapshotsAreReadWhileTheTreeChanges) {
       });
     }
     grow(50);
+    std::vector<float> keys(200), values(400);  // and a batch, which looks ahead
+    for (float& key : keys) key = normal(random);
+    for (std::size_t i = 0; i < keys.size(); ++i) values[2 * i] = 1;
+    std::vector<EntryId> ids(keys.size());
+    ASSERT_TRUE(tree.insert_batch(keys, values, {}, ids).ok());
+    there.insert(there.end(), ids.begin(), ids.end());
     for (int i = 0; i < 50; ++i) {
       const std::size_t at = random() % there.size();
       ASSERT_TRUE(tree.erase(there[at]).ok());
