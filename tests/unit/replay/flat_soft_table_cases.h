@@ -79,6 +79,13 @@ inline Entries draw_entries(Keys keys, std::size_t n, std::int64_t D, Random& ra
   return draw_entries(drawn, D, random);
 }
 
+// Three keys, 100 of each, whose distances are beyond what f32 holds.
+inline Entries draw_far_entries(Random& random) {
+  std::vector<double> keys;
+  for (int i = 0; i < 300; ++i) keys.push_back((i % 3 - 1) * 3e38);
+  return draw_entries(keys, 4, random);
+}
+
 inline DenseEntries dense(const Entries& e) {
   return {static_cast<std::size_t>(e.D),
           {e.keys.begin(), e.keys.end()},

@@ -179,9 +179,7 @@ TEST_P(FlatSoftTableWithoutCuda, AgreesBeyondTheRangeOfFloats) {
   if (ends()) GTEST_SKIP() << "reaches nothing there";
   TANDEM_CUDA_STREAM(stream);
   Random random(75);
-  std::vector<double> keys;
-  for (int i = 0; i < 300; ++i) keys.push_back((i % 3 - 1) * 3e38);
-  const Entries entries = draw_entries(keys, 4, random);
+  const Entries entries = draw_far_entries(random);
   for (const float tau : {0.5f, 1e-33f}) {
     const FlatSoftTable table = make_built(entries, tau, stream);
     const double error =
