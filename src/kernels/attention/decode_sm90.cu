@@ -240,6 +240,7 @@ __device__ __forceinline__ void attend(const DecodeArguments& args, const Item& 
     if (has_keys) {
       wait(own);
       load_keys<C>(shared_address(tile_at(own)), own_key, keys[0]);
+      __syncwarp();  // before other lanes write the new key there
     }
     if (has_columns) {
       for (int i = 0; i < count; ++i) {
@@ -248,6 +249,7 @@ __device__ __forceinline__ void attend(const DecodeArguments& args, const Item& 
       }
       __syncwarp();
       take_values(0);
+      __syncwarp();  // before other lanes write the new value there
     }
     if (block == walk.first) {
       wait_for_previous();
