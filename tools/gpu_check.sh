@@ -5,6 +5,7 @@
 #                                      give the interpreter whose version the other machine has)
 #   tools/gpu_check.sh run [OUT]       there, from the repository's root, with that file carried along: runs it all, logs to
 #                                      OUT (default build/gpu_check/logs), prints a table, fails if anything did
+#   tools/gpu_check.sh sanitize [OUT]  there: memcheck and racecheck over the kernels' tests, another table
 #   tools/gpu_check.sh unpack          there: only unpacks, to build/gpu_check
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -49,6 +50,12 @@ shards() {
 
 unpack() {
   rm -rf "$folder" && tar -C build -xf "$folder.tar.xz"
+}
+
+sanitize() {
+  unpack
+  export LD_LIBRARY_PATH=$PWD/$folder/lib TANDEM_SOURCE_DIR=$PWD
+  python3 tools/sanitize_kernels.py "$folder" "${1:-$folder/logs}"
 }
 
 run() {
@@ -98,7 +105,8 @@ run() {
 case ${1:-} in
   pack) shift && pack "$@" ;;
   run) shift && run "$@" ;;
+  sanitize) shift && sanitize "$@" ;;
   unpack) unpack ;;
   shards) shift && shards "$@" ;;  # used by run
-  *) sed -n '2,10s/^# \{0,1\}//p' "$0" && exit 2 ;;
+  *) sed -n '2,11s/^# \{0,1\}//p' "$0" && exit 2 ;;
 esac

@@ -1,0 +1,138 @@
+#!/usr/bin/env python3
+"""compute-sanitizer's memcheck and racecheck over tests of the CUDA kernels, many processes at once.
+
+Prints a table and fails if anything is found but what docs/kernels/races.md explains. Run by tools/gpu_check.sh
+sanitize, where the packed programs and a GPU are. Memcheck looks at every launch; racecheck, under which a launch takes
+long, at the first few of the kernels that a job names.
+"""
+import argparse
+import collections
+import concurrent.futures
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+FUSED = "Paths/FusedAttentionCases.AgreesWithDoublePrecision/"
+# Program, tests, the kernels that racecheck looks at (part of the name; none: all), and at how many launches (0: all).
+JOBS = [
+    ("kernels", "AttentionDecodeCuda.WithEverythingThatAHeadCanHave", "decode_sm90", 20),
+    ("kernels", "AttentionDecodeCuda.AnyGroupAndPage", "decode_sm90", 20),
+    ("kernels", "AttentionDecodeCuda.WithEverythingThatAHeadCanHave", "sums_sm90", 8),
+    ("kernels", "AttentionDecodeCuda.OneLaunchHasTheBitsOfTwo", "few_sm90", 12),
+    ("kernels", "AttentionCuda.OverE4m3HasTheBitsOfThatInBf16", "few_sm90", 12),
+    ("kernels", "AttentionCuda.OverE4m3HasTheBitsOfThatInBf16", "paged_sm90", 12),
+    ("kernels", "AttentionCuda.IsAsGoodAsThePlainFormula", "paged_sm90", 12),
+    ("kernels", "AttentionCuda.TakesAnyPageSize", "attention_plain", 8),
+    ("kernels", "NormRopeAppendCuda.AgreesWithDoublePrecision", "", 6),
+    ("kernels", FUSED + "Sm90RaggedGapsWindow", "", 0),
+    ("kernels", FUSED + "Sm90SoftcapSinksDlse64", "", 0),
+    ("kernels", FUSED + "Sm90HeadDim128Answers", "", 0),
+    ("kernels", FUSED + "Sm90SoftcapSinksDlse128", "", 0),
+    ("kernels", FUSED + "Sm90HeadDim256Answers", "", 0),
+    ("kernels", FUSED + "Sm90SoftcapSinksDlse256", "", 0),
+    ("kernels", "Paths/FusedAttention.BackwardInTheOrderOfArrivalIsAsAccurate/Sm90", "backward", 6),
+    ("kernels", FUSED + "Sm80Causal192", "", 0),
+    ("kernels", FUSED + "Sm80HeadDim256Causal145", "", 0),
+    ("kernels", "LinearFewRowsCuda.AgreesWithDoublePrecision", "linear_few_rows", 12),
+    ("kernels", "LinearFewRowsCuda.ASequenceOfLayersIsInOrder", "linear_few_rows", 10),
+    ("kernels", "LinearFewRowsGroupedCuda.ExpertsAreTheTwoLayersInTurn", "linear_few_rows", 10),
+    ("kernels", "LinearManyRowsCuda.NanStaysInItsRow", "", 0),
+    ("kernels", "LinearManyRowsCuda.ResidualsOfEverySize", "", 0),
+    ("kernels", "LinearBackwardCuda.EveryTileGivesTheSameBits", "", 0),
+    ("kernels", "LinearCuda.AgreesWithDoublePrecision", "", 10),
+    ("kernels", "ChooseTokensCuda.OddValues", "choose_tokens", 2),
+    ("kernels", "ChooseTokensCuda.ARowDependsOnNothingElse", "choose_tokens", 2),
+    ("kernels", "LargestCuda.*", "", 10),
+    ("kernels", "RouterCuda.*:MoeGroupCuda.*", "", 6),
+    ("kernels", "MoeRouteCuda.*", "moe_route", 6),
+    ("kernels", "RmsNormCuda.AgreesWithDoublePrecision", "", 10),
+    ("kernels", "RmsNormCuda.BackwardAgreesWithDoublePrecision", "", 8),
+    ("kernels", "QkNormRopeCuda.BackwardAgreesWithDoublePrecision", "", 6),
+    ("kernels", "ServingRowsCuda.*", "", 20),
+    ("replay", "FlatSoftTableWindowCuda.AgreesOverManyLevels", "", 12),
+    ("replay", "FlatSoftTableOfKernelCuda.AgreesWithManyQueriesAndEqualKeys/*", "", 16),
+    ("replay", "FlatSoftTableWithoutCuda.AgreesAtAllWidths/*", "", 16),
+]  # fmt: skip
+# Kernels whose warps racecheck reports against each other, each pair explained in docs/kernels/races.md. A report of a
+# warp against itself (a warning) is nowhere allowed.
+KNOWN = [
+    "attention_decode_sm90_kernel",
+    "attention_few_sm90_kernel",
+    "attention_sums_sm90_kernel",
+    "attention_paged_sm90_kernel",
+    "fused_attention_backward_sm90_kernel",
+    "fused_attention_backward_wide_keys_sm90_kernel",
+]
+
+
+def sanitizer():
+    found = os.environ.get("COMPUTE_SANITIZER") or shutil.which("compute-sanitizer")
+    return found or "/usr/local/cuda/bin/compute-sanitizer"
+
+
+def run_job(tool, index, job, folder, logs, limit):
+    program, tests, kernels, launches = job
+    command = ["timeout", "-s", "KILL", str(limit)]  # which ends the program under the tool, too
+    command += [sanitizer(), "--tool", tool, "--print-limit", "300", "--show-backtrace", "no"]
+    command += ["--port", str(20000 + 40 * index)]  # processes at once must not look for each other's
+    if tool == "racecheck" and kernels:
+        command += ["--kernel-name", f"kns={kernels}"]
+    if tool == "racecheck" and launches:
+        command += ["--launch-count", str(launches)]
+    command += [str(folder / f"test_{program}"), f"--gtest_filter={tests}"]
+    start = time.monotonic()
+    log = logs / f"{tool}_{index}.log"
+    with log.open("wb") as out:
+        code = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT).returncode
+    return code, time.monotonic() - start, log.read_text(errors="replace")
+
+
+def verdict_of(tool, code, text):
+    """What to print, and whether it is good."""
+    passed = len(re.findall(r"^\[       OK \]", text, re.M))
+    summary = "RACECHECK SUMMARY: " if tool == "racecheck" else "ERROR SUMMARY: "
+    found = re.search(summary + r"(\d+)", text)
+    if code < 0 or found is None or passed == 0 or "FAILED" in text:
+        return f"FAILED (exit {code}, {passed} tests passed)", False
+    if int(found.group(1)) == 0:
+        return f"clean ({passed} tests)", True
+    kernels = collections.Counter()
+    for severity, name in re.findall(r"= (\w+): Race reported between .*?(\w+)(?:<[^+]*>)?\([^+]*\)\+0x", text):
+        kernels[name + (" within a warp" if severity.lower() == "warning" else "")] += 1
+    listed = ", ".join(f"{name} {count}" for name, count in kernels.items())
+    good = tool == "racecheck" and bool(kernels) and all(name in KNOWN for name in kernels)
+    return f"{'known' if good else 'FOUND'}: {listed or found.group(0)}", good
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=pathlib.Path, help="where test_kernels and test_replay are")
+    parser.add_argument("logs", type=pathlib.Path)
+    parser.add_argument("--tools", default="memcheck,racecheck")
+    parser.add_argument("--seconds", type=float, default=300, help="for each process")
+    options = parser.parse_args()
+    options.logs.mkdir(parents=True, exist_ok=True)
+    print(subprocess.run([sanitizer(), "--version"], capture_output=True, text=True).stdout.strip().splitlines()[-1])
+    good = True
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        work = [(tool, job) for tool in options.tools.split(",") for job in JOBS]
+        runs = {
+            pool.submit(run_job, tool, index, job, options.folder, options.logs, options.seconds): (tool, index, job)
+            for index, (tool, job) in enumerate(work)
+        }
+        for run in concurrent.futures.as_completed(runs):
+            tool, index, job = runs[run]
+            code, seconds, text = run.result()
+            verdict, is_good = verdict_of(tool, code, text)
+            good = good and is_good
+            name = job[1].removeprefix("Paths/").replace("AgreesWithDoublePrecision", "Agrees")
+            print(f"{tool:9} {index:3} {name[:58]:58} {job[2]:16} {seconds:4.0f} s  {verdict}", flush=True)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
