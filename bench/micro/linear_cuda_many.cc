@@ -1,7 +1,9 @@
 // Linear layers of many rows on a GPU, one JSON line each: linear_many_rows_sm90() alone, without what chooses it.
 //
-//   bench_linear_cuda_many [--smoke] [--list] [--only NAME|,T|NAME,T] [--tiles I,J] [--bands G,H] [--repeats N]
+//   bench_linear_cuda_many [--smoke] [--list] [--only NAME|,T|NAME,T] [--T A,B] [--tiles I,J] [--bands G,H] [--repeats
+//   N]
 //
+// --T: a model's layers at these rows, instead of all cases.
 // Before each call the L2 cache is overwritten, which also keeps the GPU busy until the call is queued. Random values;
 // median and 95th percentile of the calls. bench/micro/linear_cuda_many.py measures cuBLAS the same way beside it.
 #ifdef TANDEM_WITH_CUDA
@@ -42,12 +44,13 @@ struct Case {
   Layer layer;
   std::int64_t T;
 };
-std::vector<Case> cases(bool smoke) {
+std::vector<Case> cases(bool smoke, const std::vector<int>& rows) {
   if (smoke) return {{{"square", 512, 512, false, false, true}, 512}};
   std::vector<Case> all;
-  for (const std::int64_t T : {4096, 512, 256, 128, 64}) {
+  for (const std::int64_t T : rows.empty() ? std::vector{4096, 512, 256, 128, 64} : rows) {
     for (const Layer& layer : kLayers) all.push_back({layer, T});
   }
+  if (!rows.empty()) return all;
   for (const std::int64_t n : {4096, 8192}) all.push_back({{"square", n, n, false, false, true}, n});
   for (const std::int64_t T : {8192, 1024}) {
     all.push_back({{"moe8_up", 4096, 14336, true, false, true, 8}, T});
@@ -176,13 +179,14 @@ std::vector<int> numbers(const std::string& text) {
 int run(int count, char** arguments) {
   bool smoke = false, list = false;
   std::string only, tiles;
-  std::vector<int> bands{ManyRowsOrder{}.band};
+  std::vector<int> rows, bands{ManyRowsOrder{}.band};
   int repeats = 30;
   for (int i = 1; i < count; ++i) {
     const std::string name = arguments[i], value = i + 1 < count ? arguments[i + 1] : "";
     if (name == "--smoke") smoke = true;
     if (name == "--list") list = true;
     if (name == "--only") only = value;
+    if (name == "--T") rows = numbers(value);
     if (name == "--tiles") tiles = value;
     if (name == "--bands") bands = numbers(value);
     if (name == "--repeats") repeats = std::stoi(value);
@@ -194,11 +198,11 @@ int run(int count, char** arguments) {
     stream = require(device::Stream::create_cuda(0));
     flush = require(device::Memory::create(kCuda, 256 << 20));
   }
-  for (const Case& c : cases(smoke)) {
-    const std::string name = c.layer.name, rows = "," + std::to_string(c.T);
-    if (!only.empty() && only != name && only != rows && only != name + rows) continue;
+  for (const Case& c : cases(smoke, rows)) {
+    const std::string name = c.layer.name, comma_T = "," + std::to_string(c.T);
+    if (!only.empty() && only != name && only != comma_T && only != name + comma_T) continue;
     if (list) {
-      std::puts((name + rows).c_str());
+      std::puts((name + comma_T).c_str());
       continue;
     }
     Bench bench(c, *stream);
