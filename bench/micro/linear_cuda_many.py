@@ -2,6 +2,7 @@
 """Linear layers of many rows beside cuBLAS (through torch), on one GPU.
 
     python3 bench/micro/linear_cuda_many.py [--bench build/release/bench/bench_linear_cuda_many] [--only NAME[,T]]
+        [--T A,B]
 
 For each shape: Tandem's kernel (the C++ benchmark), torch.matmul with bf16 results and nothing after it, and torch with
 what Tandem's kernel does besides (residual in f32, activation, f32 results) as separate kernels; for experts,
@@ -77,12 +78,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bench", default="build/release/bench/bench_linear_cuda_many")
     parser.add_argument("--only", help="NAME or ,T or NAME,T")
+    parser.add_argument("--T", help="a model's layers at these rows, instead of all cases")
     parser.add_argument("--tiles", help="the best of these instead of the one chosen")
     parser.add_argument("--repeats", type=int, default=20)
     args = parser.parse_args()
 
     def run(*more):
-        return subprocess.run([args.bench, *more], check=True, capture_output=True, text=True).stdout.splitlines()
+        rows = ["--T", args.T] if args.T else []
+        return subprocess.run([args.bench, *rows, *more], check=True, capture_output=True, text=True).stdout.splitlines()
 
     flush = torch.empty(256 << 20, device="cuda", dtype=torch.uint8)
     print(f"{'op':12}{'T':>6}{'K':>7}{'N':>8}  {'tile':10}{'us':>9}{'TFLOP/s':>9}{'of peak':>8}{'cuBLAS us':>11}"

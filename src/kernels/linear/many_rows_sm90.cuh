@@ -1,5 +1,5 @@
-// What all threads of linear_many_rows_sm90_kernel share: sizes, arguments, which tile comes next; and the thread that
-// copies. many_rows_sm90.cu says how they work together.
+// What all threads of linear_many_rows_sm90_kernel share: sizes, arguments, which tile comes next; and the threads
+// that copy. many_rows_sm90.cu says how they work together.
 #pragma once
 
 #include "kernels/common/cluster_sm90.cuh"
@@ -48,6 +48,7 @@ struct Config {
 struct Arguments {
   int T, N;  // of y
   int k_blocks;
+  int x_end_bytes;         // of a box of x_end_map
   int column_tiles, band;  // and how many rows of clusters' tiles are visited before the next rows are
   // Of grouped layers: g has the rows offsets[g] .. offsets[g+1]-1 and the g-th matrix of the weights.
   // (Which of the two is known when the kernel is compiled: a loop whose end is read from memory makes the compiler
@@ -134,18 +135,35 @@ __device__ __forceinline__ int first_output(const Arguments& args, int tile_colu
   return part * own_outputs<C>(args);
 }
 
+// Threads that copy: one the weights and what is added, one x. A box costs the thread that asks for it some 70 ns, and
+// with small tiles that was all the time there was. Groups, and a backward's larger tiles, gained nothing.
 template <class C, bool kGrouped>
-__device__ __forceinline__ void produce(const CUtensorMap* x_map, const CUtensorMap* weight_map,
-                                        const CUtensorMap* up_map, const CUtensorMap* residual_map,
-                                        const Arguments& args, std::uint32_t shared, Barriers<C>& barriers) {
+inline constexpr int kCopyingThreads = kGrouped || C::kTurnsB ? 1 : 2;
+
+// Bytes of x in a stage. Where x ends within a tile, its boxes have the rows that there are, rounded up to whole
+// swizzles: rows beyond the end take the copy engine longer than those that it reads. What then stays in shared memory
+// from before only reaches sums that are not written. (Where a group ends is not known when boxes are made.)
+template <class C, bool kGrouped>
+__device__ __forceinline__ int x_bytes(const Arguments& args, const Tiles<C, kGrouped>& tiles) {
+  if constexpr (kGrouped || C::kTurnsB) return C::kABytes;
+  const int rows = args.T - tiles.row();
+  return rows >= C::kRows ? C::kABytes : rows > 0 ? args.x_end_bytes : 0;
+}
+
+// One of the threads that copy, or all that they do.
+template <class C, bool kGrouped, bool kCopiesWeights, bool kCopiesX>
+__device__ __forceinline__ void copy_tiles(const CUtensorMap* x_map, const CUtensorMap* x_end_map,
+                                           const CUtensorMap* weight_map, const CUtensorMap* up_map,
+                                           const CUtensorMap* residual_map, const Arguments& args, std::uint32_t shared,
+                                           Barriers<C>& barriers) {
   const int rank = C::kCluster == 1 ? 0 : cluster_rank();
   constexpr std::uint16_t kAll = (1 << C::kCluster) - 1;
+  constexpr int kWeightBytes = kCopiesWeights ? C::kBBytes : 0;
   const CUtensorMap* const second_map = args.is_gated ? up_map : weight_map;
   RingPlace<C::kStages> place;
   const auto load_weights = [&](const Tiles<C, kGrouped>& tiles, int stage, int k) {
     std::uint64_t* const full = &barriers.full[stage];
     const std::uint32_t b = shared + stage * C::kStageBytes + C::kABytes;
-    barrier_expect_bytes(full, C::kStageBytes);
 #pragma unroll
     for (int i = 0; i < C::kBoxes; ++i) {
       if (C::kCluster > 1 && i % C::kCluster != rank) continue;  // another block's part
@@ -167,35 +185,43 @@ __device__ __forceinline__ void produce(const CUtensorMap* x_map, const CUtensor
   };
   // The first stages' weights, which nobody has to make (what stands for weights in a backward was just made).
   int early = 0;
-  if constexpr (!kGrouped && !C::kTurnsB) {
+  if constexpr (kCopiesWeights && !kGrouped && !C::kTurnsB) {
+    static_assert(!kCopiesX);
     const Tiles<C, kGrouped> tiles(args);
-    for (; !tiles.done() && early < min(C::kStages, args.k_blocks); ++early) load_weights(tiles, early, early);
+    for (; !tiles.done() && early < min(C::kStages, args.k_blocks); ++early) {
+      barrier_expect_bytes(&barriers.full[early], kWeightBytes);
+      load_weights(tiles, early, early);
+    }
   }
   wait_for_previous();
   for (Tiles<C, kGrouped> tiles(args); !tiles.done(); tiles.advance()) {
+    const int a_bytes = kCopiesX ? x_bytes<C>(args, tiles) : 0;
     for (int k = 0; k < args.k_blocks; ++k, place.advance()) {
       if (early > 0) {
         --early;
-      } else {
-        barrier_wait(&barriers.empty[place.index()], place.parity() ^ 1);
-        load_weights(tiles, place.index(), k);
+        continue;
       }
       std::uint64_t* const full = &barriers.full[place.index()];
+      barrier_wait(&barriers.empty[place.index()], place.parity() ^ 1);
+      barrier_expect_bytes(full, kWeightBytes + a_bytes);
+      if constexpr (kCopiesWeights) load_weights(tiles, place.index(), k);
+      if constexpr (!kCopiesX) continue;
       const std::uint32_t a = shared + place.index() * C::kStageBytes;
       if constexpr (C::kTurnsA) {
 #pragma unroll
         for (int i = 0; i < C::kRows / 64; ++i) {
           load_box(a + i * C::kSlabBytes, x_map, full, tiles.row() + i * 64, k * C::kDepth, 0);
         }
-      } else {
-        load_box(a, x_map, full, k * C::kDepth, tiles.row(), 0);
+      } else if (a_bytes > 0) {
+        load_box(a, a_bytes == C::kABytes ? x_map : x_end_map, full, k * C::kDepth, tiles.row(), 0);
       }
     }
     if (!args.has_residual) continue;
     for (int c = 0; c < C::kOwnColumns; c += C::kResidualColumns, place.advance()) {
       std::uint64_t* const full = &barriers.full[place.index()];
       barrier_wait(&barriers.empty[place.index()], place.parity() ^ 1);
-      barrier_expect_bytes(full, C::kResidualBytes);
+      barrier_expect_bytes(full, kCopiesWeights ? C::kResidualBytes : 0);
+      if constexpr (!kCopiesWeights) continue;
       std::uint32_t to = shared + place.index() * C::kStageBytes;
 #pragma unroll
       for (int w = 0; w < C::kWarpgroups; ++w) {
@@ -206,6 +232,13 @@ __device__ __forceinline__ void produce(const CUtensorMap* x_map, const CUtensor
           load_box(to, residual_map, full, column + i * 32, row, 0);
         }
       }
+    }
+  }
+  // Other blocks arrive at these barriers, the last time when they have read what is in the ring: not before then may
+  // this block end. What they were sent was there before they read it.
+  if constexpr (kCopiesWeights && C::kCluster > 1) {
+    for (int i = 0; i < C::kStages; ++i, place.advance()) {
+      barrier_wait(&barriers.empty[place.index()], place.parity() ^ 1);
     }
   }
 }

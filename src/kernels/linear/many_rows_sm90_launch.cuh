@@ -16,32 +16,39 @@ namespace tandem::kernels::many_rows {
 
 template <class C, bool kGrouped>
 __global__ __launch_bounds__(C::kThreads, 1) __cluster_dims__(C::kCluster, 1, 1) void linear_many_rows_sm90_kernel(
-    const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap weight_map,
-    const __grid_constant__ CUtensorMap up_map, const __grid_constant__ CUtensorMap residual_map,
-    const __grid_constant__ CUtensorMap y_map, const __grid_constant__ Arguments args) {
+    const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap x_end_map,
+    const __grid_constant__ CUtensorMap weight_map, const __grid_constant__ CUtensorMap up_map,
+    const __grid_constant__ CUtensorMap residual_map, const __grid_constant__ CUtensorMap y_map,
+    const __grid_constant__ Arguments args) {
   extern __shared__ std::byte raw[];
   __shared__ Barriers<C> barriers;
   std::byte* const shared = raw + (1024 - shared_address(raw) % 1024) % 1024;
   if (threadIdx.x == 0) {
-    for (const CUtensorMap* map : {&x_map, &weight_map, &up_map, &residual_map, &y_map}) prefetch_map(map);
+    for (const CUtensorMap* map : {&x_map, &x_end_map, &weight_map, &up_map, &residual_map, &y_map}) prefetch_map(map);
     for (int i = 0; i < C::kStages; ++i) {
-      barrier_init(&barriers.full[i], 1);
+      barrier_init(&barriers.full[i], kCopyingThreads<C, kGrouped>);
       barrier_init(&barriers.empty[i], C::kWarpgroups * C::kCluster);
     }
     barrier_init_fence();
   }
   if constexpr (C::kCluster > 1) {
-    cluster_sync();
+    cluster_begin();
+    cluster_has_begun();
   } else {
     __syncthreads();
   }
   start_next();
   if (threadIdx.x < 128) {
     if constexpr (C::kWarpgroups == 2) registers_give_back<64>();
-    if (threadIdx.x != 0) {
-      wait_for_previous();
+    constexpr bool kIsOne = kCopyingThreads<C, kGrouped> == 1;
+    if (threadIdx.x == 0) {
+      copy_tiles<C, kGrouped, true, kIsOne>(&x_map, &x_end_map, &weight_map, &up_map, &residual_map, args,
+                                            shared_address(shared), barriers);
+    } else if (!kIsOne && threadIdx.x == 32) {
+      copy_tiles<C, kGrouped, false, true>(&x_map, &x_end_map, &weight_map, &up_map, &residual_map, args,
+                                           shared_address(shared), barriers);
     } else {
-      produce<C, kGrouped>(&x_map, &weight_map, &up_map, &residual_map, args, shared_address(shared), barriers);
+      wait_for_previous();
     }
   } else {
     if constexpr (C::kWarpgroups == 2) registers_take<216>();
@@ -53,8 +60,6 @@ __global__ __launch_bounds__(C::kThreads, 1) __cluster_dims__(C::kCluster, 1, 1)
     }
     worker.end();
   }
-  // A block's shared memory must live until the others have copied into it and arrived at its barriers.
-  if constexpr (C::kCluster > 1) cluster_sync();
 }
 
 // `count` matrices [rows, columns], as the map maker wants them.
@@ -82,10 +87,12 @@ Status launch_as(const LinearCall& call, const ManyRowsOrder& order, device::Str
   const bool is_in_place =
       has_residual && call.residual == call.y && call.residual_stride == call.y_stride && !call.y_is_bf16;
   const bool adds = is_in_place && (C::kTurnsB || (is_y_boxed && call.N * y_bytes % 16 == 0));
+  const int end_rows = static_cast<int>((call.T - 1) % C::kRows / 8 * 8 + 8);
   const Arguments args{
       .T = static_cast<int>(call.T),
       .N = static_cast<int>(call.N),
       .k_blocks = ceil_div(call.K, C::kDepth),
+      .x_end_bytes = end_rows * C::kDepth * 2,
       .column_tiles = ceil_div(call.N, outputs * C::kSideBySide),
       .band = std::max(order.band, 1),
       .groups = static_cast<int>(call.groups),
@@ -108,6 +115,10 @@ Status launch_as(const LinearCall& call, const ManyRowsOrder& order, device::Str
   const CUtensorMap x_map = TD_TRY(
       C::kTurnsA ? make_row_map(matrices(call.x, tensor::DType::kBf16, call.K, call.T, call.x_stride), C::kDepth)
                  : make_row_map(matrices(call.x, tensor::DType::kBf16, call.T, call.K, call.x_stride), C::kRows));
+  const CUtensorMap x_end_map =
+      C::kTurnsB || kGrouped || end_rows == C::kRows
+          ? x_map
+          : TD_TRY(make_row_map(matrices(call.x, tensor::DType::kBf16, call.T, call.K, call.x_stride), end_rows));
   const CUtensorMap weight_map =
       TD_TRY(C::kTurnsB ? make_row_map(matrices(call.weight, tensor::DType::kBf16, call.K, call.N, call.weight_stride),
                                        C::kDepth)
@@ -137,7 +148,7 @@ Status launch_as(const LinearCall& call, const ManyRowsOrder& order, device::Str
                  .threads = C::kThreads,
                  .shared_bytes = C::kSharedBytes,
                  .overlaps_previous = !C::kTurnsB},  // what stands for weights then, the kernel before may have made
-                stream, x_map, weight_map, up_map, residual_map, y_map, args);
+                stream, x_map, x_end_map, weight_map, up_map, residual_map, y_map, args);
 }
 
 }  // namespace tandem::kernels::many_rows

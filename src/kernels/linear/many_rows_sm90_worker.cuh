@@ -107,9 +107,9 @@ class Worker {
       write_f32(y_map, row, column);
     }
   }
-  // Before the block ends: what its shared memory holds is written.
+  // Before the block ends: what its shared memory holds is read.
   __device__ __forceinline__ void end() {
-    if (lane_ == 0) bulk_wait<0>();
+    if (lane_ == 0) bulk_wait_read<0>();
   }
 
  private:

@@ -268,6 +268,24 @@ TEST(LinearManyRowsCuda, NanStaysInItsRow) {
   }
 }
 
+// Where x ends within a tile, shared memory still has what an earlier call left there.
+TEST(LinearManyRowsCuda, NansOfAnotherCallReachNoRow) {
+  TANDEM_CUDA_STREAM(stream);
+  constexpr std::int64_t kK = 1024, kN = 2112;  // fills every stage
+  for (const bool is_gated : {false, true}) {
+    Layer before({.T = 256, .K = kK, .N = kN, .is_gated = is_gated}, stream);
+    before.set_x(std::vector<float>(256 * kK, std::numeric_limits<float>::quiet_NaN()));
+    for (const std::int64_t T : {1, 65, 130, 201}) {
+      Layer layer({.T = T, .K = kK, .N = kN, .is_gated = is_gated}, stream);
+      const std::vector<float> chain = layer.chain();
+      for (int tile = 0; tile < static_cast<int>(many_rows_tiles().size()); ++tile) {
+        before.run({.tile = tile});
+        ASSERT_TRUE(same_bits(layer.run({.tile = tile}), chain)) << T << " rows, tile " << tile;
+      }
+    }
+  }
+}
+
 // Each group's rows as its layer alone has them; groups without rows, and with other rows around theirs.
 TEST(LinearManyRowsCuda, GroupsAreLayersOfTheirOwn) {
   TANDEM_CUDA_STREAM(stream);
@@ -335,6 +353,7 @@ TEST(LinearManyRowsCuda, ChoosesWhatWasFastest) {
   EXPECT_EQ(tile(512, 4096, 4096), std::pair(128, 128));
   EXPECT_EQ(tile(512, 4096, 14336, true), std::pair(128, 128));
   EXPECT_EQ(tile(256, 14336, 4096), std::pair(64, 128));
+  EXPECT_EQ(tile(320, 4096, 6144), std::pair(128, 192));
   EXPECT_EQ(tile(256, 4096, 14336, true), std::pair(128, 256));
   EXPECT_EQ(tile(128, 4096, 4096), std::pair(64, 64));
   EXPECT_EQ(tile(128, 4096, 128256), std::pair(64, 128));
