@@ -189,7 +189,7 @@ class Bench {
       call.x_is_bf16 = true;
       call.norm_weight = nullptr;
     }
-    if (options_.under_way == 0) return check(kernels::linear_few_rows_sm90(call, *stream_));
+    if (options_.under_way == 0 || T > 16) return check(kernels::linear_few_rows_sm90(call, *stream_));
     kernels::FewRowsPlan plan = kernels::plan_few_rows(kernels::few_rows_shape(call), multiprocessors_);
     plan.under_way = std::min(static_cast<int>(options_.under_way), plan.stages);
     check(kernels::linear_few_rows_planned_sm90(call, plan, *stream_));

@@ -50,4 +50,39 @@ __device__ __forceinline__ float finish_pair_any(Activation activation, float ga
   return __fmul_rn(activate_any(activation, gate), up);
 }
 
+// x / over, rounded to nearest, where none of them, the inverse and the remainders leaves the range of normal numbers.
+__device__ __forceinline__ float divide_plainly(float x, float over) {
+  float inverse;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(over));
+  inverse = __fmaf_rn(inverse, __fmaf_rn(-over, inverse, 1.0f), inverse);
+  float quotient = __fmul_rn(x, inverse);
+  quotient = __fmaf_rn(__fmaf_rn(-over, quotient, x), inverse, quotient);
+  return __fmaf_rn(__fmaf_rn(-over, quotient, x), inverse, quotient);
+}
+
+// finish_pair() of kCount pairs; with kOneRow of those of one of a thread's two rows: every other two of the sums from
+// here on. Division as the compiler has it tests each quotient for a slow path by itself; here a group is tested at
+// once, so that its steps overlap.
+template <Activation kActivation, int kCount, bool kOneRow = false>
+__device__ __forceinline__ void finish_pairs(float* gate, const float* up) {
+  constexpr auto at = [](int i) { return kOneRow ? i / 2 * 4 + i % 2 : i; };
+  if constexpr (kActivation == Activation::kSilu) {
+    float quotient[kCount];
+    bool is_plain = true;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const float x = gate[at(i)], over = __fadd_rn(1.0f, __expf(-x));
+      is_plain = is_plain && fabsf(x) >= 0x1p-100f && fabsf(x) <= 0x1p100f && over <= 0x1p120f;
+      quotient[i] = divide_plainly(x, over);
+    }
+    if (is_plain) {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) gate[at(i)] = __fmul_rn(quotient[i], up[at(i)]);
+      return;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) gate[at(i)] = finish_pair<kActivation>(gate[at(i)], up[at(i)]);
+}
+
 }  // namespace tandem::kernels

@@ -1,28 +1,16 @@
-// Linear layers of up to 64 rows on Hopper: what is taken, how it is dealt out, the launch (few_rows_sm90.cuh has the
-// kernel).
+// Linear layers of up to 64 rows on Hopper: what is taken, how it is dealt out, the launch of up to 16 or of groups
+// (few_rows_sm90.cuh has the kernel; some_rows_sm90.cu launches the others).
 #include "kernels/linear/few_rows_sm90.cuh"
 
-#include "kernels/common/tensor_map.cuh"
+#include "kernels/linear/few_rows_map_sm90.h"
 #include "kernels/linear/few_rows_sm90_run.h"
+#include "kernels/linear/some_rows_sm90_run.h"
 
 namespace tandem::kernels {
 namespace {
 
 bool is_copied_by_engine(const void* data, std::int64_t stride) {  // rows of bf16
   return reinterpret_cast<std::uintptr_t>(data) % 16 == 0 && stride % 8 == 0;
-}
-
-// Of rows of bf16: a box is `box_rows` of them, `slabs` times 64 columns. Of ragged rows, whose end lies within a slab
-// and must not be read past, a box has one slab.
-Result<CUtensorMap> map_of(const void* data, std::int64_t rows, std::int64_t K, std::int64_t stride, int box_rows,
-                           int slabs) {
-  const bool is_ragged = K % kFewRowsSlab != 0;
-  const tensor::Shape shape =
-      is_ragged ? tensor::Shape{rows, 1, K} : tensor::Shape{rows, K / kFewRowsSlab, kFewRowsSlab};
-  const std::int64_t strides[] = {stride, is_ragged ? stride : kFewRowsSlab, 1};
-  return make_row_map(tensor::TensorView(const_cast<void*>(data), tensor::DType::kBf16, shape, strides,
-                                         device::Device{device::DeviceKind::kCuda, 0}),
-                      box_rows, slabs);
 }
 
 template <int kTokens, bool kPair, bool kKeepsX, bool kGrouped = false>
@@ -72,6 +60,7 @@ bool few_rows_sm90_takes(const LinearCall& call) {
 }
 
 Status linear_few_rows_sm90(const LinearCall& call, device::Stream& stream) {
+  if (is_some_rows(call)) return linear_some_rows_sm90(call, stream);
   const int multiprocessors = TD_TRY(device::cuda_multiprocessors(stream.device().index));
   return linear_few_rows_planned_sm90(call, plan_few_rows(few_rows_shape(call), multiprocessors), stream);
 }
@@ -101,17 +90,16 @@ Status linear_few_rows_planned_sm90(const LinearCall& call, const FewRowsPlan& p
   // Groups' matrices lie one after another: a tile's last rows may be those of the next, which are dropped.
   const bool is_grouped = call.offsets != nullptr;
   const std::int64_t weight_rows = is_grouped ? call.groups * call.N : call.N;
-  arguments.weight = TD_TRY(map_of(call.weight, weight_rows, call.K, call.weight_stride, plan.piece_rows, plan.slabs));
+  arguments.weight =
+      TD_TRY(few_rows_map(call.weight, weight_rows, call.K, call.weight_stride, plan.piece_rows, plan.slabs));
   if (call.up != nullptr)
-    arguments.up = TD_TRY(map_of(call.up, weight_rows, call.K, call.up_stride, plan.piece_rows, plan.slabs));
-  if (!plan.keeps_x) arguments.x = TD_TRY(map_of(call.x, call.T, call.K, call.x_stride, plan.x_rows, plan.slabs));
+    arguments.up = TD_TRY(few_rows_map(call.up, weight_rows, call.K, call.up_stride, plan.piece_rows, plan.slabs));
+  if (!plan.keeps_x) arguments.x = TD_TRY(few_rows_map(call.x, call.T, call.K, call.x_stride, plan.x_rows, plan.slabs));
 
   const auto launch_for = [&]<int kTokens>() {
-    if constexpr (kTokens < 64) {
-      if (is_grouped) {
-        return call.up != nullptr ? launch_few_rows<kTokens, true, false, true>(arguments, stream)
-                                  : launch_few_rows<kTokens, false, false, true>(arguments, stream);
-      }
+    if (is_grouped) {
+      return call.up != nullptr ? launch_few_rows<kTokens, true, false, true>(arguments, stream)
+                                : launch_few_rows<kTokens, false, false, true>(arguments, stream);
     }
     if constexpr (kTokens == 8) {
       if (plan.keeps_x) {
@@ -119,14 +107,17 @@ Status linear_few_rows_planned_sm90(const LinearCall& call, const FewRowsPlan& p
                                   : launch_few_rows<kTokens, false, true>(arguments, stream);
       }
     }
-    return call.up != nullptr ? launch_few_rows<kTokens, true, false>(arguments, stream)
-                              : launch_few_rows<kTokens, false, false>(arguments, stream);
+    if constexpr (kTokens > 16) {
+      return invalid_argument("linear: the plan is one for groups");
+    } else {
+      return call.up != nullptr ? launch_few_rows<kTokens, true, false>(arguments, stream)
+                                : launch_few_rows<kTokens, false, false>(arguments, stream);
+    }
   };
   switch (plan.tokens) {
     case 8: return launch_for.template operator()<8>();
     case 16: return launch_for.template operator()<16>();
-    case 32: return launch_for.template operator()<32>();
-    default: return launch_for.template operator()<64>();
+    default: return launch_for.template operator()<32>();
   }
 }
 

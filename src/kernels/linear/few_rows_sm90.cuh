@@ -1,8 +1,8 @@
-// A linear layer of up to 64 rows, or grouped ones of some more: Hopper's kernel (few_rows_sm90.cu launches it;
-// few_rows_sm90_plan.h deals the work).
+// A linear layer of up to 16 rows, or grouped ones of some more: Hopper's kernel (few_rows_sm90.cu launches it;
+// few_rows_sm90_plan.h deals the work; some_rows_sm90.cuh takes more rows of one matrix).
 //
 //   y^T[n,t] = sum over k of W[n,k] x[t,k]: the weights are the products' left side, 64 rows at a time (fewer are
-//   used, the others read what lies behind and are dropped), the tokens the right side, 8 to 64 of them.
+//   used, the others read what lies behind and are dropped), the tokens the right side, 8 to 32 of them.
 //
 //   1 warp          copies weights (and x, if it is bf16 of several rows) through a ring of stages
 //   2 warpgroups    multiply what has arrived, k ascending, one f32 accumulator an output; before that, read the other
@@ -13,7 +13,7 @@
 // to be read does: a block reads the offsets first and lists the units (few_rows_units_sm90.cuh), and all of that
 // waits, unless the offsets are older than the kernel before.
 //
-// Bound    bytes 2 N K: memory bound up to T = 64. Measured: docs/kernels/linear_cuda.md
+// Bound    bytes 2 N K: memory bound. Measured: docs/kernels/linear_cuda.md
 #pragma once
 
 #include <cuda_bf16.h>
@@ -24,84 +24,18 @@
 #include "kernels/common/sm90.cuh"
 #include "kernels/linear/epilogue.cuh"
 #include "kernels/linear/few_rows_keep_sm90.cuh"
+#include "kernels/linear/few_rows_products_sm90.cuh"
 #include "kernels/linear/few_rows_sm90_plan.h"
 #include "kernels/linear/few_rows_units_sm90.cuh"
 
 namespace tandem::kernels {
 namespace sm90 {
 
-// D[64,N] += A[64,16] B[16,N]: rows of both operands are k-contiguous, in the 128-byte swizzle.
-template <int kN>
-__device__ __forceinline__ void multiply_rows(float (&d)[kN / 2], std::uint64_t a, std::uint64_t b) {
-  if constexpr (kN == 8) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0, %1, %2, %3}, %4, %5, 1, 1, 1, 0, 0;"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "l"(a), "l"(b));
-  } else if constexpr (kN == 16) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7}, %8, %9, 1, 1, 1, 0, 0;"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
-        : "l"(a), "l"(b));
-  } else if constexpr (kN == 32) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, "
-        "%13, %14, %15}, %16, %17, 1, 1, 1, 0, 0;"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]),
-          "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
-        : "l"(a), "l"(b));
-  } else {
-    multiply<__nv_bfloat16, kN, false, false>(d, a, b, 1);
-  }
-}
-
-// True in one of a warp's lanes. As the condition of a branch it tells the compiler that what is in it is uniform.
-__device__ __forceinline__ bool elect_one() {
-  std::uint32_t is_elected;
-  asm volatile(
-      "{\n.reg .pred is;\n"
-      "elect.sync _|is, 0xffffffff;\n"
-      "selp.u32 %0, 1, 0, is;\n}\n"
-      : "=r"(is_elected));
-  return is_elected != 0;
-}
-
-// A box as load_box() has it, of bytes that are read once: they are the first to leave the L2 cache.
-__device__ __forceinline__ void load_box_once(std::uint32_t to, const CUtensorMap* map, std::uint64_t* barrier,
-                                              int column, int row, int slab) {
-  constexpr std::uint64_t kEvictFirst = 0x12f0000000000000;
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%3, "
-      "%4, %5}], [%2], %6;" ::"r"(to),
-      "l"(map), "r"(shared_address(barrier)), "r"(column), "r"(row), "r"(slab), "l"(kEvictFirst)
-      : "memory");
-}
-
-// An operand's low word, in which its address is counted in 16 bytes, and its high word.
-__device__ __forceinline__ std::uint64_t operand_of(std::uint32_t low, std::uint32_t high) {
-  std::uint64_t operand;
-  asm("mov.b64 %0, {%1, %2};" : "=l"(operand) : "r"(low), "r"(high));
-  return operand;
-}
-// Slabs in the 128-byte swizzle, eight rows 1024 bytes from the next eight.
-inline constexpr std::uint32_t kSwizzledHigh = std::uint32_t{1} << 30 | 1024 >> 4;
-__device__ __forceinline__ std::uint32_t swizzled_low(std::uint32_t address) { return address >> 4 | 1 << 16; }
 // x as it is kept: chunks of 8 columns, the rows of a chunk 16 bytes apart.
 inline constexpr std::uint32_t kKeptHigh = 128 >> 4;
 __device__ __forceinline__ std::uint32_t kept_low(std::uint32_t address, std::uint32_t chunk_bytes) {
   return address >> 4 | chunk_bytes >> 4 << 16;
 }
-
-// Walks a ring of stages.
-struct StageCursor {
-  int stage = 0;
-  std::uint32_t parity = 0;
-  __device__ __forceinline__ void advance(int stages) {
-    if (++stage == stages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
 
 // The copying warp's one thread.
 template <bool kPair, bool kKeepsX, bool kGrouped>

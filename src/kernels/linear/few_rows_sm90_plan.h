@@ -12,7 +12,7 @@ namespace tandem::kernels {
 // one box of the copy engine for a piece, and one for x.
 struct FewRowsPlan {
   int piece_rows = 0, pieces = 1, warpgroups = 1;
-  int tokens = 8;        // the products' width: 8, 16, 32 or 64
+  int tokens = 8;        // the products' width: 8 or 16; of grouped layers 32 too
   int x_rows = 8;        // T rounded up to 8: the rows of x in shared memory
   bool keeps_x = false;  // x is read, made bf16, by the block's threads, and stays; else copied with the weights
   int chunk_bytes = 0, kept_bytes = 0;  // if it is kept
@@ -104,7 +104,7 @@ inline bool fit_stages(FewRowsPlan& plan, const FewRowsShape& shape, int stage_b
   return plan.stages >= 3;
 }
 
-// Any shape that few_rows_sm90_takes().
+// Any shape that few_rows_sm90_takes(), but of one matrix and more than 16 rows.
 inline FewRowsPlan plan_few_rows(const FewRowsShape& shape, int multiprocessors) {
   if (shape.spared <= std::min<std::int64_t>(kFewRowsSparedMax, multiprocessors / 2)) {
     multiprocessors -= static_cast<int>(shape.spared);
@@ -120,7 +120,7 @@ inline FewRowsPlan plan_few_rows(const FewRowsShape& shape, int multiprocessors)
   for (int warpgroups = 1; warpgroups <= (is_grouped ? 1 : kFewRowsWarpgroups); ++warpgroups) {
     for (int height = 1; height <= 8; ++height) {
       FewRowsPlan plan;
-      plan.tokens = T <= 8 ? 8 : T <= 16 ? 16 : T <= 32 ? 32 : 64;
+      plan.tokens = T <= 8 ? 8 : T <= 16 ? 16 : 32;
       plan.x_rows = few_rows_x_rows(T);
       plan.units_max = units_max;
       plan.units_bytes = (8 * units_max + 1023) / 1024 * 1024;
@@ -136,9 +136,9 @@ inline FewRowsPlan plan_few_rows(const FewRowsShape& shape, int multiprocessors)
             (plan.tiles * std::min<std::int64_t>(some, std::max(units_max, 1)) + multiprocessors - 1) / multiprocessors;
       }
       const std::int64_t rows = tiles * warpgroups * plan.pieces * plan.piece_rows;
-      // A stage costs a little whatever its size, most where there are many tokens, or few columns.
+      // A stage costs a little whatever its size, most where there are groups, or few columns.
       const bool is_short = is_grouped && !shape.is_pair && shape.K <= kFewRowsShortColumns;
-      const int stage_bytes = (is_short ? 64 : T > 16 || is_grouped ? 38 : 30) * 1024;
+      const int stage_bytes = (is_short ? 64 : is_grouped ? 38 : 30) * 1024;
       if (!fit_stages(plan, shape, stage_bytes)) continue;
       // What the busiest block reads: weights from memory, and x, for every tile again, from the L2 cache (or, of x
       // that is kept, what beginning a tile costs).

@@ -1,8 +1,11 @@
 #ifdef TANDEM_WITH_CUDA
+#include <algorithm>
 #include <cfenv>
 #include <cmath>
+#include <optional>
 
 #include "kernels/linear/few_rows_sm90_run.h"
+#include "kernels/linear/some_rows_sm90_run.h"
 #include "unit/kernels/cuda_rows.h"
 #include "unit/kernels/linear/chain_cuda.h"
 
@@ -23,6 +26,7 @@ struct Case {
   Activation activation = Activation::kSilu;
   std::int64_t gap = 0;     // between rows of x and weights, beyond what makes them whole multiples of 16 bytes
   int multiprocessors = 0;  // 0: the device's
+  std::optional<SomeRowsPlan> plan = {};
   friend std::ostream& operator<<(std::ostream& out, const Case& c) {
     return out << "T " << c.T << " K " << c.K << " N " << c.N << (c.x_is_bf16 ? " bf16" : " f32")
                << (c.has_norm ? " norm" : "") << (c.is_pair ? " pair" : "") << (c.has_residual ? " residual" : "")
@@ -55,6 +59,16 @@ struct Values {
 };
 
 std::int64_t gap_of(const Case& c) { return (8 - c.K % 8) % 8 + 8 * c.gap; }
+
+// By the case's plan, or that for its multiprocessors.
+Status run_planned(const Case& c, const LinearCall& call, device::Stream& stream) {
+  if (c.plan) return linear_some_rows_planned_sm90(call, *c.plan, stream);
+  if (c.multiprocessors == 0) return linear_few_rows_sm90(call, stream);
+  if (is_some_rows(call)) {
+    return linear_some_rows_planned_sm90(call, plan_some_rows(some_rows_shape(call), c.multiprocessors), stream);
+  }
+  return linear_few_rows_planned_sm90(call, plan_few_rows(few_rows_shape(call), c.multiprocessors), stream);
+}
 
 // y, by the kernel or by the chain.
 std::vector<float> run(const Case& c, const Values& values, bool by_chain, device::Stream& stream) {
@@ -93,10 +107,7 @@ std::vector<float> run(const Case& c, const Values& values, bool by_chain, devic
     linear_by_chain(call, stream);
   } else {
     EXPECT_TRUE(few_rows_sm90_takes(call)) << c;
-    const Status status =
-        c.multiprocessors == 0
-            ? linear_few_rows_sm90(call, stream)
-            : linear_few_rows_planned_sm90(call, plan_few_rows(few_rows_shape(call), c.multiprocessors), stream);
+    const Status status = run_planned(c, call, stream);
     EXPECT_TRUE(status.ok()) << c << ": " << status.to_string();
   }
   return y.get();
@@ -165,6 +176,36 @@ TEST(LinearFewRowsCuda, HasTheBitsOfOneChainAnOutput) {
     const std::vector<float> y = run(c, values, false, stream);
     ASSERT_TRUE(same_bits(y, run(c, values, true, stream))) << c;
     ASSERT_TRUE(same_bits(run(c, values, false, stream), y)) << "the second time: " << c;
+  }
+}
+
+// However the tiles are dealt and the rings laid out; short rings go round many times.
+TEST(LinearFewRowsCuda, SomeRowsHaveTheSameBitsByAnyPlan) {
+  TANDEM_HOPPER_STREAM(stream);
+  for (const bool is_pair : {false, true}) {
+    Case c{.T = 44, .K = 1088, .N = 1000, .is_pair = is_pair, .has_residual = !is_pair};
+    const Values values(c);
+    const std::vector<float> y = run(c, values, true, stream);
+    const SomeRowsShape shape{.T = c.T, .K = c.K, .N = c.N, .is_pair = is_pair};
+    for (const int warpgroups : {1, 2}) {
+      for (const int piece_rows : {8, 24, 40, 64}) {
+        for (const int stage_bytes : {1024, 30000, 65536}) {
+          for (const int under_way : {1, 2, 0}) {  // 0: as planned
+            SomeRowsPlan plan = plan_some_rows(shape, 5);
+            plan.warpgroups = warpgroups;
+            plan.piece_rows = piece_rows;
+            plan.columns = (piece_rows + 15) / 16 * 16;
+            plan.tiles = (c.N + warpgroups * piece_rows - 1) / (warpgroups * piece_rows);
+            ASSERT_TRUE(fit_rings(plan, shape, stage_bytes));
+            if (under_way > 0) plan.under_way = under_way;
+            if (under_way == 2) plan.x_stages = 2, plan.weight_stages = 3;
+            c.plan = plan;
+            ASSERT_TRUE(same_bits(run(c, values, false, stream), y))
+                << warpgroups << " x " << piece_rows << " in stages of " << stage_bytes;
+          }
+        }
+      }
+    }
   }
 }
 
@@ -311,6 +352,34 @@ TEST(LinearFewRowsCuda, ASequenceOfLayersIsInOrder) {
     return x.get();
   };
   const std::vector<float> expected = run_layers(true);
+  for (int times = 0; times < 20; ++times) ASSERT_TRUE(same_bits(run_layers(false), expected)) << times;
+}
+
+TEST(LinearFewRowsCuda, ASequenceOfLayersOfSomeRowsIsInOrder) {
+  TANDEM_HOPPER_STREAM(stream);
+  constexpr std::int64_t kT = 61, kK = 1024;
+  constexpr int kLayers = 64;
+  const CudaRows weight(DType::kBf16, kK, kK, rounded_to(DType::kBf16, random_values(1, kK * kK, 0.05f)), stream);
+  const std::vector<float> start = rounded_to(DType::kBf16, random_values(3, kT * kK));
+  const auto run_layers = [&](bool by_chain) {
+    CudaRows rows[] = {CudaRows(DType::kBf16, kT, kK, start, stream), CudaRows(DType::kBf16, kT, kK, 0, 0, stream)};
+    for (int layer = 0; layer < kLayers; ++layer) {
+      LinearCall call{.T = kT, .K = kK, .N = kK};
+      call.x = rows[layer % 2].view().data();
+      call.x_is_bf16 = call.y_is_bf16 = true;
+      call.x_stride = call.weight_stride = call.y_stride = kK;
+      call.weight = weight.view().data();
+      call.y = rows[1 - layer % 2].view().data();
+      if (by_chain) {
+        linear_by_chain(call, stream);
+      } else {
+        EXPECT_TRUE(linear_few_rows_sm90(call, stream).ok());
+      }
+    }
+    return rows[0].get();
+  };
+  const std::vector<float> expected = run_layers(true);
+  EXPECT_GT(*std::max_element(expected.begin(), expected.end()), 1e-4f) << "nothing is left to compare";
   for (int times = 0; times < 20; ++times) ASSERT_TRUE(same_bits(run_layers(false), expected)) << times;
 }
 

@@ -7,7 +7,7 @@ namespace {
 
 // Any shape that is taken gets a plan whose tiles cover its rows and whose ring fits.
 TEST(LinearFewRowsPlan, CoversEveryRowAndFits) {
-  for (const std::int64_t T : {1, 2, 5, 8, 9, 16, 17, 31, 33, 64}) {
+  for (const std::int64_t T : {1, 2, 5, 8, 9, 16}) {
     for (const std::int64_t K : {1, 63, 64, 100, 2048, 4096, 8192, 14336}) {
       for (const std::int64_t N : {1, 7, 8, 9, 1024, 2048, 4096, 6144, 14336, 128256}) {
         for (const int multiprocessors : {1, 2, 78, 132}) {
