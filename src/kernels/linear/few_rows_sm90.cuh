@@ -203,7 +203,11 @@ __device__ __forceinline__ void multiply_tiles(const FewRowsArguments& arguments
                                   : swizzled_low(ring) + static_cast<std::uint32_t>(plan.warpgroups * kPieces) * piece;
   constexpr std::uint32_t kXHigh = kKeepsX ? kKeptHigh : kSwizzledHigh;
   const bool is_first = threadIdx.x % 128 == 0;
-  StageCursor cursor;
+  // Addresses are counted on, not computed: between two stages they would be what a chain of products waits for.
+  std::uint64_t* full = shared.full;
+  std::uint64_t* const full_end = full + plan.stages;
+  std::uint32_t stage_at = 0, parity = 0;
+  const auto release = [&](std::uint64_t* of) { barrier_arrive(of + (shared.empty - shared.full)); };
   for (std::int64_t tile = blockIdx.x; tile < tiles.count; tile += gridDim.x) {
     const FewRowsPlace place = tiles.at(tile);
     const std::int64_t begin = place.n + warpgroup * plan.piece_rows;
@@ -215,43 +219,45 @@ __device__ __forceinline__ void multiply_tiles(const FewRowsArguments& arguments
 #pragma unroll
       for (int i = 0; i < kTokens / 2; ++i) sums[p][i] = 0.0f;
     }
-    int previous = -1;
-    for (int slab = 0; slab < slabs_all;) {
-      const std::uint32_t at = static_cast<std::uint32_t>(cursor.stage) * stage;
-      std::uint32_t weights = weights_low + at;
-      std::uint32_t x = kKeepsX ? x_low + static_cast<std::uint32_t>(slab) * x_slab : x_low + at;
-      const int slabs = min(plan.slabs, slabs_all - slab);
-      slab += slabs;
-      barrier_wait(&shared.full[cursor.stage], cursor.parity);
-      const auto multiply_slab = [&] {
-        product_fence();
+    std::uint64_t* previous = nullptr;
+    std::uint32_t weights, x = x_low;
+    const auto multiply_slab = [&] {
+      product_fence();
 #pragma unroll
-        for (int k = 0; k < kFewRowsSlab / 16; ++k) {
+      for (int k = 0; k < kFewRowsSlab / 16; ++k) {
 #pragma unroll
-          for (int p = 0; p < kPieces; ++p) {
-            multiply_rows<kTokens>(sums[p],
-                                   operand_of(weights + static_cast<std::uint32_t>(p) * piece + 2 * k, kSwizzledHigh),
-                                   operand_of(x + k * x_step, kXHigh));
-          }
+        for (int p = 0; p < kPieces; ++p) {
+          multiply_rows<kTokens>(sums[p],
+                                 operand_of(weights + static_cast<std::uint32_t>(p) * piece + 2 * k, kSwizzledHigh),
+                                 operand_of(x + k * x_step, kXHigh));
         }
-        product_commit();
-      };
+      }
+      product_commit();
+      weights += piece_slab;
+      x += x_slab;
+    };
+    for (int left = slabs_all; left > 0; left -= plan.slabs) {
+      weights = weights_low + stage_at;
+      if constexpr (!kKeepsX) x = x_low + stage_at;
+      barrier_wait(full, parity);
       multiply_slab();
       // The stage before this one is free once only this slab is still being multiplied.
       product_wait<1>();
-      if (is_first && previous >= 0) barrier_arrive(&shared.empty[previous]);
-      for (int i = 1; i < slabs; ++i) {
-        weights += piece_slab;
-        x += x_slab;
-        multiply_slab();
+      if (is_first && previous != nullptr) release(previous);
+      previous = full;
+      stage_at += stage;
+      if (++full == full_end) {
+        full = shared.full;
+        stage_at = 0;
+        parity ^= 1;
       }
-      previous = cursor.stage;
-      cursor.advance(plan.stages);
+#pragma unroll 1
+      for (int slabs = min(plan.slabs, left); slabs > 1; --slabs) multiply_slab();
     }
     product_wait<0>();
 #pragma unroll
     for (int p = 0; p < kPieces; ++p) product_touch(sums[p]);
-    if (is_first) barrier_arrive(&shared.empty[previous]);
+    if (is_first) release(previous);
     finish_tile<kTokens, kPair>(arguments, place, begin, sums, added);
   }
 }

@@ -42,6 +42,9 @@ inline constexpr int kFewRowsUnderWayBytes = 100 * 1024;
 // One row of bf16 of up to so many columns waits less: it comes in one trip, without a norm's weight and a sum.
 inline constexpr int kFewRowsUnderWayShortBytes = 150 * 1024;
 inline constexpr std::int64_t kFewRowsShortHalves = 4096;
+// A tile of so few rows takes its weights, one step of the chain after another, more slowly than memory brings them:
+// what it has under way beyond that, it takes from the layer before.
+inline constexpr int kFewRowsSlowRows = 16, kFewRowsUnderWaySlowBytes = 50 * 1024;
 // x is kept up to here; for more rows, making it in every block takes longer than making it once before.
 inline constexpr std::int64_t kFewRowsKeptRowsMax = 4, kFewRowsKeptColumnsMax = 4096;
 // One row that is bf16 already is kept too, up to what the threads can ask for at once.
@@ -91,16 +94,22 @@ constexpr std::int64_t few_rows_units_expected(const FewRowsShape& shape) {
 
 // Lays out the stages that fit beside the rest; false if fewer than three do.
 inline bool fit_stages(FewRowsPlan& plan, const FewRowsShape& shape, int stage_bytes_wanted) {
-  plan.slab_bytes = 128 * (plan.warpgroups * plan.pieces * plan.piece_rows + (plan.keeps_x ? 0 : plan.x_rows));
+  const int rows = plan.warpgroups * plan.pieces * plan.piece_rows;
+  plan.slab_bytes = 128 * (rows + (plan.keeps_x ? 0 : plan.x_rows));
   plan.slabs = shape.K % kFewRowsSlab == 0 ? std::clamp(stage_bytes_wanted / plan.slab_bytes, 1, kFewRowsSlabsMax) : 1;
+  // One more where the last stage is full then: what a box has beyond K takes the copy engine as long as what is there.
+  const auto divides_k = [&](int slabs) { return shape.K / kFewRowsSlab % slabs == 0; };
+  if (plan.keeps_x && !divides_k(plan.slabs) && plan.slabs < kFewRowsSlabsMax && divides_k(plan.slabs + 1))
+    ++plan.slabs;
   plan.stage_bytes = plan.slabs * plan.slab_bytes;
   plan.chunk_bytes = few_rows_chunk_bytes(shape.T);
   plan.kept_bytes = plan.keeps_x ? static_cast<int>(few_rows_kept_bytes(shape.T, shape.K)) : 0;
   const int other = kFewRowsFixedBytes + kFewRowsPastBytes + plan.kept_bytes + plan.units_bytes;
   plan.stages = std::min((kFewRowsSharedBytes - other) / plan.stage_bytes, kFewRowsStagesMax);
   plan.shared_bytes = other + plan.stages * plan.stage_bytes;
+  const int under_way_bytes = rows <= kFewRowsSlowRows ? kFewRowsUnderWaySlowBytes : shape.under_way_bytes;
   plan.under_way =
-      plan.keeps_x ? std::clamp(shape.under_way_bytes / plan.stage_bytes, 1, std::max(plan.stages, 1)) : plan.stages;
+      plan.keeps_x ? std::clamp(under_way_bytes / plan.stage_bytes, 1, std::max(plan.stages, 1)) : plan.stages;
   return plan.stages >= 3;
 }
 
@@ -138,7 +147,8 @@ inline FewRowsPlan plan_few_rows(const FewRowsShape& shape, int multiprocessors)
       const std::int64_t rows = tiles * warpgroups * plan.pieces * plan.piece_rows;
       // A stage costs a little whatever its size, most where there are groups, or few columns.
       const bool is_short = is_grouped && !shape.is_pair && shape.K <= kFewRowsShortColumns;
-      const int stage_bytes = (is_short ? 64 : is_grouped ? 38 : 30) * 1024;
+      const bool is_long = plan.keeps_x && plan.tiles > multiprocessors;  // tile after tile: the head
+      const int stage_bytes = (is_short ? 64 : is_long ? 16 : is_grouped ? 38 : 30) * 1024;
       if (!fit_stages(plan, shape, stage_bytes)) continue;
       // What the busiest block reads: weights from memory, and x, for every tile again, from the L2 cache (or, of x
       // that is kept, what beginning a tile costs).
