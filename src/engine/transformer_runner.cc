@@ -290,13 +290,13 @@ tensor::TensorView TransformerRunner::ids_of(const Slot& slot, std::int64_t rows
                             tensor::DType::kI32, tensor::Shape{rows}, stream_.device());
 }
 
-Status TransformerRunner::queue_forward(const model::ForwardBatch& batch, Gives gives,
-                                        std::span<const TokenChoice> choices, std::size_t index) {
+Status TransformerRunner::queue_forward(model::ForwardBatch batch, Gives gives, std::span<const TokenChoice> choices,
+                                        std::size_t index) {
   using tensor::TensorView;
   Slot& slot = slots_[index];
   if (gives != Gives::kLogits) {
     const Slot& before = slots_[(index + slots_.size() - 1) % slots_.size()];
-    TD_TRY(kernels::fill_in_found_cuda(batch.tokens, ids_of(before, limits_.logit_rows_max), stream_));
+    batch.found = ids_of(before, limits_.logit_rows_max);
   }
   const TensorView logits = TD_TRY(run(batch));
   const std::int64_t N = logits.extent(0);

@@ -100,7 +100,7 @@ class TransformerRunner final : public ModelRunner {
   [[nodiscard]] Status queue_step(const model::ForwardBatch& batch, Gives gives,
                                   std::span<const kernels::TokenChoice> choices);
   // The part of it that can be captured; its batch and choices are on the device.
-  [[nodiscard]] Status queue_forward(const model::ForwardBatch& batch, Gives gives,
+  [[nodiscard]] Status queue_forward(model::ForwardBatch batch, Gives gives,
                                      std::span<const kernels::TokenChoice> choices, std::size_t slot);
   // Waits for the oldest step.
   [[nodiscard]] Result<const Slot*> take_slot();

@@ -2,6 +2,7 @@
 // live.
 //
 //   tokens       [T] i32   one sequence after another             positions  [T] i32   absolute, within the sequence
+//   found        [F] i32   absent, or on CUDA what a token of -1 - n stands for: found[n], chosen by an earlier step
 //   slots        [T] i64   cache slot of each token: block * P + offset
 //   query_start  [B+1] i32 rows of sequence b: query_start[b] .. query_start[b+1]-1
 //   context_len  [B] i32   tokens of sequence b in the cache after this step, these included
@@ -18,6 +19,7 @@ namespace tandem::model {
 struct ForwardBatch {
   tensor::TensorView tokens, positions, slots, query_start, context_len, block_table, logit_rows;
   std::int64_t context_max = 0;
+  tensor::TensorView found = tensor::TensorView();
 };
 
 }  // namespace tandem::model

@@ -112,12 +112,12 @@ Result<TensorView> Transformer::forward(ops::Context& context, const ForwardBatc
   // Made before the scopes of the layers, so that it outlives them.
   const TensorView last = ops::take(context, DType::kF32, Shape{N, config_.C});
   const TensorView logits = ops::take(context, DType::kF32, Shape{N, config_.V});
-  std::vector<ops::RopeTable> tables;
-  for (const RopeFrequencies& frequencies : frequencies_) {
-    tables.push_back(
-        TD_TRY(ops::rope_table(context, batch.positions, frequencies.inv_freq, frequencies.attention_factor)));
-  }
-  TensorView x = TD_TRY(ops::embedding(context, batch.tokens, weights_.embedding, config_.embedding_scale, tape));
+  std::vector<ops::Frequencies> frequencies;
+  for (const RopeFrequencies& of : frequencies_) frequencies.push_back({of.inv_freq, of.attention_factor});
+  const ops::TokenInputs inputs =
+      TD_TRY(ops::token_inputs(context, batch.tokens, batch.found, weights_.embedding, config_.embedding_scale,
+                               batch.positions, frequencies, tape));
+  TensorView x = inputs.x;
 
   // Adds a projection of `hidden` to the residual stream x, normalised first where the architecture says so.
   const auto add_projection = [&](TensorView hidden, TensorView weight, TensorView bias,
@@ -138,7 +138,7 @@ Result<TensorView> Transformer::forward(ops::Context& context, const ForwardBatc
     std::optional<device::Arena::Scope> scope;
     if (tape == nullptr) scope.emplace(context.arena);
 
-    TensorView heads = TD_TRY(run_attention(context, layer, x, batch, cache, tables, tape));
+    TensorView heads = TD_TRY(run_attention(context, layer, x, batch, cache, inputs.tables, tape));
     if (layer == L - 1 && N < T) {  // from here on, only the rows whose logits are wanted
       heads = TD_TRY(ops::gather_rows(context, heads, batch.logit_rows, tape));
       x = TD_TRY(ops::gather_rows_into(context, x, batch.logit_rows, last, tape));

@@ -15,6 +15,7 @@
 #pragma once
 
 #include <span>
+#include <vector>
 
 #include "base/status.h"
 #include "device/arena.h"
@@ -98,6 +99,20 @@ struct RopeTable {
 };
 [[nodiscard]] Result<RopeTable> rope_table(Context& context, TensorView positions, TensorView inv_freq,
                                            float attention_factor);
+
+// What the first layer asks of tokens: embedding(), and rope_table() for each of the frequencies. On CUDA, without a
+// tape, in one launch, of the same bits; and there, where `found` is given, an id of -1 - n stands for found[n].
+struct Frequencies {
+  TensorView inv_freq;
+  float attention_factor = 1.0f;
+};
+struct TokenInputs {
+  TensorView x;
+  std::vector<RopeTable> tables;
+};
+[[nodiscard]] Result<TokenInputs> token_inputs(Context& context, TensorView ids, TensorView found, TensorView table,
+                                               float scale, TensorView positions,
+                                               std::span<const Frequencies> frequencies, Tape* tape);
 // rms_norm of each head (weight [D]), of each row ([H*D]) or of neither (absent), then rope; in one pass, but for whole
 // rows on CUDA. Without a
 // tape x is overwritten and returned. Backward reads x.

@@ -27,14 +27,37 @@ Result<TensorView> embedding(Context& context, TensorView ids, TensorView table,
   TD_TRY(expect_on_tape(context, tape, "embedding", {{"table", table}}));
   const TensorView y = take(context, DType::kF32, Shape{ids.extent(0), table.extent(1)});
   if (!context.arena.is_planning()) {
-    const auto run = on_cuda(context) ? kernels::embedding_cuda : kernels::embedding_cpu;
-    TD_TRY(run(ids, table, scale, y, context.stream));
+    TD_TRY(on_cuda(context) ? kernels::embedding_cuda(ids, table, scale, y, context.stream)
+                            : kernels::embedding_cpu(ids, table, scale, y, context.stream));
   }
   if (tape != nullptr) {
     TD_TRY(tape->record("embedding", {y},
                         [=]() mutable { return backward_of_rows(context, *tape, ids, table, scale, y); }));
   }
   return y;
+}
+
+Result<TokenInputs> token_inputs(Context& context, TensorView ids, TensorView found, TensorView table, float scale,
+                                 TensorView positions, std::span<const Frequencies> frequencies, Tape* tape) {
+  TokenInputs inputs;
+  if (!on_cuda(context) || tape != nullptr || frequencies.size() > kernels::kAngleTablesMax) {
+    if (found) return invalid_argument("token_inputs: tokens that a kernel found are for CUDA, without a tape");
+    for (const Frequencies& of : frequencies) {
+      inputs.tables.push_back(TD_TRY(rope_table(context, positions, of.inv_freq, of.attention_factor)));
+    }
+    inputs.x = TD_TRY(embedding(context, ids, table, scale, tape));
+    return inputs;
+  }
+  std::vector<kernels::AngleTable> angles;
+  for (const Frequencies& of : frequencies) {
+    const Shape shape{positions.extent(0), of.inv_freq.extent(0)};
+    inputs.tables.push_back({take(context, DType::kF32, shape), take(context, DType::kF32, shape)});
+    angles.push_back({of.inv_freq, of.attention_factor, inputs.tables.back().cos, inputs.tables.back().sin});
+  }
+  inputs.x = take(context, DType::kF32, Shape{ids.extent(0), table.extent(1)});
+  if (context.arena.is_planning()) return inputs;
+  TD_TRY(kernels::embedding_cuda(ids, table, scale, inputs.x, context.stream, {found, positions, angles}));
+  return inputs;
 }
 
 Result<TensorView> gather_rows(Context& context, TensorView x, TensorView rows, Tape* tape) {

@@ -1,5 +1,6 @@
 // Cosines and sines of all positions, one thread an angle.
 #include "kernels/common/launch.cuh"
+#include "kernels/rope/angle_sm80.cuh"
 #include "kernels/rope/paths.h"
 
 namespace tandem::kernels {
@@ -11,10 +12,9 @@ __global__ void __launch_bounds__(256) angles(const std::int32_t* positions, con
   wait_for_previous();
   const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i >= count) return;
-  float sine, cosine;
-  sincosf(__fmul_rn(static_cast<float>(positions[i / half]), inv_freq[i % half]), &sine, &cosine);
-  cos_out[i] = __fmul_rn(factor, cosine);
-  sin_out[i] = __fmul_rn(factor, sine);
+  const Angle angle = angle_of(positions[i / half], inv_freq[i % half], factor);
+  cos_out[i] = angle.cosine;
+  sin_out[i] = angle.sine;
 }
 
 }  // namespace

@@ -65,15 +65,6 @@ Status largest_cuda(TensorView logits, TensorView ids, std::span<ChosenToken> ch
                       ids.as<std::int32_t>(), chosen.data(), stream);
 }
 
-Status fill_in_found_cuda(TensorView tokens, TensorView found, device::Stream& stream) {
-  constexpr const char* kOp = "fill_in_found";
-  TD_TRY(expect_cuda_stream(kOp, stream));
-  TD_TRY(expect_view(kOp, "tokens", tokens, DType::kI32, {kAnyExtent}, Layout::kDense, stream.device()));
-  TD_TRY(expect_view(kOp, "found", found, DType::kI32, {kAnyExtent}, Layout::kDense, stream.device()));
-  return fill_in_found_sm80(tokens.as<std::int32_t>(), tokens.extent(0), found.as<const std::int32_t>(),
-                            found.extent(0), stream);
-}
-
 #ifndef TANDEM_WITH_CUDA
 
 Status choose_tokens_sm90(const float*, std::int64_t, std::int64_t, const TokenChoice*, std::int32_t*, ChosenToken*,
@@ -83,9 +74,6 @@ Status choose_tokens_sm90(const float*, std::int64_t, std::int64_t, const TokenC
 Status largest_sm80(const float*, std::int64_t, std::int64_t, std::uint64_t*, std::int32_t*, ChosenToken*,
                     device::Stream&) {
   return no_cuda_code("largest");
-}
-Status fill_in_found_sm80(std::int32_t*, std::int64_t, const std::int32_t*, std::int64_t, device::Stream&) {
-  return no_cuda_code("fill_in_found");
 }
 
 #endif

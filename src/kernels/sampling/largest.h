@@ -1,5 +1,5 @@
 // Which logit of a row is the largest: choose.h for rows that are all greedy and want no log-probabilities, on any card
-// and for any vocabulary; and tokens that become what was chosen.
+// and for any vocabulary.
 //   logits [N,V] f32, dense     ids [N] i32: the index of the largest, the lowest of equals; -1 where a logit is NaN or
 //                               +infinity, or all are -infinity
 //   chosen N of them, in page-locked memory of the host: the ids once more
@@ -22,8 +22,5 @@ std::size_t largest_cuda_scratch_bytes(std::int64_t N);
 
 [[nodiscard]] Status largest_cuda(tensor::TensorView logits, tensor::TensorView ids, std::span<ChosenToken> chosen,
                                   std::span<std::byte> scratch, device::Stream& stream);
-
-// Of tokens [T] i32, in place, those below 0: -1 - n becomes found[n]. found [N] i32; n < N.
-[[nodiscard]] Status fill_in_found_cuda(tensor::TensorView tokens, tensor::TensorView found, device::Stream& stream);
 
 }  // namespace tandem::kernels

@@ -1,5 +1,5 @@
-// The largest of each row, and tokens that become what was found. The first in two launches: kLargestParts blocks look
-// at parts of a row, then one warp at what they found.
+// The largest of each row, in two launches: kLargestParts blocks look at parts of a row, then one warp at what they
+// found.
 //
 // A logit and its index are one integer whose order is "larger logit, then lower index", so that the maximum of
 // integers does all; NaN and +infinity become the largest of all keys.
@@ -56,22 +56,7 @@ __global__ void __launch_bounds__(32)
   chosen[blockIdx.x].token = id;
 }
 
-__global__ void __launch_bounds__(256)
-    fill_in_found(std::int32_t* tokens, std::int64_t T, const std::int32_t* found, std::int64_t N) {
-  start_next();
-  const std::int64_t t = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (t >= T || tokens[t] >= 0) return;
-  const std::int64_t n = -1 - std::int64_t{tokens[t]};
-  tokens[t] = n < N ? found[n] : -1;
-}
-
 }  // namespace
-
-Status fill_in_found_sm80(std::int32_t* tokens, std::int64_t T, const std::int32_t* found, std::int64_t N,
-                          device::Stream& stream) {
-  const dim3 grid(static_cast<unsigned>((T + 255) / 256));
-  return launch("fill_in_found", fill_in_found, {grid, 256, 0}, stream, tokens, T, found, N);
-}
 
 Status largest_sm80(const float* logits, std::int64_t N, std::int64_t V, std::uint64_t* parts, std::int32_t* ids,
                     ChosenToken* chosen, device::Stream& stream) {

@@ -16,9 +16,6 @@ inline constexpr int kLargestParts = 16;  // blocks that share a row
 [[nodiscard]] Status largest_sm80(const float* logits, std::int64_t N, std::int64_t V, std::uint64_t* parts,
                                   std::int32_t* ids, ChosenToken* chosen, device::Stream& stream);
 
-[[nodiscard]] Status fill_in_found_sm80(std::int32_t* tokens, std::int64_t T, const std::int32_t* found, std::int64_t N,
-                                        device::Stream& stream);
-
 // Tokens of a row in the shared memory of one of the 8 blocks that share it.
 TD_HOST_DEVICE constexpr int choose_part_tokens(int V) { return ((V + 7) / 8 + 3) / 4 * 4; }
 [[nodiscard]] Status choose_tokens_sm90(const float* logits, std::int64_t N, std::int64_t V, const TokenChoice* choices,

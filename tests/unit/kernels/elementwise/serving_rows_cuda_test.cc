@@ -1,5 +1,7 @@
 // The small kernels of a serving step on CUDA: embedding, norm of f32 rows, elementwise arithmetic, rotary tables.
 #include <cmath>
+#include <limits>
+#include <vector>
 
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/embedding/embedding.h"
@@ -52,6 +54,61 @@ TEST(ServingRowsCuda, EmbeddingTakesRows) {
     ASSERT_TRUE(embedding_cuda(on_device.view(), table.view(), 1.0f, copied.view(), stream).ok());
     EXPECT_EQ(copied.get()[C], table_values[10 * C]);
   }
+}
+
+// Ids below zero stand for what an earlier kernel found.
+TEST(ServingRowsCuda, EmbeddingTakesRowsOfFoundTokens) {
+  TANDEM_CUDA_STREAM(stream);
+  constexpr std::int64_t V = 11, C = 300;
+  const std::vector<std::int32_t> ids{-4, 2, -1, -2, -3, -5, std::numeric_limits<std::int32_t>::min()};
+  const std::vector<std::int32_t> found{7, 10, -1, 0};
+  const std::vector<std::int32_t> wanted{0,  2,  7, 10,
+                                         -1, -1, -1};  // of a row that was not found, or is not there: none
+  const CudaRows table(DType::kBf16, V, C, rounded_to(DType::kBf16, random_values(1, V * C)), stream);
+  const CudaIds on_device(ids, stream), found_there(found, stream), wanted_there(wanted, stream);
+  CudaRows y(DType::kF32, 7, C, 0, 0, stream), expected(DType::kF32, 7, C, 0, 0, stream);
+  const WithEmbedding with{.found = found_there.view()};
+  ASSERT_TRUE(embedding_cuda(on_device.view(), table.view(), 2.0f, y.view(), stream, with).ok());
+  ASSERT_TRUE(embedding_cuda(wanted_there.view(), table.view(), 2.0f, expected.view(), stream).ok());
+  EXPECT_TRUE(same_bits(y.get(), expected.get()));
+  EXPECT_TRUE(std::isnan(y.get()[4 * C]));
+  EXPECT_FALSE(std::isnan(y.get()[3 * C]));
+  EXPECT_FALSE(embedding_cuda(on_device.view(), table.view(), 2.0f, y.view(), stream, {.found = table.view()}).ok());
+}
+
+TEST(ServingRowsCuda, EmbeddingMakesTablesOfAngles) {
+  TANDEM_CUDA_STREAM(stream);
+  constexpr std::int64_t T = 5, V = 11, C = 300;
+  const CudaIds ids({0, 10, 3, 3, 1}, stream), positions({0, 1, 4095, 131071, 1000000}, stream);
+  const CudaRows table(DType::kF32, V, C, random_values(1, V * C), stream);
+  CudaRows y(DType::kF32, T, C, 0, 0, stream), y_alone(DType::kF32, T, C, 0, 0, stream);
+  std::vector<CudaRows> frequencies, tables;
+  std::vector<AngleTable> angles;
+  frequencies.reserve(2);
+  tables.reserve(8);
+  const auto add = [&](std::int64_t half) { return tables.emplace_back(DType::kF32, T, half, 0, 0, stream).view(); };
+  for (const std::int64_t half : {5, 128}) {
+    std::vector<float> values;
+    for (std::int64_t i = 0; i < half; ++i) values.push_back(std::pow(1e4f, -static_cast<float>(i) / 128.0f));
+    const CudaRows& of = frequencies.emplace_back(DType::kF32, 1, half, values, stream);
+    angles.push_back({of.vector_view(), half == 5 ? 1.0f : 1.25f, add(half), add(half)});
+  }
+  const WithEmbedding with{.positions = positions.view(), .angles = angles};
+  ASSERT_TRUE(embedding_cuda(ids.view(), table.view(), 1.0f, y.view(), stream, with).ok());
+  ASSERT_TRUE(embedding_cuda(ids.view(), table.view(), 1.0f, y_alone.view(), stream).ok());
+  EXPECT_TRUE(same_bits(y.get(), y_alone.get()));
+  for (std::size_t i = 0; i < angles.size(); ++i) {
+    const AngleTable& of = angles[i];
+    const TensorView cos = add(of.inv_freq.extent(0)), sin = add(of.inv_freq.extent(0));
+    ASSERT_TRUE(rope_table_cuda(positions.view(), of.inv_freq, of.attention_factor, cos, sin, stream).ok());
+    EXPECT_TRUE(same_bits(tables[2 * i].get(), tables[tables.size() - 2].get()));
+    EXPECT_TRUE(same_bits(tables[2 * i + 1].get(), tables[tables.size() - 1].get()));
+  }
+  const AngleTable three[] = {angles[0], angles[0], angles[0]};
+  const WithEmbedding too_many{.positions = positions.view(), .angles = three};
+  EXPECT_FALSE(embedding_cuda(ids.view(), table.view(), 1.0f, y.view(), stream, too_many).ok());
+  const WithEmbedding without{.angles = angles};
+  EXPECT_FALSE(embedding_cuda(ids.view(), table.view(), 1.0f, y.view(), stream, without).ok());
 }
 
 TEST(ServingRowsCuda, NormOfF32Rows) {

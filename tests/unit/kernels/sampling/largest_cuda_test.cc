@@ -56,29 +56,5 @@ TEST(LargestCuda, OddValues) {
   EXPECT_EQ(largest({3e38f, -3e38f}, 1, stream), (std::vector<std::int32_t>{0}));
 }
 
-TEST(LargestCuda, FoundTokensAreFilledIn) {
-  TANDEM_CUDA_STREAM(stream);
-  const std::vector<std::int32_t> found_values = {7, 11, 0, 128255};
-  const CudaInts found(found_values, stream);
-  for (const std::int64_t T : {1, 255, 256, 257, 1000}) {
-    std::vector<std::int32_t> tokens, wanted;
-    for (std::int64_t t = 0; t < T; ++t) {
-      const auto n = static_cast<std::int32_t>(t % 7);
-      tokens.push_back(n < 3 ? 100 + n : -1 - (n - 3));  // -1 .. -4
-      wanted.push_back(n < 3 ? 100 + n : found_values[static_cast<std::size_t>(n - 3)]);
-    }
-    tokens.back() = -5;  // of a row that there is not
-    wanted.back() = -1;
-    const CudaInts on_device(tokens, stream);
-    EXPECT_TRUE(fill_in_found_cuda(on_device.view({T}), found.view({4}), stream).ok());
-    std::vector<std::int32_t> got(tokens.size());
-    EXPECT_TRUE(device::copy(got.data(), on_device.view({T}).data(), got.size() * 4, stream).ok());
-    EXPECT_TRUE(stream.synchronize().ok());
-    EXPECT_EQ(got, wanted) << T;
-  }
-  const CudaRows floats(DType::kF32, 1, 4, 0, 0, stream);
-  EXPECT_FALSE(fill_in_found_cuda(floats.vector_view(), found.view({4}), stream).ok());
-}
-
 }  // namespace
 }  // namespace tandem::kernels
