@@ -23,11 +23,16 @@ struct Ranked {
 std::vector<WorkItem> order_work(std::vector<Ranked> tiles, const std::vector<std::int64_t>& family_bytes,
                                  std::int64_t heads, std::int64_t heads_min, std::int64_t pairs_max);
 
-// Pairs of a section. Forward: with few of them several tiles of each are at work at a time, so that keys come from
-// device memory all the time, and not for the first tiles of a section alone. Backward on Hopper: what the tiles of a
-// pair share, rows of q and dout and sums of dq, is twice its keys, and is to stay in the cache from one tile to the
-// next; with fewer pairs, tiles of a pair would begin together and wait for each other. Else: any number.
-inline constexpr std::int64_t kForwardPairs = 32, kAnyPairs = std::numeric_limits<std::int64_t>::max();
+// The forward's order, whose items wait for nothing: pairs of family and head in sections of about equal bytes; within
+// a section, the tiles in descending cost, each for all of the section's heads. The last two sections are one, so that
+// what is left for the end is small.
+std::vector<WorkItem> order_forward(std::vector<Ranked> tiles, const std::vector<std::int64_t>& family_bytes,
+                                    std::int64_t heads);
+
+// Pairs of a section of the backward. On Hopper: what the tiles of a pair share, rows of q and dout and sums of dq, is
+// twice its keys, and is to stay in the cache from one tile to the next; with fewer pairs, tiles of a pair would begin
+// together and wait for each other. Else: any number.
+inline constexpr std::int64_t kAnyPairs = std::numeric_limits<std::int64_t>::max();
 inline constexpr std::int64_t kBackwardPairs = 32, kNarrowBackwardPairs = 64;  // the latter to head dim 64
 
 // For backwards whose items wait for each other: kv heads that are worked on together at least. Where sequences are so
