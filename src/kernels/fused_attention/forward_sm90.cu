@@ -2,15 +2,17 @@
 //
 //   grid           one block an SM; each takes the plan's next item when it is done with one. Which block computes what
 //                  is not fixed, what it computes is.
-//   warpgroup 0    a thread takes items and copies Q (two buffers where they fit) and K, a thread copies V (rings)
+//   warpgroup 0    a thread takes items and copies Q (two buffers where they fit) and K, a thread copies V (rings); of
+//   a
+//                  single Q each copies a part, that of one of the computing warpgroups
 //   warpgroup 1 .. 64 rows each. For each key block j, ascending:
 //
 //       issue S' = Q K(j+1)^T, then O += P V(j);  wait for S';  softmax of S' while the second product runs
 //
 //     and, where it helps, in turns: a warpgroup issues its products when the one before has, so that one's softmax
 //     runs under another's products (arXiv:2407.08608). A packed accumulator is the next product's A operand, so P
-//     never leaves registers. Rows leave through their places in Q's buffer, by the copy engine, while the next item
-//     begins; at D = 256, with one buffer, from registers.
+//     never leaves registers. Rows leave by the copy engine while the next item begins, through their places in Q's
+//     buffer; at D = 256, with one buffer, through those of the item's last K and V.
 //
 // Budget  D   rows  keys  shared memory                              registers of O + S + P
 //         64  192   128   Q 2 x 24 + K, V 2 x 4 x 16 = 176 KiB       32 + 64 + 32
@@ -40,20 +42,6 @@ using namespace sm90::forward;
 
 constexpr float kLn2 = 0.6931471805599453f;
 
-// Values of keys that are not the range's could be anything; p = 0 does not silence NaN. Of the first kColumns keys.
-template <class C, int kColumns>
-__device__ __forceinline__ void zero_values(std::byte* tile, int keys, int barrier) {
-  const int thread = threadIdx.x % 128;
-#pragma unroll
-  for (int c = 0; c < C::kD / 64; ++c) {
-    for (int at = keys * 128 + thread * 16; at < kColumns * 128; at += 128 * 16) {
-      *reinterpret_cast<uint4*>(tile + c * C::kKeys * 128 + at) = make_uint4(0, 0, 0, 0);
-    }
-  }
-  fence_async_shared();
-  named_sync(barrier, 128);
-}
-
 template <class C, class Half>
 __device__ __forceinline__ void consume(const CUtensorMap* out_map, const ForwardArguments& args, std::byte* shared,
                                         Barriers<C>& barriers) {
@@ -61,9 +49,9 @@ __device__ __forceinline__ void consume(const CUtensorMap* out_map, const Forwar
   const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0) - 1;
   const int thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
   const int first_row = warpgroup * 64 + warp * 16, row = first_row + lane / 4;  // of the tile; and row + 8
-  const bool is_elected = thread == 0;
+  const int part = C::kQParts > 1 ? warpgroup : 0;                               // of Q
   const int turn = 1 + warpgroup, next_turn = 1 + (warpgroup + 1) % C::kWarpgroups,
-            own = 1 + C::kWarpgroups + warpgroup;
+            own = 1 + C::kWarpgroups + warpgroup, last_sums = 1 + 2 * C::kWarpgroups;
   std::byte* const ks = shared + C::kQBuffers * C::kQBytes;
   std::byte* const vs = ks + C::kStages * C::kKvBytes;
   const std::uint64_t q = operand(shared + warpgroup * 64 * 128, 16);
@@ -78,13 +66,20 @@ __device__ __forceinline__ void consume(const CUtensorMap* out_map, const Forwar
   RingPlace<C::kStages> place;
   RingPlace<kItemNotes> item_place;
   RingPlace<kBlockNotes> note_place;
-  bool owes_q = false;  // the last item's buffer of Q: its rows are being written from there
-  const auto give_q = [&] {
-    if (owes_q && lane == 0) {
+  // The place that the last item's rows leave through is given back when the copy engine has read them.
+  const bool through_k = !C::kWritesThroughQ && warpgroup == 0, through_v = !C::kWritesThroughQ && warpgroup > 0;
+  const auto give_place = [&] {
+    barrier_arrive(through_k   ? &barriers.k_empty[place.before()]
+                   : through_v ? &barriers.v_empty[place.before()]
+                               : &barriers.q_empty[q_place.before()][part]);
+  };
+  bool owes = false;
+  const auto settle = [&] {
+    if (owes && lane == 0) {
       bulk_wait_read<0>();
-      barrier_arrive(&barriers.q_empty[q_place.before()]);
+      give_place();
     }
-    owes_q = false;
+    owes = false;
   };
   for (;; item_place.advance()) {
     barrier_wait(&barriers.item_full[item_place.index()], item_place.parity());
@@ -101,7 +96,8 @@ __device__ __forceinline__ void consume(const CUtensorMap* out_map, const Forwar
     // row sees no more than kKeys keys beyond, so of the tile's blocks at most the last one is left out.
     const int past =
         max(interval.end(item.tile.position + min(item.tile.rows, warpgroup * 64 + 64) - 1), item.tile.prefix_count);
-    barrier_wait(&barriers.q_full[q_place.index()], q_place.parity());
+    if constexpr (!C::kWritesThroughQ) settle();
+    barrier_wait(&barriers.q_full[q_place.index()][part], q_place.parity());
     barrier_wait(&barriers.k_full[place.index()], place.parity());
     BlockNote b = barriers.block[note_place.index()];
     const std::uint64_t item_q = operand_at(q, q_place.index() * C::kQBytes);
@@ -119,24 +115,37 @@ __device__ __forceinline__ void consume(const CUtensorMap* out_map, const Forwar
       is_part = C::kPart < C::kKeys && is_end && min(b.keys, past - b.position) <= C::kPart;
     };
     look();
+    // Of the tile's last K and V each warpgroup keeps one, for its rows.
     const auto release_k = [&] {
-      if (is_elected) barrier_arrive(&barriers.k_empty[place.index()]);
+      if (lane == 0 && !(through_k && b.is_last)) barrier_arrive(&barriers.k_empty[place.index()]);
+    };
+    const auto release_v = [&] {
+      if (lane == 0 && !(through_v && b.is_last)) barrier_arrive(&barriers.v_empty[place.index()]);
     };
     const auto release_q = [&] {
-      if (!C::kWritesThroughQ && lane == 0) barrier_arrive(&barriers.q_empty[q_place.index()]);
+      if (!C::kWritesThroughQ && lane == 0) barrier_arrive(&barriers.q_empty[q_place.index()][part]);
     };
     // The block is not looked at.
     const auto leave_out = [&] {
       __syncwarp();  // rows may have been written, each lane its own
       barrier_wait(&barriers.v_full[place.index()], place.parity());
-      named_sync(own, 128);  // or a warp that is ahead gives back what one behind has not come to
       release_k();
-      if (is_elected) barrier_arrive(&barriers.v_empty[place.index()]);
+      release_v();
     };
     const auto pass_turn = [&] {
       if constexpr (C::kTurns) {
         named_sync(turn, 256);
         named_arrive(next_turn, 256);
+      }
+    };
+    // Until the place is free: K is, when the other has its last scores, and so has given back its part of Q; V, when
+    // the other has its last sums.
+    const auto meet = [&] {
+      if (through_k) {
+        barrier_wait(&barriers.q_empty[q_place.index()][C::kQParts - 1], q_place.parity());
+        named_arrive(last_sums, 256);
+      } else {
+        named_sync(last_sums, 256);
       }
     };
     if (item.tile.rows > warpgroup * 64) {
@@ -174,7 +183,7 @@ __device__ __forceinline__ void consume(const CUtensorMap* out_map, const Forwar
       };
       rows.begin();
       rows.issue_scores(item_q, operand_at(k, place.index() * C::kKvBytes));
-      if constexpr (C::kWritesThroughQ) give_q();
+      if constexpr (C::kWritesThroughQ) settle();
       product_wait<0>();
       product_touch(rows.scores);
       release_k();
@@ -203,12 +212,11 @@ __device__ __forceinline__ void consume(const CUtensorMap* out_map, const Forwar
         }
         product_wait<0>();
         product_touch(rows.sums);
-        if (is_elected) barrier_arrive(&barriers.v_empty[last.index()]);
+        if (lane == 0) barrier_arrive(&barriers.v_empty[last.index()]);
         rows.fade_sums(fade);
         rows.pack_p();
       }
       const ItemNote note = item;
-      const int last = place.index();
       const bool leaves_one = C::kLeavesOut && !b.is_last;
       float inverse[2];
       // All of it for either width: ptxas serialises products under way where two paths meet.
@@ -239,19 +247,25 @@ __device__ __forceinline__ void consume(const CUtensorMap* out_map, const Forwar
       } else {
         finish(Whole());
       }
-      if (is_elected) barrier_arrive(&barriers.v_empty[last]);
+      release_v();
+      std::byte* rows_place = shared + q_place.index() * C::kQBytes + warpgroup * 64 * 128;
       if constexpr (C::kWritesThroughQ) {
-        owes_q = write_through<C, Half>(out_map, shared + q_place.index() * C::kQBytes, own, args, note, first_row,
-                                        rows.sums, inverse);
+        named_sync(own, 128);
       } else {
-        write_from_registers<C, Half>(args, note, row, rows.sums, inverse);
+        if (leaves_one) {
+          advance();
+          leave_out();
+        }
+        meet();
+        rows_place = (through_k ? ks : vs) + place.index() * C::kKvBytes;
       }
-      if (leaves_one) {
+      owes = write_through<C, Half>(out_map, rows_place, own, args, note, warpgroup * 64, rows.sums, inverse);
+      if (C::kWritesThroughQ && leaves_one) {
         advance();
         leave_out();
       }
     } else {
-      if constexpr (C::kWritesThroughQ) give_q();
+      if constexpr (C::kWritesThroughQ) settle();
       leave_out();
       while (!b.is_last) {
         advance();
@@ -259,17 +273,18 @@ __device__ __forceinline__ void consume(const CUtensorMap* out_map, const Forwar
         leave_out();
       }
       release_q();
+      if constexpr (!C::kWritesThroughQ) meet();
     }
     place.advance();
     note_place.advance();
+    q_place.advance();
     __syncwarp();
     if (lane == 0) {
-      if (C::kWritesThroughQ && !owes_q) barrier_arrive(&barriers.q_empty[q_place.index()]);
+      if (!owes) give_place();
       barrier_arrive(&barriers.item_empty[item_place.index()]);
     }
-    q_place.advance();
   }
-  if (owes_q && lane == 0) bulk_wait_read<0>();
+  if (owes && lane == 0) bulk_wait_read<0>();
 }
 
 template <class C, class Half>
@@ -287,14 +302,16 @@ __global__ __launch_bounds__(C::kThreads,
     prefetch_map(&k_map);
     prefetch_map(&v_map);
     for (int i = 0; i < C::kQBuffers; ++i) {
-      barrier_init(&barriers.q_full[i], 1);
-      barrier_init(&barriers.q_empty[i], 4 * C::kWarpgroups);
+      for (int part = 0; part < C::kQParts; ++part) {
+        barrier_init(&barriers.q_full[i][part], 1);
+        barrier_init(&barriers.q_empty[i][part], 4 * C::kWarpgroups / C::kQParts);
+      }
     }
     for (int i = 0; i < C::kStages; ++i) {
       barrier_init(&barriers.k_full[i], 1);
       barrier_init(&barriers.v_full[i], 1);
-      barrier_init(&barriers.k_empty[i], C::kWarpgroups);
-      barrier_init(&barriers.v_empty[i], C::kWarpgroups);
+      barrier_init(&barriers.k_empty[i], 4 * C::kWarpgroups);
+      barrier_init(&barriers.v_empty[i], 4 * C::kWarpgroups);
     }
     for (int i = 0; i < kItemNotes; ++i) {
       barrier_init(&barriers.item_full[i], 1);
@@ -303,13 +320,15 @@ __global__ __launch_bounds__(C::kThreads,
     barrier_init_fence();
   }
   __syncthreads();
-  wait_for_previous();  // clear_taken_kernel
   if (threadIdx.x < 128) {
     registers_give_back<C::kProducerRegisters>();
+    // What they read first, clear_taken_kernel does not write.
     if (threadIdx.x == 0) copy_queries_and_keys<C>(&q_map, &k_map, args, shared_address(shared), barriers);
-    if (threadIdx.x == 32) copy_values<C>(&v_map, args, shared_address(shared), barriers);
+    if (threadIdx.x == 32) copy_values<C>(&q_map, &v_map, args, shared_address(shared), barriers);
+    wait_for_previous();
   } else {
     registers_take<C::kConsumerRegisters>();
+    wait_for_previous();
     consume<C, Half>(&out_map, args, shared, barriers);
   }
 }
@@ -326,10 +345,10 @@ Status launch_forward(const FusedForwardCall& call) {
   TD_CHECK(tiling.forward_rows == C::kRows && tiling.key_block == C::kKeys, tiling.forward_rows, tiling.key_block);
   const auto kernel = fused_attention_forward_sm90_kernel<C, Half>;
   const int multiprocessors = TD_TRY(device::cuda_multiprocessors(call.stream.device().index));
-  const CUtensorMap q_map = TD_TRY(make_row_map(call.q, C::kRows));
+  const CUtensorMap q_map = TD_TRY(make_row_map(call.q, C::kRows / C::kQParts));
   const CUtensorMap k_map = TD_TRY(make_row_map(call.k, C::kKeys));
   const CUtensorMap v_map = TD_TRY(make_row_map(call.v, C::kKeys));
-  const CUtensorMap out_map = TD_TRY(make_row_map(call.out, 16));
+  const CUtensorMap out_map = TD_TRY(make_row_map(call.out, 64));
   const ForwardArguments args{
       .tiles = reinterpret_cast<const ForwardTile*>(call.words + plan.forward_tiles.offset),
       .items = reinterpret_cast<const WorkItem*>(call.words + plan.forward_items.offset),

@@ -33,8 +33,11 @@ struct Config {
   // Which of the two ways of masking: measured.
   static constexpr bool kMasksByComparing = kD != 256;
   static constexpr int kQBuffers = kD == 256 ? 1 : 2;
-  // A single one is given back once the item's last scores are there; else rows are written through it.
+  // A single one is given back, each warpgroup its part, once the last scores are there. Rows then leave through the
+  // places of the item's last K (the first warpgroup's) and last V (the second's), else through Q's.
+  static constexpr int kQParts = kQBuffers > 1 ? 1 : kWarpgroups;
   static constexpr bool kWritesThroughQ = kQBuffers > 1;
+  static constexpr int kPlaceRows = kWritesThroughQ ? kRows : kKeys;  // of that place
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
   static constexpr int kQBytes = kRows * kD * 2, kKvBytes = kKeys * kD * 2;
   static constexpr int kSharedBytes = kQBuffers * kQBytes + 2 * kStages * kKvBytes + 1024;  // and to align
@@ -42,6 +45,7 @@ struct Config {
   static constexpr int kConsumerRegisters = kWarpgroups == 3 ? 160 : 232;
   static_assert(kSharedBytes <= 227 * 1024);
   static_assert(!kLeavesOut || kRows - 64 <= kKeys);  // then it is one block at most
+  static_assert(kWritesThroughQ || (kWarpgroups == 2 && kKeys >= 64));
 };
 
 struct ForwardArguments {
@@ -81,23 +85,22 @@ struct alignas(16) Barriers {
   BlockNote block[kBlockNotes];  // more than stages: read after the stage's K may have been given back
   ItemNote item[kItemNotes];
   std::uint64_t item_full[kItemNotes], item_empty[kItemNotes];
-  std::uint64_t q_full[C::kQBuffers], q_empty[C::kQBuffers];
+  std::uint64_t q_full[C::kQBuffers][C::kQParts], q_empty[C::kQBuffers][C::kQParts];
   std::uint64_t k_full[C::kStages], k_empty[C::kStages], v_full[C::kStages], v_empty[C::kStages];
 };
 
-// Four values of each of four neighbouring lanes: lane i then has the i-th of lanes 0 .. 3.
-__device__ __forceinline__ void transpose_in_quad(std::uint32_t (&values)[4]) {
-  const bool is_odd = threadIdx.x % 2 != 0, is_upper = threadIdx.x % 4 >= 2;
+// Values of keys that are not the range's could be anything; p = 0 does not silence NaN. Of the first kColumns keys.
+template <class C, int kColumns>
+__device__ __forceinline__ void zero_values(std::byte* tile, int keys, int barrier) {
+  const int thread = threadIdx.x % 128;
 #pragma unroll
-  for (int j = 0; j < 4; j += 2) {
-    const std::uint32_t other = __shfl_xor_sync(0xffffffffu, is_odd ? values[j] : values[j + 1], 1);
-    (is_odd ? values[j] : values[j + 1]) = other;
+  for (int c = 0; c < C::kD / 64; ++c) {
+    for (int at = keys * 128 + thread * 16; at < kColumns * 128; at += 128 * 16) {
+      *reinterpret_cast<uint4*>(tile + c * C::kKeys * 128 + at) = make_uint4(0, 0, 0, 0);
+    }
   }
-#pragma unroll
-  for (int j = 0; j < 2; ++j) {
-    const std::uint32_t other = __shfl_xor_sync(0xffffffffu, is_upper ? values[j] : values[j + 2], 2);
-    (is_upper ? values[j] : values[j + 2]) = other;
-  }
+  fence_async_shared();
+  named_sync(barrier, 128);
 }
 
 // o = 0 for the warp's 16 rows; lse is the sink's, or -infinity.
@@ -114,61 +117,30 @@ __device__ __forceinline__ void write_nothing_seen(const ForwardArguments& args,
   }
 }
 
-// The thread's rows, by itself: in 16 bytes at a time.
+// The warpgroup's 64 rows from `first` of the tile on, through 64 rows from `place` on that nobody reads any more. True
+// if the copy engine reads there for this warp: lane 0 then waits (bulk_wait_read) before it gives the place back.
+// `out_map` has boxes of 64 rows.
 template <class C, class Half>
-__device__ __forceinline__ void write_from_registers(const ForwardArguments& args, const ItemNote& item, int row,
-                                                     const float (&sums)[C::kD / 2], const float (&inverse)[2]) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const bool is_row = row + 8 * r < item.tile.rows;
-    Half* const to = static_cast<Half*>(args.out) + (item.tile.query_row + row + 8 * r) * args.out_row_stride +
-                     item.head * args.out_head_stride;
-#pragma unroll
-    for (int c = 0; c < C::kD / 32; ++c) {
-      // Of 32 columns, lane i of four has the i-th pair of every 8; it writes the i-th 8.
-      std::uint32_t pairs[4];
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const float* const two = sums + 4 * (4 * c + j) + 2 * r;
-        pairs[j] = pack<Half>(two[0] * inverse[r], two[1] * inverse[r]);
-      }
-      transpose_in_quad(pairs);
-      const int column = 32 * c + 8 * (lane % 4);
-      if (is_row && column < args.D) {
-        *reinterpret_cast<uint4*>(to + column) = {pairs[0], pairs[1], pairs[2], pairs[3]};
-      }
-    }
-  }
-}
-
-// The warp's 16 rows from `first` of the tile on, through their places in Q's, which nobody reads any more. True if the
-// copy engine reads them now: lane 0 then waits (bulk_wait_read) before anybody writes there. `out_map` has boxes of 16
-// rows.
-template <class C, class Half>
-__device__ __forceinline__ bool write_through(const CUtensorMap* out_map, std::byte* q_tile, int barrier,
+__device__ __forceinline__ bool write_through(const CUtensorMap* out_map, std::byte* place, int barrier,
                                               const ForwardArguments& args, const ItemNote& item, int first,
                                               const float (&sums)[C::kD / 2], const float (&inverse)[2]) {
-  const int lane = threadIdx.x % 32;
-  std::byte* const tile = q_tile + first * 128;
-  const std::uint32_t stage = shared_address(tile) + (lane % 16) * 128;
-  named_sync(barrier, 128);
+  const int warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32;
+  const std::uint32_t stage = shared_address(place) + (warp * 16 + lane % 16) * 128;
 #pragma unroll
   for (int c = 0; c < C::kD / 16; ++c) {
     const float* const s = sums + 8 * c;
     const int chunk = (c * 2 + lane / 16) % 8;
-    store_matrices(stage + (c / 4) * C::kRows * 128 + ((chunk ^ (lane % 8)) * 16),
+    store_matrices(stage + (c / 4) * C::kPlaceRows * 128 + ((chunk ^ (lane % 8)) * 16),
                    pack<Half>(s[0] * inverse[0], s[1] * inverse[0]), pack<Half>(s[2] * inverse[1], s[3] * inverse[1]),
                    pack<Half>(s[4] * inverse[0], s[5] * inverse[0]), pack<Half>(s[6] * inverse[1], s[7] * inverse[1]));
   }
   fence_async_shared();
-  __syncwarp();
-  if (first + 16 <= item.tile.rows) {
+  named_sync(barrier, 128);
+  if (first + 64 <= item.tile.rows) {
+    if (warp >= C::kD / 64) return false;
     if (lane == 0) {
-#pragma unroll
-      for (int c = 0; c < C::kD / 64; ++c) {
-        store_box(out_map, shared_address(tile) + c * C::kRows * 128, c * 64, item.tile.query_row + first, item.head);
-      }
+      store_box(out_map, shared_address(place) + warp * C::kPlaceRows * 128, warp * 64, item.tile.query_row + first,
+                item.head);
       bulk_commit();
     }
     return true;
@@ -177,8 +149,8 @@ __device__ __forceinline__ bool write_through(const CUtensorMap* out_map, std::b
   Half* const to = static_cast<Half*>(args.out) + (item.tile.query_row + first) * args.out_row_stride +
                    item.head * args.out_head_stride + lane * 8;
 #pragma unroll 1
-  for (int r = 0; r < item.tile.rows - first; ++r) {
-    const std::byte* const piece = tile + (lane / 8) * C::kRows * 128 + r * 128 + ((lane % 8) ^ (r % 8)) * 16;
+  for (int r = warp * 16; r < min(warp * 16 + 16, item.tile.rows - first); ++r) {
+    const std::byte* const piece = place + (lane / 8) * C::kPlaceRows * 128 + r * 128 + ((lane % 8) ^ (r % 8)) * 16;
     if (lane * 8 < args.D) {
       *reinterpret_cast<uint4*>(to + r * args.out_row_stride) = *reinterpret_cast<const uint4*>(piece);
     }
