@@ -19,6 +19,7 @@
 #include "device/device.h"
 #include "device/memory.h"
 #include "kernels/linear/few_rows_sm90_run.h"
+#include "kernels/linear/some_rows_sm90_run.h"
 
 namespace {
 
@@ -189,7 +190,12 @@ class Bench {
       call.x_is_bf16 = true;
       call.norm_weight = nullptr;
     }
-    if (options_.under_way == 0 || T > 16) return check(kernels::linear_few_rows_sm90(call, *stream_));
+    if (options_.under_way == 0) return check(kernels::linear_few_rows_sm90(call, *stream_));
+    if (kernels::is_some_rows(call)) {
+      kernels::SomeRowsPlan plan = kernels::plan_some_rows(kernels::some_rows_shape(call), multiprocessors_);
+      plan.under_way = std::min(static_cast<int>(options_.under_way), plan.weight_stages);
+      return check(kernels::linear_some_rows_planned_sm90(call, plan, *stream_));
+    }
     kernels::FewRowsPlan plan = kernels::plan_few_rows(kernels::few_rows_shape(call), multiprocessors_);
     plan.under_way = std::min(static_cast<int>(options_.under_way), plan.stages);
     check(kernels::linear_few_rows_planned_sm90(call, plan, *stream_));

@@ -15,7 +15,8 @@ namespace tandem::kernels {
                                    device::Stream& stream);
 
 // What a step's first kernel does on CUDA beside the rows, as a launch of its own for each would cost some
-// microseconds. All of it may be absent.
+// microseconds. With any of it the kernel does not overlap the one before (common/launch.cuh): what the step before
+// wrote is settled for those that follow. All of it may be absent.
 //   found      [N] i32: an id of -1 - n stands for found[n], n < N, a token that an earlier kernel chose
 //   positions  [T] i32, and up to kAngleTablesMax tables of their angles: what rope_table_cuda() gives, bit for bit
 struct AngleTable {

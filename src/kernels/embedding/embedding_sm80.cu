@@ -97,7 +97,9 @@ Status embedding_sm80(const tensor::TensorView& ids, const tensor::TensorView& t
                       of.cos.as<float>(), of.sin.as<float>()};
   }
   const int threads = kThreads + (with.angles.empty() ? 0 : kAngleThreads);
-  const LaunchShape shape{dim3(static_cast<unsigned>(ids.extent(0))), threads, 0, /*overlaps_previous=*/true};
+  // The first kernel of a step overlaps nothing: others of the step read the cache early, which the step before wrote.
+  const bool overlaps_previous = with.angles.empty() && !with.found;
+  const LaunchShape shape{dim3(static_cast<unsigned>(ids.extent(0))), threads, 0, overlaps_previous};
   if (y.dtype() == DType::kBf16) {
     return launch("embedding", embedding_rows<__nv_bfloat16, __nv_bfloat16>, shape, stream, rows);
   }

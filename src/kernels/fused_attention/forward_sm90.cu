@@ -3,8 +3,7 @@
 //   grid           one block an SM; each takes the plan's next item when it is done with one. Which block computes what
 //                  is not fixed, what it computes is.
 //   warpgroup 0    a thread takes items and copies Q (two buffers where they fit) and K, a thread copies V (rings); of
-//   a
-//                  single Q each copies a part, that of one of the computing warpgroups
+//                  a single Q each copies a part, that of one of the computing warpgroups
 //   warpgroup 1 .. 64 rows each. For each key block j, ascending:
 //
 //       issue S' = Q K(j+1)^T, then O += P V(j);  wait for S';  softmax of S' while the second product runs
@@ -138,11 +137,11 @@ __device__ __forceinline__ void consume(const CUtensorMap* out_map, const Forwar
         named_arrive(next_turn, 256);
       }
     };
-    // Until the place is free: K is, when the other has its last scores, and so has given back its part of Q; V, when
-    // the other has its last sums.
+    // Until the place is free: K is, when all warps have their last scores, and so have given back their parts of Q; V,
+    // when all have their last sums.
     const auto meet = [&] {
       if (through_k) {
-        barrier_wait(&barriers.q_empty[q_place.index()][C::kQParts - 1], q_place.parity());
+        for (int p = 0; p < C::kQParts; ++p) barrier_wait(&barriers.q_empty[q_place.index()][p], q_place.parity());
         named_arrive(last_sums, 256);
       } else {
         named_sync(last_sums, 256);
@@ -322,7 +321,7 @@ __global__ __launch_bounds__(C::kThreads,
   __syncthreads();
   if (threadIdx.x < 128) {
     registers_give_back<C::kProducerRegisters>();
-    // What they read first, clear_taken_kernel does not write.
+    // What they read first, clear_taken_kernel does not write; and it overlaps nothing, so all before it has ended.
     if (threadIdx.x == 0) copy_queries_and_keys<C>(&q_map, &k_map, args, shared_address(shared), barriers);
     if (threadIdx.x == 32) copy_values<C>(&q_map, &v_map, args, shared_address(shared), barriers);
     wait_for_previous();
@@ -346,8 +345,10 @@ Status launch_forward(const FusedForwardCall& call) {
   const auto kernel = fused_attention_forward_sm90_kernel<C, Half>;
   const int multiprocessors = TD_TRY(device::cuda_multiprocessors(call.stream.device().index));
   const CUtensorMap q_map = TD_TRY(make_row_map(call.q, C::kRows / C::kQParts));
-  const CUtensorMap k_map = TD_TRY(make_row_map(call.k, C::kKeys));
-  const CUtensorMap v_map = TD_TRY(make_row_map(call.v, C::kKeys));
+  // Without keys nobody sees any, and these are not read.
+  const bool has_keys = plan.shape().S > 0;
+  const CUtensorMap k_map = has_keys ? TD_TRY(make_row_map(call.k, C::kKeys)) : q_map;
+  const CUtensorMap v_map = has_keys ? TD_TRY(make_row_map(call.v, C::kKeys)) : q_map;
   const CUtensorMap out_map = TD_TRY(make_row_map(call.out, 64));
   const ForwardArguments args{
       .tiles = reinterpret_cast<const ForwardTile*>(call.words + plan.forward_tiles.offset),

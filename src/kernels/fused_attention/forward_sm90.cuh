@@ -82,7 +82,7 @@ constexpr int kItemNotes = 2, kBlockNotes = 8;
 
 template <class C>
 struct alignas(16) Barriers {
-  BlockNote block[kBlockNotes];  // more than stages: read after the stage's K may have been given back
+  BlockNote block[kBlockNotes];  // a block's place is given back after its note was read
   ItemNote item[kItemNotes];
   std::uint64_t item_full[kItemNotes], item_empty[kItemNotes];
   std::uint64_t q_full[C::kQBuffers][C::kQParts], q_empty[C::kQBuffers][C::kQParts];

@@ -23,9 +23,9 @@ struct Ranked {
 std::vector<WorkItem> order_work(std::vector<Ranked> tiles, const std::vector<std::int64_t>& family_bytes,
                                  std::int64_t heads, std::int64_t heads_min, std::int64_t pairs_max);
 
-// The forward's order, whose items wait for nothing: pairs of family and head in sections of about equal bytes; within
-// a section, the tiles in descending cost, each for all of the section's heads. The last two sections are one, so that
-// what is left for the end is small.
+// The order of items that wait for nothing, the forward's and those backwards' that go query by query: pairs of family
+// and head in sections of about equal bytes; within a section, the tiles in descending cost, each for all of the
+// section's heads. The last two sections are one, twice as large, so that what is left for the end is small.
 std::vector<WorkItem> order_forward(std::vector<Ranked> tiles, const std::vector<std::int64_t>& family_bytes,
                                     std::int64_t heads);
 

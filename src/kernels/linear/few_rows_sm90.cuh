@@ -4,7 +4,7 @@
 //   y^T[n,t] = sum over k of W[n,k] x[t,k]: the weights are the products' left side, 64 rows at a time (fewer are
 //   used, the others read what lies behind and are dropped), the tokens the right side, 8 to 32 of them.
 //
-//   1 warp          copies weights (and x, if it is bf16 of several rows) through a ring of stages
+//   1 warp          copies weights (and x, unless it is kept: FewRowsPlan) through a ring of stages
 //   2 warpgroups    multiply what has arrived, k ascending, one f32 accumulator an output; before that, read the other
 //                   x, normalised and rounded if it is f32
 //

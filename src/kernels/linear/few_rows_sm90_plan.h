@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/linear/spared_sm90.h"
+
 namespace tandem::kernels {
 
 // What one of a block's warpgroups multiplies at a time is a piece: `piece_rows` rows of weights, at most 64, against
@@ -63,14 +65,11 @@ constexpr std::int64_t few_rows_kept_bytes(std::int64_t T, std::int64_t K) {
   return (bytes + 1023) / 1024 * 1024;
 }
 
-// To spare more multiprocessors than these costs a layer more than the next kernel gains.
-inline constexpr std::int64_t kFewRowsSparedMax = 32;
-
 struct FewRowsShape {
   std::int64_t T = 0, K = 0, N = 0;
   bool is_pair = false, keeps_x = false;
   std::int64_t groups = 0;  // of grouped layers, whose T rows are dealt to so many matrices; else 0
-  std::int64_t spared = 0;  // multiprocessors that are left free, unless they are more than kFewRowsSparedMax
+  std::int64_t spared = 0;  // multiprocessors that are left free (multiprocessors_left())
   int under_way_bytes = kFewRowsUnderWayBytes;
 };
 
@@ -115,9 +114,7 @@ inline bool fit_stages(FewRowsPlan& plan, const FewRowsShape& shape, int stage_b
 
 // Any shape that few_rows_sm90_takes(), but of one matrix and more than 16 rows.
 inline FewRowsPlan plan_few_rows(const FewRowsShape& shape, int multiprocessors) {
-  if (shape.spared <= std::min<std::int64_t>(kFewRowsSparedMax, multiprocessors / 2)) {
-    multiprocessors -= static_cast<int>(shape.spared);
-  }
+  multiprocessors = multiprocessors_left(multiprocessors, shape.spared);
   FewRowsPlan best;
   std::int64_t best_cost = 0;
   const bool is_grouped = shape.groups > 0;

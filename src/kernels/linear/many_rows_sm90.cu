@@ -2,8 +2,7 @@
 // paths.h.
 //
 //   grid           one block an SM, in clusters; each cluster takes every n-th tile of the whole, in an order that
-//   keeps
-//                  what is read in the L2 cache (Tiles)
+//                  keeps what is read in the L2 cache (Tiles)
 //   warpgroup 0    two threads copy into a ring, 64 of k at a time: one the weights, then the residual, the other x.
 //                  Blocks of a cluster, one below the other, load a part each of the weights that they share.
 //   warpgroup 1 .. 64 rows each: four products of k16 a stage, ascending, into one accumulator for each output; then

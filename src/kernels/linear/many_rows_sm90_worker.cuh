@@ -88,8 +88,8 @@ class Worker {
     }
   }
 
-  // Of the rows that there are: the others' sums are zeros, whose quotients take the slow path, and cost what a quarter
-  // of the products does.
+  // Of the rows that there are: the others are not written, and as zeros, whose quotients take the slow path, they cost
+  // what a quarter of the products does.
   template <Activation kActivation>
   __device__ __forceinline__ void finish_pairs(int row, int row_end) {
     constexpr int kPairs = C::kSums / 2, kCount = kPairs < 16 ? kPairs / 2 : 8;

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/linear/spared_sm90.h"
+
 namespace tandem::kernels {
 
 // What one of a block's warpgroups multiplies at a time is a piece: `piece_rows` rows of weights (of each matrix of a
@@ -40,13 +42,10 @@ inline constexpr int kSomeRowsManyWeights = 64;  // rows of a tile, above which 
 // Stages of both rings, at most, or one slab. A stage costs a little whatever its size, most where x is much of it.
 inline constexpr int kSomeRowsStageBytes = 38 * 1024, kSomeRowsWideStageBytes = 52 * 1024;
 
-// To spare more multiprocessors than these costs a layer more than the next kernel gains.
-inline constexpr std::int64_t kSomeRowsSparedMax = 32;
-
 struct SomeRowsShape {
   std::int64_t T = 0, K = 0, N = 0;
   bool is_pair = false;
-  std::int64_t spared = 0;  // multiprocessors that are left free, unless they are more than kSomeRowsSparedMax
+  std::int64_t spared = 0;  // multiprocessors that are left free (multiprocessors_left())
 };
 
 // Lays out rings that hold about the same columns of both, of x a tenth less. False if they do not fit.
@@ -70,9 +69,7 @@ inline bool fit_rings(SomeRowsPlan& plan, const SomeRowsShape& shape, int stage_
 
 // Any shape of at most kSomeRowsMax rows.
 inline SomeRowsPlan plan_some_rows(const SomeRowsShape& shape, int multiprocessors) {
-  if (shape.spared <= std::min<std::int64_t>(kSomeRowsSparedMax, multiprocessors / 2)) {
-    multiprocessors -= static_cast<int>(shape.spared);
-  }
+  multiprocessors = multiprocessors_left(multiprocessors, shape.spared);
   SomeRowsPlan best;
   std::int64_t best_cost = 0;
   const std::int64_t eights = (shape.N + 7) / 8;

@@ -87,6 +87,33 @@ TEST_P(FusedAttentionBits, ARowDependsOnItsOwnSegmentOnly) {
   }
 }
 
+// Where a block has several items, the next begins while the last one's rows leave: with more items than an H200 has
+// multiprocessors, each segment has the bits of its own, which are fewer. One sees nothing.
+TEST_P(FusedAttentionBits, ManyItemsHaveTheBitsOfFew) {
+  if (GetParam() == AttentionPath::kCpu) GTEST_SKIP() << "a thread has several items in every test";
+  for (const DType dtype : dtypes_of(GetParam())) {
+    if (tensor::dtype_bytes(dtype) != 2) continue;
+    for (const std::int64_t D : {64, 128, 256}) {
+      std::vector<AttentionSegment> segments = packed_segments({200, 64, 31, 1, 129, 90}, 1);
+      segments[2].key_count = 0;
+      const FusedProblem problem = FusedCase{.segments = segments, .H = 64, .G = 8, .D = D, .dtype = dtype}.problem();
+      const FusedRun run{.path = GetParam(), .dtype = dtype, .backward = false};
+      const FusedResult whole = run_fused(problem, run);
+      for (const AttentionSegment& s : problem.segments) {
+        FusedProblem alone = problem;
+        alone.segments = {s};
+        const FusedResult part = run_fused(alone, run);
+        const std::int64_t width = problem.shape.H * D;
+        EXPECT_TRUE(same_bits(rows_of(whole.out, s.query_begin, s.query_count, width),
+                              rows_of(part.out, s.query_begin, s.query_count, width)))
+            << s.query_begin;
+        EXPECT_TRUE(same_bits(lse_of(problem, whole, s.query_begin, s.query_count),
+                              lse_of(problem, part, s.query_begin, s.query_count)));
+      }
+    }
+  }
+}
+
 // On Hopper, long tiles of many heads are cut into items that add up one after another: always in the same order, and
 // cut in the same way whatever else is in the batch.
 TEST_P(FusedAttentionBits, KeysOfManyHeadsDependOnThoseWhoSeeThemOnly) {

@@ -25,6 +25,7 @@ struct Case {
   float alpha = 1.0f;
   Activation activation = Activation::kSilu;
   std::int64_t gap = 0;     // between rows of x and weights, beyond what makes them whole multiples of 16 bytes
+  bool is_y_even = false;   // rows of y and the residual begin at even elements
   int multiprocessors = 0;  // 0: the device's
   std::optional<SomeRowsPlan> plan = {};
   friend std::ostream& operator<<(std::ostream& out, const Case& c) {
@@ -76,8 +77,9 @@ std::vector<float> run(const Case& c, const Values& values, bool by_chain, devic
   CudaRows weight(DType::kBf16, c.N, c.K, gap_of(c), 0, stream);
   CudaRows up(DType::kBf16, c.is_pair ? c.N : 1, c.K, gap_of(c), 8, stream);
   const CudaRows norm(DType::kF32, 1, c.K, values.norm, stream), bias(DType::kF32, 1, c.N, values.bias, stream);
-  CudaRows y(c.y_is_bf16 ? DType::kBf16 : DType::kF32, c.T, c.N, 3, 1, stream);
-  CudaRows residual(DType::kF32, c.T, c.N, 1, 0, stream);
+  const std::int64_t odd = c.is_y_even ? 0 : 1;
+  CudaRows y(c.y_is_bf16 ? DType::kBf16 : DType::kF32, c.T, c.N, 2 + odd, odd, stream);
+  CudaRows residual(DType::kF32, c.T, c.N, 2 - odd, 0, stream);
   x.set(values.x);
   weight.set(values.weight);
   if (c.is_pair) up.set(values.up);
@@ -144,6 +146,24 @@ std::vector<Case> cases() {
           {.T = T, .K = 520, .N = 131, .x_is_bf16 = false, .has_norm = true, .is_pair = true, .multiprocessors = 3});
     }
   }
+  // Two elements of y at once.
+  for (const std::int64_t N : {2, 54, 202, 1002}) {
+    for (const std::int64_t T : {17, 43, 64}) {
+      for (const bool y_is_bf16 : {false, true}) {
+        for (const bool has_residual : {false, true}) {
+          all.push_back({.T = T,
+                         .K = 136,
+                         .N = N,
+                         .is_pair = !has_residual && T == 43,
+                         .has_residual = has_residual,
+                         .is_in_place = has_residual && !y_is_bf16 && T == 64,
+                         .y_is_bf16 = y_is_bf16,
+                         .is_y_even = true,
+                         .multiprocessors = N == 202 ? 2 : 0});
+        }
+      }
+    }
+  }
   // Every kind of K and N, several tiles to a block, gaps.
   for (const std::int64_t K : {1, 7, 8, 16, 24, 63, 64, 65, 100, 1000, 2048, 4096}) {
     for (const std::int64_t N : {1, 8, 9, 64, 129, 1030}) {
@@ -183,7 +203,7 @@ TEST(LinearFewRowsCuda, HasTheBitsOfOneChainAnOutput) {
 TEST(LinearFewRowsCuda, SomeRowsHaveTheSameBitsByAnyPlan) {
   TANDEM_HOPPER_STREAM(stream);
   for (const bool is_pair : {false, true}) {
-    Case c{.T = 44, .K = 1088, .N = 1000, .is_pair = is_pair, .has_residual = !is_pair};
+    Case c{.T = 44, .K = 1088, .N = 1002, .is_pair = is_pair, .has_residual = !is_pair, .is_y_even = true};
     const Values values(c);
     const std::vector<float> y = run(c, values, true, stream);
     const SomeRowsShape shape{.T = c.T, .K = c.K, .N = c.N, .is_pair = is_pair};
@@ -205,6 +225,22 @@ TEST(LinearFewRowsCuda, SomeRowsHaveTheSameBitsByAnyPlan) {
           }
         }
       }
+    }
+  }
+}
+
+// Quotients that take division's slow path, and those that do not, side by side.
+TEST(LinearFewRowsCuda, GatesOfEverySize) {
+  TANDEM_HOPPER_STREAM(stream);
+  for (const Activation activation : {Activation::kSilu, Activation::kGeluTanh, Activation::kGeluErf}) {
+    for (const std::int64_t T : {9, 43}) {
+      const Case c{.T = T, .K = 64, .N = 72, .is_pair = true, .activation = activation};
+      Values values(c);
+      for (std::size_t i = 0; i < values.x.size(); ++i) {
+        const auto row = static_cast<int>(i / 64);
+        values.x[i] = row == 5 ? 0.0f : std::ldexp(values.x[i], 6 * row - 120);
+      }
+      EXPECT_TRUE(same_bits(run(c, values, false, stream), run(c, values, true, stream))) << c;
     }
   }
 }
@@ -299,8 +335,9 @@ TEST(LinearFewRowsCuda, ARowsBitsDependOnNoOtherRow) {
 
 TEST(LinearFewRowsCuda, ANanStaysInItsRow) {
   TANDEM_HOPPER_STREAM(stream);
-  for (const bool x_is_bf16 : {true, false}) {
-    const Case c{.T = x_is_bf16 ? 11 : 4, .K = 520, .N = 100, .x_is_bf16 = x_is_bf16, .has_norm = !x_is_bf16};
+  for (const std::int64_t T : {4, 11, 43}) {
+    const bool x_is_bf16 = T > 4;
+    const Case c{.T = T, .K = 520, .N = 100, .x_is_bf16 = x_is_bf16, .has_norm = !x_is_bf16, .is_pair = T == 43};
     const Values values(c);
     Values poisoned = values;
     poisoned.x[3 * 520 + 519] = std::nanf("");

@@ -8,13 +8,16 @@ namespace {
 // Any shape that is taken gets a plan whose tiles cover its rows and whose ring fits.
 TEST(LinearFewRowsPlan, CoversEveryRowAndFits) {
   for (const std::int64_t T : {1, 2, 5, 8, 9, 16}) {
-    for (const std::int64_t K : {1, 63, 64, 100, 2048, 4096, 8192, 14336}) {
+    for (const std::int64_t K : {1, 63, 64, 100, 2048, 4096, 8192, 14336, 28672}) {
       for (const std::int64_t N : {1, 7, 8, 9, 1024, 2048, 4096, 6144, 14336, 128256}) {
         for (const int multiprocessors : {1, 2, 78, 132}) {
           for (const bool is_pair : {false, true}) {
             for (const bool keeps_x : {false, true}) {
-              if (keeps_x && (T > kFewRowsKeptRowsMax || K > kFewRowsKeptColumnsMax)) continue;
-              const FewRowsPlan plan = plan_few_rows({T, K, N, is_pair, keeps_x}, multiprocessors);
+              const std::int64_t kept_max = T == 1 ? kFewRowsKeptHalvesMax : kFewRowsKeptColumnsMax;
+              if (keeps_x && (T > kFewRowsKeptRowsMax || K > kept_max)) continue;
+              FewRowsShape shape{T, K, N, is_pair, keeps_x};
+              if (T == 1 && K <= kFewRowsShortHalves) shape.under_way_bytes = kFewRowsUnderWayShortBytes;
+              const FewRowsPlan plan = plan_few_rows(shape, multiprocessors);
               const std::int64_t tile_rows = plan.warpgroups * plan.piece_rows;
               EXPECT_GE(plan.tiles * tile_rows, N);
               EXPECT_LT((plan.tiles - 1) * tile_rows, N);
@@ -70,7 +73,7 @@ TEST(LinearFewRowsPlan, LeavesMultiprocessorsToTheNextKernel) {
     for (const std::int64_t T : {1, 2, 4}) {
       FewRowsShape shape{T, 4096, N, false, true};
       const int all = plan_few_rows(shape, 132).blocks;
-      for (shape.spared = 1; shape.spared <= kFewRowsSparedMax; ++shape.spared) {
+      for (shape.spared = 1; shape.spared <= kSparedMax; ++shape.spared) {
         EXPECT_LE(plan_few_rows(shape, 132).blocks, 132 - shape.spared);
       }
       EXPECT_EQ(plan_few_rows(shape, 132).blocks, all) << "more than can be had: " << shape.spared;
