@@ -54,6 +54,17 @@ TYPED_TEST(SoftBTreeTyped, OneEntryIsReadFromAnywhere) {
   tree.check_invariants();
 }
 
+// What far entries add where near ones have nothing is kept below the smallest normal float, and is not wrong for that.
+TYPED_TEST(SoftBTreeTyped, FarEntriesOfLargeValuesMayUnderflow) {
+  auto tree = make<TypeParam>(1, 1);
+  for (int i = 0; i < 600; ++i) {
+    const TypeParam value = i % 2 == 0 ? TypeParam(0) : TypeParam(1e12);
+    const TypeParam key = TypeParam(i % 2 * 97) + TypeParam(i) / 512;
+    ASSERT_TRUE(tree.insert(key, std::span(&value, 1), TypeParam(1 + i % 100)).ok());
+  }
+  tree.check_invariants();
+}
+
 // Inserts, erases, batches and changes of every kind against the formula, with many equal keys.
 template <class Real>
 void churn(SoftKernel kernel, double tolerance) {
