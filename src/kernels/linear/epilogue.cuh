@@ -8,6 +8,22 @@
 
 namespace tandem::kernels {
 
+// What follows the sums of a call, and where they go, as kernels are given it.
+struct LinearOutput {
+  const float* bias = nullptr;
+  float alpha = 1.0f;
+  const float* residual = nullptr;
+  std::int64_t residual_stride = 0;
+  Activation activation = Activation::kSilu;
+  void* y = nullptr;
+  bool y_is_bf16 = false;
+  std::int64_t y_stride = 0;
+};
+inline LinearOutput output_of(const LinearCall& call) {
+  return {call.bias,       call.alpha, call.residual,  call.residual_stride,
+          call.activation, call.y,     call.y_is_bf16, call.y_stride};
+}
+
 // alpha * (sum + bias) + residual
 __device__ __forceinline__ float finish_sum(float sum, float bias, bool has_bias, float alpha, float residual,
                                             bool has_residual) {

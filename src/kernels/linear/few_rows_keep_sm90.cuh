@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "kernels/common/sm90.cuh"
+#include "kernels/linear/epilogue.cuh"
 #include "kernels/linear/few_rows_sm90_plan.h"
 #include "kernels/linear/paths.h"
 #include "kernels/norm/row_f32.cuh"
@@ -22,14 +23,7 @@ struct FewRowsArguments {
   std::int64_t x_stride = 0;
   const float* norm_weight = nullptr;
   float norm_eps = 0.0f, norm_offset = 0.0f;
-  const float* bias = nullptr;
-  float alpha = 1.0f;
-  const float* residual = nullptr;
-  std::int64_t residual_stride = 0;
-  Activation activation = Activation::kSilu;
-  void* y = nullptr;
-  bool y_is_bf16 = false;
-  std::int64_t y_stride = 0;
+  LinearOutput out;
   const std::int32_t* offsets = nullptr;  // of grouped layers
   int groups = 0;
   bool offsets_are_settled = false;  // LinearCall

@@ -118,11 +118,11 @@ __device__ __forceinline__ void copy_weights(const FewRowsArguments& arguments, 
 }
 
 __device__ __forceinline__ void store_output(const FewRowsArguments& arguments, int t, std::int64_t n, float value) {
-  const std::int64_t at = t * arguments.y_stride + n;
-  if (arguments.y_is_bf16) {
-    static_cast<__nv_bfloat16*>(arguments.y)[at] = __float2bfloat16_rn(value);
+  const std::int64_t at = t * arguments.out.y_stride + n;
+  if (arguments.out.y_is_bf16) {
+    static_cast<__nv_bfloat16*>(arguments.out.y)[at] = __float2bfloat16_rn(value);
   } else {
-    static_cast<float*>(arguments.y)[at] = value;
+    static_cast<float*>(arguments.out.y)[at] = value;
   }
 }
 
@@ -142,15 +142,15 @@ struct FewRowsAdded {
     for (int half = 0; half < 2; ++half) {
       const std::int64_t n = begin + row_of(half);
       const bool is_row = row_of(half) < arguments.plan.piece_rows && n < arguments.N;
-      bias[half] = is_row && arguments.bias != nullptr ? arguments.bias[n] : 0.0f;
-      const float* const from = arguments.residual + n;
+      bias[half] = is_row && arguments.out.bias != nullptr ? arguments.out.bias[n] : 0.0f;
+      const float* const from = arguments.out.residual + n;
 #pragma unroll
       for (int j = 0; j < kTokens / 8; ++j) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const int t = token_of(j, i);
-          const bool is_added = is_row && t < arguments.T && arguments.residual != nullptr;
-          residual[4 * j + 2 * half + i] = is_added ? from[t * arguments.residual_stride] : 0.0f;
+          const bool is_added = is_row && t < arguments.T && arguments.out.residual != nullptr;
+          residual[4 * j + 2 * half + i] = is_added ? from[t * arguments.out.residual_stride] : 0.0f;
         }
       }
     }
@@ -172,11 +172,12 @@ __device__ __forceinline__ void finish_tile(const FewRowsArguments& arguments, c
         const int t = token_of(j, i), at = 4 * j + 2 * half + i;
         if (!is_row || t >= place.rows) continue;
         if constexpr (kPair) {
-          store_output(arguments, place.row + t, n, finish_pair_any(arguments.activation, sums[0][at], sums[1][at]));
+          store_output(arguments, place.row + t, n,
+                       finish_pair_any(arguments.out.activation, sums[0][at], sums[1][at]));
         } else {
           store_output(arguments, place.row + t, n,
-                       finish_sum(sums[0][at], added.bias[half], arguments.bias != nullptr, arguments.alpha,
-                                  added.residual[at], arguments.residual != nullptr));
+                       finish_sum(sums[0][at], added.bias[half], arguments.out.bias != nullptr, arguments.out.alpha,
+                                  added.residual[at], arguments.out.residual != nullptr));
         }
       }
     }

@@ -35,14 +35,7 @@ struct SomeRowsArguments {
   CUtensorMap weight, up, x;
   int T = 0, K = 0;
   std::int64_t N = 0;
-  const float* bias = nullptr;
-  float alpha = 1.0f;
-  const float* residual = nullptr;
-  std::int64_t residual_stride = 0;
-  Activation activation = Activation::kSilu;
-  void* y = nullptr;
-  bool y_is_bf16 = false;
-  std::int64_t y_stride = 0;
+  LinearOutput out;
   bool has_pairs = false;  // N is even, and rows of y and the residual allow access to two elements at once
   SomeRowsPlan plan;
 
@@ -136,21 +129,21 @@ struct SomeRowsAdded {
     for (int i = 0; i < kColumns / 4; ++i) bias[i] = 0.0f;
 #pragma unroll
     for (int i = 0; i < kColumns / 2; ++i) residual[i] = 0.0f;
-    if (arguments.bias != nullptr) {
+    if (arguments.out.bias != nullptr) {
 #pragma unroll
       for (int j = 0; j < kColumns / 8; ++j) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          if (8 * j + i < place.columns) bias[2 * j + i] = arguments.bias[place.column + 8 * j + i];
+          if (8 * j + i < place.columns) bias[2 * j + i] = arguments.out.bias[place.column + 8 * j + i];
         }
       }
     }
-    if (arguments.residual == nullptr) return;
+    if (arguments.out.residual == nullptr) return;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int t = place.token + 8 * half;
       if (t >= arguments.T) continue;
-      const float* const from = arguments.residual + t * arguments.residual_stride + place.column;
+      const float* const from = arguments.out.residual + t * arguments.out.residual_stride + place.column;
 #pragma unroll
       for (int j = 0; j < kColumns / 8; ++j) {
         float* const to = residual + 4 * j + 2 * half;
@@ -175,7 +168,7 @@ __device__ __forceinline__ void store_some(const SomeRowsArguments& arguments, c
   for (int half = 0; half < 2; ++half) {
     const int t = place.token + 8 * half;
     if (t >= arguments.T) continue;
-    Element* const to = static_cast<Element*>(arguments.y) + t * arguments.y_stride + place.column;
+    Element* const to = static_cast<Element*>(arguments.out.y) + t * arguments.out.y_stride + place.column;
 #pragma unroll
     for (int j = 0; j < kColumns / 4; ++j) {
       const float first = values[4 * j + 2 * half], second = values[4 * j + 2 * half + 1];
@@ -211,24 +204,24 @@ __device__ __forceinline__ void finish_some_tile(const SomeRowsArguments& argume
         if (i % 4 >= 2) sums[0][i] = 1.0f;
       }
     }
-    if (arguments.activation == Activation::kSilu) {
+    if (arguments.out.activation == Activation::kSilu) {
 #pragma unroll
       for (int i = 0; i < kColumns / 2; i += 8) finish_pairs<Activation::kSilu, 8>(sums[0] + i, sums[1] + i);
     } else {
 #pragma unroll
       for (int i = 0; i < kColumns / 2; ++i) {
-        sums[0][i] = finish_pair_any(arguments.activation, sums[0][i], sums[1][i]);
+        sums[0][i] = finish_pair_any(arguments.out.activation, sums[0][i], sums[1][i]);
       }
     }
   } else {
-    const bool has_bias = arguments.bias != nullptr, has_residual = arguments.residual != nullptr;
+    const bool has_bias = arguments.out.bias != nullptr, has_residual = arguments.out.residual != nullptr;
 #pragma unroll
     for (int i = 0; i < kColumns / 2; ++i) {
-      sums[0][i] = finish_sum(sums[0][i], added.bias[i / 4 * 2 + i % 2], has_bias, arguments.alpha, added.residual[i],
-                              has_residual);
+      sums[0][i] = finish_sum(sums[0][i], added.bias[i / 4 * 2 + i % 2], has_bias, arguments.out.alpha,
+                              added.residual[i], has_residual);
     }
   }
-  if (arguments.y_is_bf16) {
+  if (arguments.out.y_is_bf16) {
     store_some<__nv_bfloat16>(arguments, place, sums[0]);
   } else {
     store_some<float>(arguments, place, sums[0]);
