@@ -1,6 +1,7 @@
 // A file that appears under its name only when it is complete: until then it is written under a name of its own, so
-// that others may write the same file meanwhile; the last one's is left, whole. A crash leaves the old file or the new.
-// Every error names the path.
+// that others may write the same file meanwhile; the last one's is left, whole. A crash leaves the old file or the new,
+// and what had been written of it (NAME.tmp.PROCESS.NUMBER) until somebody next writes the same file. Every error names
+// the path.
 #pragma once
 
 #include <cstddef>
