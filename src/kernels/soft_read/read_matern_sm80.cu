@@ -12,9 +12,7 @@ __global__ void __launch_bounds__(kThreads, kRuns == 1 ? 4 : 3)
     read_matern_kernel(const __grid_constant__ SoftEntryRuns runs, const Asked asked, std::int64_t m,
                        const SoftRows reads, float* log_z) {
   const int lane = soft::group_lane(), stride = static_cast<int>(soft_row(reads.D));
-  const std::int64_t mine = std::int64_t{blockIdx.x} * kQueriesPerBlock + threadIdx.x / soft::kGroup;
-  const bool exists = mine < m;
-  const std::int64_t j = exists ? mine : m - 1;
+  const auto [j, exists] = soft::group_share(kQueriesPerBlock, m);
   const float inv_tau = 1.0f / runs.tau, scale = 1.44269504f / runs.tau;
   const auto point = soft::point_of<kRuns>(runs, asked, j, exists);
   const soft::MaternSeen<kRuns> seen = soft::see_matern<kRuns>(runs, point, inv_tau, scale);

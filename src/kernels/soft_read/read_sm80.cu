@@ -14,9 +14,7 @@ __global__ void __launch_bounds__(kThreads, kRuns == 1 ? 6 : 4)
     read_kernel(const __grid_constant__ SoftEntryRuns runs, const Asked asked, std::int64_t m, const SoftRows reads,
                 float* log_z) {
   const int lane = soft::group_lane();
-  const std::int64_t mine = std::int64_t{blockIdx.x} * kQueriesPerBlock + threadIdx.x / soft::kGroup;
-  const bool exists = mine < m;
-  const std::int64_t j = exists ? mine : m - 1;
+  const auto [j, exists] = soft::group_share(kQueriesPerBlock, m);
   const float inv_tau = 1.0f / runs.tau, scale = 1.44269504f / runs.tau;
   const auto point = soft::point_of<kRuns>(runs, asked, j, exists);
   const soft::Seen<kRuns> seen = soft::see<kRuns>(runs, point, inv_tau, scale);

@@ -25,9 +25,7 @@ template <class Run, int kLanes>
 __device__ void tile_sums(const Run& run, int D, float tau, const std::uint8_t* dirty) {
   using At = typename Run::At;
   const int lane = soft::group_lane(), n = run.order().n, tiles = (n - 1) / kSoftTile + 1;
-  const std::int64_t mine = std::int64_t{blockIdx.x} * kTilesPerBlock + threadIdx.x / soft::kGroup;
-  const bool exists = mine < tiles;
-  const std::int64_t tile = exists ? mine : tiles - 1;
+  const auto [tile, exists] = soft::group_share(kTilesPerBlock, tiles);
   if (dirty != nullptr && !__any_sync(kAll, dirty[tile] != 0)) return;
   const float inv_tau = 1.0f / tau, scale = 1.44269504f / tau;
   const int i = static_cast<int>(tile) * kSoftTile + lane;

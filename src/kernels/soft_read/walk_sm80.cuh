@@ -24,6 +24,19 @@ __device__ __forceinline__ T group_shuffle(T x, int lane) {
   return __shfl_sync(kAll, x, lane, kGroup);
 }
 
+// Which of `count` tiles or queries a half warp takes, of `per_block` to a block. One beyond the last takes the last,
+// so that warps stay whole, and writes nothing.
+struct GroupShare {
+  std::int64_t index;
+  bool exists;
+};
+template <class Count>
+__device__ __forceinline__ GroupShare group_share(int per_block, Count count) {
+  const std::int64_t mine = std::int64_t{blockIdx.x} * per_block + threadIdx.x / kGroup;
+  const bool exists = mine < count;
+  return {exists ? mine : count - 1, exists};
+}
+
 // ---- Rows, four columns at a time: what lies beyond the last is read as 0 and not written. ----
 
 __device__ __forceinline__ float4 load4(const SoftRows& rows, std::int64_t row, int column) {

@@ -16,9 +16,7 @@ __global__ void __launch_bounds__(kThreads, kRuns == 1 ? 6 : 4)
     read_window_kernel(const __grid_constant__ SoftEntryRuns runs, const float* queries, std::int64_t m,
                        const SoftRows reads, float* log_z) {
   const int lane = soft::group_lane();
-  const std::int64_t mine = std::int64_t{blockIdx.x} * kQueriesPerBlock + threadIdx.x / soft::kGroup;
-  const bool exists = mine < m;
-  const std::int64_t j = exists ? mine : m - 1;
+  const auto [j, exists] = soft::group_share(kQueriesPerBlock, m);
   const float given = __ldg(queries + j), query = isfinite(given) ? given : 0.0f;
   soft::WindowTerms terms[kRuns];
   float z = 0.0f;
@@ -51,9 +49,7 @@ __global__ void __launch_bounds__(kThreads, 6)
     read_window_without_kernel(const __grid_constant__ SoftEntryRuns runs, const SoftOthers others, std::int64_t m,
                                const SoftRows reads, float* log_z) {
   const int lane = soft::group_lane();
-  const std::int64_t mine = std::int64_t{blockIdx.x} * kQueriesPerBlock + threadIdx.x / soft::kGroup;
-  const bool exists = mine < m;
-  const std::int64_t j = exists ? mine : m - 1;
+  const auto [j, exists] = soft::group_share(kQueriesPerBlock, m);
   const soft::EntryPoint<kRuns> point = soft::point_of<kRuns>(runs, others, j, exists);
   soft::Reach reaches[kRuns];
 #pragma unroll

@@ -14,9 +14,7 @@ constexpr int kThreads = 256, kTilesPerBlock = kThreads / soft::kGroup;
 template <int kLanes, class Run>
 __device__ void tile_sums(const Run& run, int D, float tau, const std::uint8_t* dirty) {
   const int lane = soft::group_lane(), n = run.order().n, tiles = (n - 1) / kSoftTile + 1;
-  const std::int64_t mine = std::int64_t{blockIdx.x} * kTilesPerBlock + threadIdx.x / soft::kGroup;
-  const bool exists = mine < tiles;
-  const std::int64_t tile = exists ? mine : tiles - 1;
+  const auto [tile, exists] = soft::group_share(kTilesPerBlock, tiles);
   if (dirty != nullptr && !__any_sync(soft::kAll, dirty[tile] != 0)) return;
   const int first = static_cast<int>(tile) * kSoftTile, i = first + lane, count = min(kSoftTile, n - first);
   const float key = i < n ? __ldg(run.order().keys + i) : 0.0f;
