@@ -32,11 +32,11 @@ struct FewRowsArguments {
 
 // Shared memory of a block.
 struct FewRowsShared {
-  std::uint64_t full[kFewRowsStagesMax], empty[kFewRowsStagesMax];
+  std::uint64_t full[kStreamedStagesMax], empty[kStreamedStagesMax];
   float of_warps[kFewRowsKeptRowsMax][kNormWarps];  // sums of squares
   int units_count;                                  // of grouped layers
 };
-static_assert(sizeof(FewRowsShared) <= kFewRowsFixedBytes - 1024);
+static_assert(sizeof(FewRowsShared) <= kStreamedFixedBytes - 1024);
 
 // A thread's four of f32 from column k on; zeros past K.
 __device__ __forceinline__ float4 load_four(const float* from, int k, int K, bool is_aligned) {
@@ -110,7 +110,7 @@ __device__ __forceinline__ void keep_rows(const FewRowsArguments& arguments, con
   for (int r = 0; r < kRows; ++r) {
     scales[r] = has_norm ? norm_scale(shared.of_warps[r], K, arguments.norm_eps) : 1.0f;
   }
-  const int columns = (K + kFewRowsSlab - 1) / kFewRowsSlab * kFewRowsSlab;
+  const int columns = (K + kStreamedSlab - 1) / kStreamedSlab * kStreamedSlab;
   const int chunk_bytes = arguments.plan.chunk_bytes;
 #pragma unroll
   for (int j = 0; j < kKeptEach; ++j) {

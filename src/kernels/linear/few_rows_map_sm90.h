@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/common/tensor_map.cuh"
+#include "kernels/linear/streamed_rows_sm90.h"
 
 namespace tandem::kernels {
 
@@ -9,7 +10,7 @@ namespace tandem::kernels {
 // rows, whose end lies within a slab and must not be read past (K % 64 != 0), a box has one slab.
 [[nodiscard]] inline Result<CUtensorMap> few_rows_map(const void* data, std::int64_t rows, std::int64_t K,
                                                       std::int64_t stride, int box_rows, int slabs) {
-  constexpr std::int64_t kSlab = 64;
+  constexpr std::int64_t kSlab = kStreamedSlab;
   const bool is_ragged = K % kSlab != 0;
   const tensor::Shape shape = is_ragged ? tensor::Shape{rows, 1, K} : tensor::Shape{rows, K / kSlab, kSlab};
   const std::int64_t strides[] = {stride, is_ragged ? stride : kSlab, 1};

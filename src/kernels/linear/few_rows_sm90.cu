@@ -28,7 +28,7 @@ Status launch_few_rows(const sm90::FewRowsArguments& arguments, device::Stream& 
 
 FewRowsShape few_rows_shape(const LinearCall& call) {
   if (call.offsets != nullptr) return {call.T, call.K, call.N, call.up != nullptr, false, call.groups};
-  const bool keeps_halves = call.T == 1 && call.K % kFewRowsSlab == 0 && call.K <= kFewRowsKeptHalvesMax;
+  const bool keeps_halves = call.T == 1 && call.K % kStreamedSlab == 0 && call.K <= kFewRowsKeptHalvesMax;
   FewRowsShape shape{.T = call.T,
                      .K = call.K,
                      .N = call.N,

@@ -42,16 +42,16 @@ template <bool kPair, bool kKeepsX, bool kGrouped>
 __device__ __forceinline__ void copy_weights(const FewRowsArguments& arguments, const FewRowsTiles<kGrouped>& tiles,
                                              FewRowsShared& shared, std::uint32_t ring) {
   const FewRowsPlan& plan = arguments.plan;
-  const int slabs_all = (arguments.K + kFewRowsSlab - 1) / kFewRowsSlab;
+  const int slabs_all = (arguments.K + kStreamedSlab - 1) / kStreamedSlab;
   const int steps = (slabs_all + plan.slabs - 1) / plan.slabs;
   const std::uint32_t piece_bytes = static_cast<std::uint32_t>(plan.slabs * plan.piece_rows * 128);
-  const bool is_ragged = arguments.K % kFewRowsSlab != 0;
+  const bool is_ragged = arguments.K % kStreamedSlab != 0;
   // A box's first column and slab: a map of ragged rows has only columns, one of others 64 of them to a slab.
   const auto load_weights = [&](const FewRowsPlace& place, int step, int stage) {
     std::uint64_t* const full = &shared.full[stage];
     barrier_expect_bytes(full, static_cast<std::uint32_t>(plan.stage_bytes));
     std::uint32_t to = ring + static_cast<std::uint32_t>(stage * plan.stage_bytes);
-    const int column = is_ragged ? step * kFewRowsSlab : 0, slab = is_ragged ? 0 : step * plan.slabs;
+    const int column = is_ragged ? step * kStreamedSlab : 0, slab = is_ragged ? 0 : step * plan.slabs;
     int row = static_cast<int>(place.weight_row);
     for (int g = 0; g < plan.warpgroups; ++g, row += plan.piece_rows) {
       load_box_once(to, &arguments.weight, full, column, row, slab);
@@ -66,7 +66,7 @@ __device__ __forceinline__ void copy_weights(const FewRowsArguments& arguments, 
     if constexpr (kKeepsX) return;
     const std::uint32_t to = ring + static_cast<std::uint32_t>(stage * plan.stage_bytes) +
                              static_cast<std::uint32_t>(plan.warpgroups * plan.pieces) * piece_bytes;
-    load_box(to, &arguments.x, &shared.full[stage], is_ragged ? step * kFewRowsSlab : 0, place.row,
+    load_box(to, &arguments.x, &shared.full[stage], is_ragged ? step * kStreamedSlab : 0, place.row,
              is_ragged ? 0 : step * plan.slabs);
   };
 
@@ -190,7 +190,7 @@ __device__ __forceinline__ void multiply_tiles(const FewRowsArguments& arguments
                                                int warpgroup) {
   constexpr int kPieces = kPair ? 2 : 1;
   const FewRowsPlan& plan = arguments.plan;
-  const int slabs_all = (arguments.K + kFewRowsSlab - 1) / kFewRowsSlab;
+  const int slabs_all = (arguments.K + kStreamedSlab - 1) / kStreamedSlab;
   // In a stage: a piece's slabs, the next piece's, then x's. All in units of 16 bytes.
   const std::uint32_t piece_slab = static_cast<std::uint32_t>(plan.piece_rows) * 8;
   const std::uint32_t piece = piece_slab * static_cast<std::uint32_t>(plan.slabs);
@@ -225,7 +225,7 @@ __device__ __forceinline__ void multiply_tiles(const FewRowsArguments& arguments
     const auto multiply_slab = [&] {
       product_fence();
 #pragma unroll
-      for (int k = 0; k < kFewRowsSlab / 16; ++k) {
+      for (int k = 0; k < kStreamedSlab / 16; ++k) {
 #pragma unroll
         for (int p = 0; p < kPieces; ++p) {
           multiply_rows<kTokens>(sums[p],
@@ -263,8 +263,8 @@ __device__ __forceinline__ void multiply_tiles(const FewRowsArguments& arguments
   }
 }
 
-inline constexpr int kFewRowsThreads = 128 * kFewRowsWarpgroups + 32;
-static_assert(128 * kFewRowsWarpgroups == kNormThreads);
+inline constexpr int kFewRowsThreads = 128 * kStreamedWarpgroups + 32;
+static_assert(128 * kStreamedWarpgroups == kNormThreads);
 
 template <int kTokens, bool kPair, bool kKeepsX, bool kGrouped>
 __global__ void __launch_bounds__(kFewRowsThreads, 1)
@@ -273,7 +273,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
   extern __shared__ std::byte raw[];
   std::byte* const base = raw + (1024 - shared_address(raw) % 1024) % 1024;
   FewRowsShared& shared = *reinterpret_cast<FewRowsShared*>(base);
-  std::byte* const kept = base + kFewRowsFixedBytes - 1024;
+  std::byte* const kept = base + kStreamedFixedBytes - 1024;
   const FewRowsPlan& plan = arguments.plan;
   FewRowsUnit* const units = reinterpret_cast<FewRowsUnit*>(kept + plan.kept_bytes);
   const std::uint32_t ring = shared_address(kept) + static_cast<std::uint32_t>(plan.kept_bytes + plan.units_bytes);
@@ -282,11 +282,11 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
 
   NormGains gains;
   if constexpr (kKeepsX) {
-    if (warpgroup < kFewRowsWarpgroups) gains.load(arguments);
+    if (warpgroup < kStreamedWarpgroups) gains.load(arguments);
   }
   // Nobody fits beside a block, so the next kernel's may as well wait at the door.
   if constexpr (!kGrouped) start_next();
-  if (threadIdx.x == 128 * kFewRowsWarpgroups) {
+  if (threadIdx.x == 128 * kStreamedWarpgroups) {
     prefetch_map(&arguments.weight);
     if constexpr (kPair) prefetch_map(&arguments.up);
     if constexpr (!kKeepsX) prefetch_map(&arguments.x);
@@ -300,7 +300,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
     // The next kernel is let in only when the one before has ended: it then finds offsets that are settled.
     if (!arguments.offsets_are_settled) wait_for_previous();
     start_next();
-    if (warpgroup == kFewRowsWarpgroups) {
+    if (warpgroup == kStreamedWarpgroups) {
       __syncwarp();
       const int count = list_units<kTokens>(arguments.offsets, arguments.groups, arguments.T, plan.units_max, units);
       if (threadIdx.x % 32 == 0) shared.units_count = count;
@@ -313,7 +313,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
                                      .tile_rows = plan.warpgroups * plan.piece_rows,
                                      .tiles = static_cast<int>(plan.tiles),
                                      .N = arguments.N};
-  if (warpgroup == kFewRowsWarpgroups) {
+  if (warpgroup == kStreamedWarpgroups) {
     if (elect_one()) {
       copy_weights<kPair, kKeepsX>(arguments, tiles, shared, ring);
     } else {

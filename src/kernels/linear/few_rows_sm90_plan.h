@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "kernels/linear/spared_sm90.h"
+#include "kernels/linear/streamed_rows_sm90.h"
 
 namespace tandem::kernels {
 
@@ -26,18 +26,9 @@ struct FewRowsPlan {
   int slab_bytes = 0, stage_bytes = 0, shared_bytes = 0;
 };
 
-inline constexpr int kFewRowsWarpgroups = 2;
-inline constexpr int kFewRowsStagesMax = 32;
-inline constexpr int kFewRowsSlab = 64;  // columns, 128 bytes
-inline constexpr int kFewRowsSlabsMax = 8;
-
 // Shared memory: what is fixed (barriers, the norm's sums), then x if it is kept, the stages, and what a product of
 // fewer than 64 rows reads past its piece, to no effect.
-inline constexpr int kFewRowsFixedBytes = 2048;  // 1024 of them to begin on a multiple of 1024
 inline constexpr int kFewRowsPastBytes = (64 - 8) * 128;
-// A block has its multiprocessor to itself: what it holds of its weights when x arrives counts for more than another
-// layer's block beside it.
-inline constexpr int kFewRowsSharedBytes = 227 * 1024;
 // What is asked for at a time where x is kept: about what keeps memory busy. More would only wait in a queue, and x
 // behind it.
 inline constexpr int kFewRowsUnderWayBytes = 100 * 1024;
@@ -61,7 +52,7 @@ constexpr int few_rows_x_rows(std::int64_t T) { return static_cast<int>((T + 7) 
 // effect.
 constexpr int few_rows_chunk_bytes(std::int64_t T) { return static_cast<int>(16 * (T | 1)); }
 constexpr std::int64_t few_rows_kept_bytes(std::int64_t T, std::int64_t K) {
-  const std::int64_t bytes = (K + kFewRowsSlab - 1) / kFewRowsSlab * 8 * few_rows_chunk_bytes(T);
+  const std::int64_t bytes = (K + kStreamedSlab - 1) / kStreamedSlab * 8 * few_rows_chunk_bytes(T);
   return (bytes + 1023) / 1024 * 1024;
 }
 
@@ -95,16 +86,16 @@ constexpr std::int64_t few_rows_units_expected(const FewRowsShape& shape) {
 inline bool fit_stages(FewRowsPlan& plan, const FewRowsShape& shape, int stage_bytes_wanted) {
   const int rows = plan.warpgroups * plan.pieces * plan.piece_rows;
   plan.slab_bytes = 128 * (rows + (plan.keeps_x ? 0 : plan.x_rows));
-  plan.slabs = shape.K % kFewRowsSlab == 0 ? std::clamp(stage_bytes_wanted / plan.slab_bytes, 1, kFewRowsSlabsMax) : 1;
+  plan.slabs = streamed_slabs(shape.K, stage_bytes_wanted, plan.slab_bytes);
   // One more where the last stage is full then: what a box has beyond K takes the copy engine as long as what is there.
-  const auto divides_k = [&](int slabs) { return shape.K / kFewRowsSlab % slabs == 0; };
-  if (plan.keeps_x && !divides_k(plan.slabs) && plan.slabs < kFewRowsSlabsMax && divides_k(plan.slabs + 1))
+  const auto divides_k = [&](int slabs) { return shape.K / kStreamedSlab % slabs == 0; };
+  if (plan.keeps_x && !divides_k(plan.slabs) && plan.slabs < kStreamedSlabsMax && divides_k(plan.slabs + 1))
     ++plan.slabs;
   plan.stage_bytes = plan.slabs * plan.slab_bytes;
   plan.chunk_bytes = few_rows_chunk_bytes(shape.T);
   plan.kept_bytes = plan.keeps_x ? static_cast<int>(few_rows_kept_bytes(shape.T, shape.K)) : 0;
-  const int other = kFewRowsFixedBytes + kFewRowsPastBytes + plan.kept_bytes + plan.units_bytes;
-  plan.stages = std::min((kFewRowsSharedBytes - other) / plan.stage_bytes, kFewRowsStagesMax);
+  const int other = kStreamedFixedBytes + kFewRowsPastBytes + plan.kept_bytes + plan.units_bytes;
+  plan.stages = std::min((kStreamedSharedBytes - other) / plan.stage_bytes, kStreamedStagesMax);
   plan.shared_bytes = other + plan.stages * plan.stage_bytes;
   const int under_way_bytes = rows <= kFewRowsSlowRows ? kFewRowsUnderWaySlowBytes : shape.under_way_bytes;
   plan.under_way =
@@ -123,7 +114,7 @@ inline FewRowsPlan plan_few_rows(const FewRowsShape& shape, int multiprocessors)
   // How many there are is known on the device alone: a plan should suit a little more and less than expected.
   const std::int64_t units = is_grouped ? few_rows_units_expected(shape) : 1, spread = units / 16;
   const std::int64_t eights = (shape.N + 7) / 8;
-  for (int warpgroups = 1; warpgroups <= (is_grouped ? 1 : kFewRowsWarpgroups); ++warpgroups) {
+  for (int warpgroups = 1; warpgroups <= (is_grouped ? 1 : kStreamedWarpgroups); ++warpgroups) {
     for (int height = 1; height <= 8; ++height) {
       FewRowsPlan plan;
       plan.tokens = T <= 8 ? 8 : T <= 16 ? 16 : 32;

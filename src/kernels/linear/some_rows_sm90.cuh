@@ -39,16 +39,16 @@ struct SomeRowsArguments {
   bool has_pairs = false;  // N is even, and rows of y and the residual allow access to two elements at once
   SomeRowsPlan plan;
 
-  __device__ __forceinline__ int slabs() const { return (K + kSomeRowsSlab - 1) / kSomeRowsSlab; }
+  __device__ __forceinline__ int slabs() const { return (K + kStreamedSlab - 1) / kStreamedSlab; }
   __device__ __forceinline__ int tile_rows() const { return plan.warpgroups * plan.piece_rows; }
 };
 
 // Shared memory of a block, before the rings.
 struct SomeRowsShared {
-  std::uint64_t weights_full[kSomeRowsStagesMax], weights_empty[kSomeRowsStagesMax];
-  std::uint64_t x_full[kSomeRowsStagesMax], x_empty[kSomeRowsStagesMax];
+  std::uint64_t weights_full[kStreamedStagesMax], weights_empty[kStreamedStagesMax];
+  std::uint64_t x_full[kStreamedStagesMax], x_empty[kStreamedStagesMax];
 };
-static_assert(sizeof(SomeRowsShared) <= kSomeRowsFixedBytes - 1024);
+static_assert(sizeof(SomeRowsShared) <= kStreamedFixedBytes - 1024);
 
 // How many tiles a block multiplies.
 __device__ __forceinline__ int rounds_of_block(const SomeRowsArguments& arguments) {
@@ -61,7 +61,7 @@ template <bool kPair>
 __device__ __forceinline__ void copy_some_weights(const SomeRowsArguments& arguments, SomeRowsShared& shared,
                                                   std::uint32_t ring) {
   const SomeRowsPlan& plan = arguments.plan;
-  const bool is_ragged = arguments.K % kSomeRowsSlab != 0;
+  const bool is_ragged = arguments.K % kStreamedSlab != 0;
   const int slabs_all = arguments.slabs(), tile_rows = arguments.tile_rows(), rounds = rounds_of_block(arguments);
   StageCursor cursor{.parity = 1}, due;
   int asked = 0;
@@ -77,7 +77,7 @@ __device__ __forceinline__ void copy_some_weights(const SomeRowsArguments& argum
       barrier_expect_bytes(full, static_cast<std::uint32_t>(plan.weight_stage_bytes));
       const std::uint32_t to = ring + static_cast<std::uint32_t>(cursor.stage * plan.weight_stage_bytes);
       // A map of ragged rows has only columns, one of others 64 of them to a slab.
-      const int column = is_ragged ? slab * kSomeRowsSlab : 0, at = is_ragged ? 0 : slab;
+      const int column = is_ragged ? slab * kStreamedSlab : 0, at = is_ragged ? 0 : slab;
       load_box_once(to, &arguments.weight, full, column, row, at);
       if constexpr (kPair) {
         load_box_once(to + static_cast<std::uint32_t>(plan.weight_stage_bytes / 2), &arguments.up, full, column, row,
@@ -91,7 +91,7 @@ __device__ __forceinline__ void copy_some_weights(const SomeRowsArguments& argum
 __device__ __forceinline__ void copy_some_x(const SomeRowsArguments& arguments, SomeRowsShared& shared,
                                             std::uint32_t ring) {
   const SomeRowsPlan& plan = arguments.plan;
-  const bool is_ragged = arguments.K % kSomeRowsSlab != 0;
+  const bool is_ragged = arguments.K % kStreamedSlab != 0;
   const int slabs_all = arguments.slabs(), rounds = rounds_of_block(arguments);
   StageCursor cursor{.parity = 1};
   for (int round = 0; round < rounds; ++round) {
@@ -100,7 +100,7 @@ __device__ __forceinline__ void copy_some_x(const SomeRowsArguments& arguments, 
       barrier_wait(&shared.x_empty[cursor.stage], cursor.parity);
       barrier_expect_bytes(full, static_cast<std::uint32_t>(plan.x_stage_bytes));
       load_box(ring + static_cast<std::uint32_t>(cursor.stage * plan.x_stage_bytes), &arguments.x, full,
-               is_ragged ? slab * kSomeRowsSlab : 0, 0, is_ragged ? 0 : slab);
+               is_ragged ? slab * kStreamedSlab : 0, 0, is_ragged ? 0 : slab);
     }
   }
 }
@@ -272,7 +272,7 @@ __device__ __forceinline__ void multiply_some_tiles(const SomeRowsArguments& arg
       const auto multiply_slab = [&] {
         product_fence();
 #pragma unroll
-        for (int k = 0; k < kSomeRowsSlab / 16; ++k) {
+        for (int k = 0; k < kStreamedSlab / 16; ++k) {
 #pragma unroll
           for (int p = 0; p < kPieces; ++p) {
             const std::uint32_t piece = weights + static_cast<std::uint32_t>(p) * matrix;
@@ -308,7 +308,7 @@ __device__ __forceinline__ void multiply_some_tiles(const SomeRowsArguments& arg
   }
 }
 
-inline constexpr int kSomeRowsThreads = 128 * kSomeRowsWarpgroups + 64;
+inline constexpr int kSomeRowsThreads = 128 * kStreamedWarpgroups + 64;
 
 template <int kColumns, bool kPair>
 __global__ void __launch_bounds__(kSomeRowsThreads, 1)
@@ -317,12 +317,12 @@ __global__ void __launch_bounds__(kSomeRowsThreads, 1)
   std::byte* const base = raw + (1024 - shared_address(raw) % 1024) % 1024;
   SomeRowsShared& shared = *reinterpret_cast<SomeRowsShared*>(base);
   const SomeRowsPlan& plan = arguments.plan;
-  const std::uint32_t x_ring = shared_address(base) + kSomeRowsFixedBytes - 1024;
+  const std::uint32_t x_ring = shared_address(base) + kStreamedFixedBytes - 1024;
   const std::uint32_t weight_ring = x_ring + static_cast<std::uint32_t>(plan.x_stages * plan.x_stage_bytes);
   // The same in all lanes, and known to be: products may not lie where a warp could split.
   const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
   const int warpgroup = warp / 4;
-  constexpr int kWeightWarp = 4 * kSomeRowsWarpgroups, kXWarp = kWeightWarp + 1;
+  constexpr int kWeightWarp = 4 * kStreamedWarpgroups, kXWarp = kWeightWarp + 1;
 
   // Nobody fits beside a block, so the next kernel's may as well wait at the door.
   start_next();

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "kernels/linear/spared_sm90.h"
+#include "kernels/linear/streamed_rows_sm90.h"
 
 namespace tandem::kernels {
 
@@ -23,17 +23,11 @@ struct SomeRowsPlan {
   int shared_bytes = 0;
 };
 
-inline constexpr std::int64_t kSomeRowsAbove = 16, kSomeRowsMax = 64;  // fewer are few_rows_sm90_plan.h's
-inline constexpr int kSomeRowsWarpgroups = 2;
-inline constexpr int kSomeRowsStagesMax = 32;
-inline constexpr int kSomeRowsSlab = 64;  // columns, 128 bytes
-inline constexpr int kSomeRowsSlabsMax = 8;
+inline constexpr std::int64_t kSomeRowsAbove = 16;  // up to so many are few_rows_sm90_plan.h's
 
 // Shared memory: barriers, x's ring, that of the weights, and what products read past a piece to no effect (past x's
 // last row they read weights).
-inline constexpr int kSomeRowsFixedBytes = 2048;  // 1024 of them to begin on a multiple of 1024
 inline constexpr int kSomeRowsPastBytes = 1024;
-inline constexpr int kSomeRowsSharedBytes = 227 * 1024;
 
 // Weights that are asked for at a time, or three stages if those are more: about what keeps memory busy. More would
 // wait in the copy engine's queue, and x, which comes sooner, behind it; of a tile of many weights x is a small part.
@@ -52,14 +46,14 @@ struct SomeRowsShape {
 inline bool fit_rings(SomeRowsPlan& plan, const SomeRowsShape& shape, int stage_bytes_wanted) {
   const int weight_slab_bytes = 128 * plan.warpgroups * plan.pieces * plan.piece_rows;
   const int x_slab_bytes = 128 * plan.x_rows, slab_bytes = weight_slab_bytes + x_slab_bytes;
-  plan.slabs = shape.K % kSomeRowsSlab == 0 ? std::clamp(stage_bytes_wanted / slab_bytes, 1, kSomeRowsSlabsMax) : 1;
+  plan.slabs = streamed_slabs(shape.K, stage_bytes_wanted, slab_bytes);
   plan.x_stage_bytes = x_slab_bytes * plan.slabs;
   plan.weight_stage_bytes = weight_slab_bytes * plan.slabs;
-  const int fixed = kSomeRowsFixedBytes + kSomeRowsPastBytes;
-  const int stages = (kSomeRowsSharedBytes - fixed) / (plan.slabs * slab_bytes);
-  plan.x_stages = std::clamp((stages * 90 + 50) / 100, 2, kSomeRowsStagesMax);
+  const int fixed = kStreamedFixedBytes + kSomeRowsPastBytes;
+  const int stages = (kStreamedSharedBytes - fixed) / (plan.slabs * slab_bytes);
+  plan.x_stages = std::clamp((stages * 90 + 50) / 100, 2, kStreamedStagesMax);
   const int other = fixed + plan.x_stages * plan.x_stage_bytes;
-  plan.weight_stages = std::min((kSomeRowsSharedBytes - other) / plan.weight_stage_bytes, kSomeRowsStagesMax);
+  plan.weight_stages = std::min((kStreamedSharedBytes - other) / plan.weight_stage_bytes, kStreamedStagesMax);
   plan.shared_bytes = other + plan.weight_stages * plan.weight_stage_bytes;
   const bool has_many_weights = weight_slab_bytes > 128 * kSomeRowsManyWeights;
   const int under_way = has_many_weights ? kSomeRowsManyWeightsUnderWayBytes : kSomeRowsUnderWayBytes;
@@ -67,13 +61,13 @@ inline bool fit_rings(SomeRowsPlan& plan, const SomeRowsShape& shape, int stage_
   return plan.weight_stages >= 3;
 }
 
-// Any shape of at most kSomeRowsMax rows.
+// Any shape of at most 64 rows.
 inline SomeRowsPlan plan_some_rows(const SomeRowsShape& shape, int multiprocessors) {
   multiprocessors = multiprocessors_left(multiprocessors, shape.spared);
   SomeRowsPlan best;
   std::int64_t best_cost = 0;
   const std::int64_t eights = (shape.N + 7) / 8;
-  for (int warpgroups = 1; warpgroups <= kSomeRowsWarpgroups; ++warpgroups) {
+  for (int warpgroups = 1; warpgroups <= kStreamedWarpgroups; ++warpgroups) {
     for (int height = 1; height <= 8; ++height) {
       SomeRowsPlan plan;
       plan.x_rows = static_cast<int>((shape.T + 7) / 8 * 8);

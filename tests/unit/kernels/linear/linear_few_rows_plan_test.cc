@@ -26,11 +26,11 @@ TEST(LinearFewRowsPlan, CoversEveryRowAndFits) {
               EXPECT_GE(plan.tokens, T);
               EXPECT_GE(plan.x_rows, T);
               EXPECT_GE(plan.stages, 3);
-              EXPECT_LE(plan.stages, kFewRowsStagesMax);
+              EXPECT_LE(plan.stages, kStreamedStagesMax);
               EXPECT_TRUE(plan.under_way >= 1 && plan.under_way <= plan.stages);
-              EXPECT_TRUE(plan.slabs == 1 || K % kFewRowsSlab == 0);
+              EXPECT_TRUE(plan.slabs == 1 || K % kStreamedSlab == 0);
               EXPECT_EQ(plan.stage_bytes % 1024, 0);
-              EXPECT_LE(plan.shared_bytes, kFewRowsSharedBytes);
+              EXPECT_LE(plan.shared_bytes, kStreamedSharedBytes);
             }
           }
         }
@@ -59,7 +59,7 @@ TEST(LinearFewRowsPlan, CoversEveryRowOfEveryUnitAndFits) {
             EXPECT_EQ(plan.tokens, plan.x_rows);
             EXPECT_GE(plan.stages, 3);
             EXPECT_EQ(plan.stage_bytes % 1024, 0);
-            EXPECT_LE(plan.shared_bytes, kFewRowsSharedBytes);
+            EXPECT_LE(plan.shared_bytes, kStreamedSharedBytes);
           }
         }
       }

@@ -24,12 +24,12 @@ TEST(LinearSomeRowsPlan, CoversEveryRowAndFits) {
                 << "what products read past the last rows of x";
             EXPECT_LE(plan.blocks, multiprocessors);
             EXPECT_GE(plan.x_rows, T);
-            EXPECT_TRUE(plan.x_stages >= 2 && plan.x_stages <= kSomeRowsStagesMax);
-            EXPECT_TRUE(plan.weight_stages >= 3 && plan.weight_stages <= kSomeRowsStagesMax);
+            EXPECT_TRUE(plan.x_stages >= 2 && plan.x_stages <= kStreamedStagesMax);
+            EXPECT_TRUE(plan.weight_stages >= 3 && plan.weight_stages <= kStreamedStagesMax);
             EXPECT_TRUE(plan.under_way >= 1 && plan.under_way <= plan.weight_stages);
-            EXPECT_TRUE(plan.slabs == 1 || K % kSomeRowsSlab == 0);
+            EXPECT_TRUE(plan.slabs == 1 || K % kStreamedSlab == 0);
             EXPECT_TRUE(plan.x_stage_bytes % 1024 == 0 && plan.weight_stage_bytes % 1024 == 0);
-            EXPECT_LE(plan.shared_bytes, kSomeRowsSharedBytes);
+            EXPECT_LE(plan.shared_bytes, kStreamedSharedBytes);
           }
         }
       }
