@@ -25,6 +25,8 @@ pack() {
     ldd "$binary" | sed -n 's/.*=> \(.*\/lib\(hwy\|gtest\|gmock\|fmt\)[^ ]*\) .*/\1/p' | xargs -r cp -u -t "$folder/lib"
   done
   tools/build_python_for.sh "$python" "$folder/python" TANDEM_CUDA=on
+  grep -E '^(h2|hyperframe|hpack)==' tests/clients/requirements.txt |
+    xargs "$python" -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --target "$folder/python"
   git rev-parse --short HEAD >"$folder/commit"
   # The same kernels are in most of the programs: a window over all of them makes the file a quarter as large.
   tar -C build -cf - gpu_check | xz --lzma2=preset=2,dict=192MiB >"$folder.tar.xz"
@@ -85,6 +87,8 @@ run() {
   tests ops 120 tools/gpu_check.sh shards 3 "$folder/test_ops" --gtest_brief=1 --gtest_filter='*Cuda*'
   tests replay 120 "$folder/test_replay" --gtest_brief=1 --gtest_filter='*Cuda*'
   tests python 200 python3 -m pytest -q -p no:cacheprovider python/tests
+  tests clients 120 env TANDEM="$folder/tandem" TANDEM_TEST_DEVICE=cuda \
+    python3 -m pytest -q -p no:cacheprovider tests/clients/test_{identity,streams,lifecycle}.py
   for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
 
   bench() { step "$@" || failed=1; }

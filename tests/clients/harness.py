@@ -1,7 +1,7 @@
 """A `tandem serve` of the release build for one test: started on a free port, watched, and stopped by SIGTERM.
 
 Everything that the tests share is here: the server, its control socket, one plain HTTP/1.1 client, curl, certificates.
-TANDEM names another binary than build/release/src/cli/tandem.
+TANDEM names another binary than build/release/src/cli/tandem, TANDEM_TEST_DEVICE another device than the CPU.
 """
 
 import http.client
@@ -17,6 +17,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TANDEM = os.environ.get("TANDEM", str(ROOT / "build/release/src/cli/tandem"))
+DEVICE = ("--device", os.environ["TANDEM_TEST_DEVICE"]) if "TANDEM_TEST_DEVICE" in os.environ else ()
 CHAT = "/v1/chat/completions"
 MIB = 1 << 20
 
@@ -87,8 +88,9 @@ def clean_environment(folder, **more):
 
 def run_tandem(folder, *arguments, env=None, stdin=None):
     """Runs a command to its end."""
-    return subprocess.run([TANDEM, *map(str, arguments)], capture_output=True, text=True, timeout=120, input=stdin,
-                          env=clean_environment(folder, **(env or {})))
+    device = DEVICE if arguments[0] in ("generate", "serve") else ()
+    return subprocess.run([TANDEM, *map(str, arguments), *device], capture_output=True, text=True, timeout=120,
+                          input=stdin, env=clean_environment(folder, **(env or {})))
 
 
 class Server:
@@ -97,7 +99,7 @@ class Server:
     def __init__(self, folder, *flags, env=None, command=("serve",), port=0):
         self.folder = pathlib.Path(folder)
         self.log = self.folder / f"stderr-{time.monotonic_ns()}.txt"
-        arguments = [TANDEM, *command, *map(str, flags)]
+        arguments = [TANDEM, *command, *DEVICE, *map(str, flags)]
         if port is not None:
             arguments += ["--port", str(port)]
         with open(self.log, "wb") as log:
