@@ -198,7 +198,6 @@ Status bench(const BenchFlags& flags) {
                "prefill t/s", "GFLOP/s", "peak", "of peak", "decode t/s", "GB/s", "read", "of read");
   }
   engine::TransformerRunner& runner = *host->runner();
-  runner.time_steps();
   std::uint64_t key = 0;
   BenchFlags warm_up = flags;
   warm_up.output_tokens = std::min<std::int64_t>(flags.output_tokens, 4);
@@ -209,7 +208,6 @@ Status bench(const BenchFlags& flags) {
     const double context = static_cast<double>(flags.prompt_tokens) + static_cast<double>(flags.output_tokens) / 2;
     const double step_bytes = cost.weight_bytes + B * context * cost.kv_bytes_per_token;
     std::vector<double> prefill_s, step_s, all_s, first_s, between_s, peaks, reads, of_peak, of_read;
-    runner.take_step_times();
     for (int repeat = 0; repeat < flags.repeats; ++repeat) {
       const Ceilings before = TD_TRY(measure_ceilings(*host));
       const Measurement once = TD_TRY(measure(flags, engine, host->config().V, batch, ++key));
@@ -224,9 +222,17 @@ Status bench(const BenchFlags& flags) {
       of_peak.push_back(flops / once.prefill_s / peaks.back());
       of_read.push_back(step_bytes / once.decode_step_s / reads.back());
     }
-    std::vector<double> idle_us;  // of the device, before each step that only decodes
-    for (const engine::TransformerRunner::StepTime& time : runner.take_step_times()) {
-      if (time.tokens_count <= batch) idle_us.push_back(time.idle_us);
+    std::vector<double> idle_us;  // of the device, before each step that only decodes; in a short run of its own
+    if (host->on_cuda()) {
+      BenchFlags some = flags;
+      some.prompt_tokens = std::min<std::int64_t>(flags.prompt_tokens, 128);
+      some.output_tokens = std::min<std::int64_t>(flags.output_tokens, 64);
+      runner.time_idleness(true);
+      TD_TRY(measure(some, engine, host->config().V, batch, ++key));
+      runner.time_idleness(false);
+      for (const engine::TransformerRunner::IdleTime& time : runner.take_idle_times()) {
+        if (time.tokens_count <= batch) idle_us.push_back(time.us);
+      }
     }
     const double prefill_tokens_per_s = B * static_cast<double>(flags.prompt_tokens) / median(prefill_s);
     const double decode_tokens_per_s = B / median(step_s);

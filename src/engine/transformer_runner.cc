@@ -170,10 +170,11 @@ Status TransformerRunner::create_slots() {
         TD_TRY(device::Memory::create(device, kernels::largest_cuda_scratch_bytes(N) + ids_bytes(limits_)));
     slot.chosen_on_host = TD_TRY(device::Memory::create_pinned(static_cast<std::size_t>(N) * sizeof(ChosenToken)));
     slot.arrived = TD_TRY(device::Event::create(device));
+    slot.done = TD_TRY(device::Event::create(device));
   }
-  for (Events& events : events_) {
-    events.begin = TD_TRY(device::Event::create(device, /*is_timed=*/true));
-    events.end = TD_TRY(device::Event::create(device, /*is_timed=*/true));
+  for (Span& span : spans_) {
+    span.begin = TD_TRY(device::Event::create(device, /*is_timed=*/true));
+    span.end = TD_TRY(device::Event::create(device, /*is_timed=*/true));
   }
   logits_on_host_ = TD_TRY(device::Memory::create_pinned(static_cast<std::size_t>(N * limits_.vocab_size) * 4));
   return ok_status();
@@ -209,16 +210,12 @@ Result<std::span<const ChosenToken>> TransformerRunner::take() {
 Result<const TransformerRunner::Slot*> TransformerRunner::take_slot() {
   TD_CHECK(taken_steps_ < queued_steps_, taken_steps_);
   const std::uint64_t step = taken_steps_++;
-  const Slot& slot = slots_[step % slots_.size()];
-  Events& events = events_[step % events_.size()];
-  TD_TRY(events.end.wait());
-  if (times_steps_) {
-    StepTime time{slot.tokens_count, 0.0f, TD_TRY(device::Event::microseconds_between(events.begin, events.end))};
-    if (step > 0) {
-      const Events& before = events_[(step - 1) % events_.size()];
-      time.idle_us = TD_TRY(device::Event::microseconds_between(before.end, events.begin));
-    }
-    step_times_.push_back(time);
+  Slot& slot = slots_[step % slots_.size()];
+  TD_TRY(slot.done.wait());
+  const Span& span = spans_[step % spans_.size()];
+  const Span& before = spans_[(step + spans_.size() - 1) % spans_.size()];
+  if (span.is_timed && before.is_timed) {
+    idle_times_.push_back({slot.tokens_count, TD_TRY(device::Event::microseconds_between(before.end, span.begin))});
   }
   return &slot;
 }
@@ -230,7 +227,7 @@ Status TransformerRunner::queue_step(const model::ForwardBatch& batch, Gives giv
   TD_TRY(stream_.make_current());
   const std::size_t index = queued_steps_ % slots_.size();
   Slot& slot = slots_[index];
-  Events& events = events_[queued_steps_ % events_.size()];
+  Span& span = spans_[queued_steps_ % spans_.size()];
   const std::int64_t T = batch.tokens.extent(0), B = batch.context_len.extent(0), N = batch.logit_rows.extent(0);
   slot.tokens_count = T;
   slot.rows_count = N;
@@ -265,7 +262,8 @@ Status TransformerRunner::queue_step(const model::ForwardBatch& batch, Gives giv
   TD_TRY(slot.arrived.record(*copies_));
   TD_TRY(stream_.wait_for(slot.arrived));
 
-  TD_TRY(events.begin.record(stream_));
+  span.is_timed = times_idleness_;
+  if (span.is_timed) TD_TRY(span.begin.record(stream_));
   const auto queue_all = [&] { return queue_forward(staged, gives, choices_there, index); };
   const auto launch = [&](device::Graph& graph) -> Status {
     if (!graph) graph = TD_TRY(device::Graph::capture(stream_, queue_all));
@@ -279,7 +277,8 @@ Status TransformerRunner::queue_step(const model::ForwardBatch& batch, Gives giv
     queued = queue_all();
   }
   TD_TRY(queued);
-  TD_TRY(events.end.record(stream_));
+  if (span.is_timed) TD_TRY(span.end.record(stream_));
+  TD_TRY(slot.done.record(stream_));
   queued_steps_ += 1;
   return ok_status();
 }

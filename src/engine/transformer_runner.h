@@ -64,14 +64,15 @@ class TransformerRunner final : public ModelRunner {
   [[nodiscard]] Status queue(const model::ForwardBatch& batch, std::span<const kernels::TokenChoice> choices) override;
   [[nodiscard]] Result<std::span<const kernels::ChosenToken>> take() override;
 
-  // On CUDA, of each step from time_steps() on: how long the device had no work of the runner's before it (from the end
-  // of the step before to when this one's arrays had arrived), and how long the step then took.
-  struct StepTime {
-    std::int64_t tokens_count = 0;
-    float idle_us = 0.0f, busy_us = 0.0f;
+  // On CUDA: how long the device had no work of the runner's before a step, from the end of the step before to when
+  // this one's arrays had arrived.
+  struct IdleTime {
+    std::int64_t tokens_count = 0;  // of the step
+    float us = 0.0f;
   };
-  void time_steps() { times_steps_ = true; }
-  std::vector<StepTime> take_step_times() { return std::exchange(step_times_, {}); }  // and forgets them
+  // Of each step but the first that is queued while this is on; the events that it takes make a step 2 us longer.
+  void time_idleness(bool is_on) { times_idleness_ = is_on; }
+  std::vector<IdleTime> take_idle_times() { return std::exchange(idle_times_, {}); }  // and forgets them
 
  private:
   // How a step's arrays lie one after another, in host and device memory alike. The block table comes last, its rows
@@ -83,10 +84,12 @@ class TransformerRunner final : public ModelRunner {
   struct Slot {
     device::Memory on_host, on_device, ids_on_device, chosen_on_host;
     device::Event arrived;  // its arrays, there
+    device::Event done;
     std::int64_t tokens_count = 0, rows_count = 0;
   };
-  struct Events {
+  struct Span {  // of a step's work in the device's time
     device::Event begin, end;
+    bool is_timed = false;
   };
 
   TransformerRunner(const model::Transformer& transformer, device::Stream& stream)
@@ -116,11 +119,11 @@ class TransformerRunner final : public ModelRunner {
   bool chooses_all_ = false;
   std::uint64_t queued_steps_ = 0, taken_steps_ = 0;  // ever
   std::unique_ptr<device::Stream> copies_;            // on which a step's arrays go over while another step runs
-  std::array<Slot, kQueuedStepsMax> slots_;           // of step n: n modulo their count; and so the events
-  std::array<Events, kQueuedStepsMax + 1> events_;    // one more, for the idle time before the oldest step
+  std::array<Slot, kQueuedStepsMax> slots_;           // of step n: n modulo their count; and so the spans
+  std::array<Span, kQueuedStepsMax + 1> spans_;       // one more, for the idle time before the oldest step
   device::Memory logits_on_host_;
-  bool times_steps_ = false;
-  std::vector<StepTime> step_times_;
+  bool times_idleness_ = false;
+  std::vector<IdleTime> idle_times_;
   StepGraphs<device::Graph> graphs_;
 };
 
