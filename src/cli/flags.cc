@@ -53,9 +53,9 @@ void add_model_flags(CLI::App* app, ModelFlags& flags, SizeFlags sizes) {
               {"auto", "auto"}, {"bf16", "bf16"}, {"bfloat16", "bf16"}, {"fp8", "fp8"}, {"fp8_e4m3", "fp8"}})),
       app->add_option("--context", flags.context, "longest sequence in tokens (default: the model's)")
           ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 31)),
-      app->add_option("--step-tokens", flags.step_tokens, "tokens of one step (default 512)")
+      app->add_option("--step-tokens", flags.step_tokens, "tokens of one step (default: 512; on CUDA 2048)")
           ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20)),
-      app->add_option("--sequences", flags.sequences, "sequences of one step (default 64)")
+      app->add_option("--sequences", flags.sequences, "sequences of one step (default: 64; on CUDA 256)")
           ->check(CLI::Range(std::int64_t{1}, std::int64_t{65536})),
       app->add_flag("--no-prefix-cache", flags.no_prefix_cache, "do not reuse the KV of equal prefixes"),
   };

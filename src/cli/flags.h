@@ -31,8 +31,8 @@ struct ModelFlags {
   int threads = 0;             // 0: one per core
   std::int64_t kv_blocks = 0;  // 0: as many as the default budget holds
   std::int64_t context = 0;    // 0: the model's own
-  std::int64_t step_tokens = 512;
-  std::int64_t sequences = 64;
+  std::int64_t step_tokens = 0;  // 0: by the device, as `sequences`
+  std::int64_t sequences = 0;
   bool no_prefix_cache = false;
   bool verbose = false;  // prints the memory plan and the paths chosen
 };

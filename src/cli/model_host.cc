@@ -43,8 +43,9 @@ Result<std::unique_ptr<ModelHost>> ModelHost::open(const std::filesystem::path& 
   if (flags.kv_dtype == "fp8") options.kv_dtype = tensor::DType::kF8E4m3;
   options.kv_blocks = flags.kv_blocks;
   options.context_tokens = flags.context;
-  options.step_tokens_max = flags.step_tokens;
-  options.sequences_max = flags.sequences;
+  // A larger step gives more tokens a second, a smaller one less time between tokens while prompts are read.
+  options.step_tokens_max = flags.step_tokens > 0 ? flags.step_tokens : on_cuda ? 2048 : 512;
+  options.sequences_max = flags.sequences > 0 ? flags.sequences : on_cuda ? 256 : 64;
   options.logit_rows_max = logit_rows_max;
   host->plan_ =
       TD_TRY(engine::TransformerRunner::plan(*host->transformer_, host->checkpoint_->bytes(), options, *host->stream_));
