@@ -11,7 +11,7 @@ Status launch_status(const char* op) {
 }
 
 Result<CUtensorMap> make_row_map(const tensor::TensorView& x, int box_rows, int box_heads, int box_columns,
-                                 bool is_swizzled) {
+                                 bool is_swizzled, bool is_read_once) {
   // Through the runtime, so that the binary does not need libcuda to start.
   static const auto encode = [] {
     void* function = nullptr;
@@ -52,9 +52,11 @@ Result<CUtensorMap> make_row_map(const tensor::TensorView& x, int box_rows, int 
       default: return CU_TENSOR_MAP_SWIZZLE_128B;
     }
   }();
+  const CUtensorMapL2promotion fetched =
+      is_read_once ? CU_TENSOR_MAP_L2_PROMOTION_L2_128B : CU_TENSOR_MAP_L2_PROMOTION_L2_256B;
   CUtensorMap map;
   const CUresult result = encode(&map, type, 3, x.data(), extents, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                                 swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+                                 swizzle, fetched, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) {
     return invalid_argument("the copy engine cannot read {} with strides of {} and {} bytes", x.shape().to_string(),
                             strides[0], strides[1]);

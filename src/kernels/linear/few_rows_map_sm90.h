@@ -16,7 +16,7 @@ namespace tandem::kernels {
   const std::int64_t strides[] = {stride, is_ragged ? stride : kSlab, 1};
   return make_row_map(tensor::TensorView(const_cast<void*>(data), tensor::DType::kBf16, shape, strides,
                                          device::Device{device::DeviceKind::kCuda, 0}),
-                      box_rows, slabs);
+                      box_rows, slabs, kSlab, /*is_swizzled=*/true, /*is_read_once=*/true);
 }
 
 }  // namespace tandem::kernels
