@@ -144,6 +144,19 @@ std::vector<Case> cases() {
                      .is_in_place = T % 2 == 0});
       all.push_back(
           {.T = T, .K = 520, .N = 131, .x_is_bf16 = false, .has_norm = true, .is_pair = true, .multiprocessors = 3});
+      for (const std::int64_t K : {64, 1088, 4096}) {  // that ends with a slab
+        for (const bool is_pair : {false, true}) {
+          all.push_back({.T = T,
+                         .K = K,
+                         .N = 203,
+                         .x_is_bf16 = false,
+                         .has_norm = K != 1088 || is_pair,
+                         .is_pair = is_pair,
+                         .has_residual = !is_pair,
+                         .gap = K == 64,
+                         .multiprocessors = 2});
+        }
+      }
     }
   }
   // Two elements of y at once.
@@ -233,7 +246,7 @@ TEST(LinearFewRowsCuda, SomeRowsHaveTheSameBitsByAnyPlan) {
 TEST(LinearFewRowsCuda, GatesOfEverySize) {
   TANDEM_HOPPER_STREAM(stream);
   for (const Activation activation : {Activation::kSilu, Activation::kGeluTanh, Activation::kGeluErf}) {
-    for (const std::int64_t T : {9, 43}) {
+    for (const std::int64_t T : {1, 6, 9, 43}) {
       const Case c{.T = T, .K = 64, .N = 72, .is_pair = true, .activation = activation};
       Values values(c);
       for (std::size_t i = 0; i < values.x.size(); ++i) {
