@@ -53,6 +53,24 @@ __device__ __forceinline__ bool elect_one() {
   return is_elected != 0;
 }
 
+// Barriers by their addresses in shared memory.
+__device__ __forceinline__ void barrier_arrive(std::uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+__device__ __forceinline__ void barrier_wait(std::uint32_t barrier, std::uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra passed;\n"
+      "bra again;\n"
+      "passed:\n"
+      "}\n" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+
 // A box as load_box() has it, of bytes that are read once: they are the first to leave the L2 cache.
 __device__ __forceinline__ void load_box_once(std::uint32_t to, const CUtensorMap* map, std::uint64_t* barrier,
                                               int column, int row, int slab) {

@@ -13,15 +13,26 @@ bool is_copied_by_engine(const void* data, std::int64_t stride) {  // rows of bf
   return reinterpret_cast<std::uintptr_t>(data) % 16 == 0 && stride % 8 == 0;
 }
 
-template <int kTokens, bool kPair, bool kKeepsX, bool kGrouped = false>
-Status launch_few_rows(const sm90::FewRowsArguments& arguments, device::Stream& stream) {
+template <int kTokens, bool kPair, sm90::FewRowsX kX, bool kGrouped>
+Status launch_kernel(const sm90::FewRowsArguments& arguments, device::Stream& stream) {
   const FewRowsPlan& plan = arguments.plan;
   const LaunchShape shape{.grid = dim3(static_cast<unsigned>(plan.blocks)),
-                          .threads = sm90::kFewRowsThreads,
+                          .threads = sm90::kFewRowsThreads<kX, kGrouped>,
                           .shared_bytes = plan.shared_bytes,
                           .overlaps_previous = true};
-  return launch("linear", sm90::linear_few_rows_sm90_kernel<kTokens, kPair, kKeepsX, kGrouped>, shape, stream,
-                arguments);
+  return launch("linear", sm90::linear_few_rows_sm90_kernel<kTokens, kPair, kX, kGrouped>, shape, stream, arguments);
+}
+template <int kTokens, sm90::FewRowsX kX, bool kGrouped = false>
+Status launch_few_rows(const sm90::FewRowsArguments& arguments, device::Stream& stream) {
+  return arguments.plan.pieces == 2 ? launch_kernel<kTokens, true, kX, kGrouped>(arguments, stream)
+                                    : launch_kernel<kTokens, false, kX, kGrouped>(arguments, stream);
+}
+
+// Whether what is kept of f32 can be read four at a time.
+bool is_on_16_bytes(const LinearCall& call) {
+  const auto is_on = [](const void* data) { return reinterpret_cast<std::uintptr_t>(data) % 16 == 0; };
+  return call.K % kStreamedSlab == 0 && (call.T == 1 || call.x_stride % 4 == 0) && is_on(call.x) &&
+         is_on(call.norm_weight);
 }
 
 }  // namespace
@@ -68,9 +79,8 @@ Status linear_few_rows_sm90(const LinearCall& call, device::Stream& stream) {
 Status linear_few_rows_planned_sm90(const LinearCall& call, const FewRowsPlan& plan, device::Stream& stream) {
   sm90::FewRowsArguments arguments{.T = static_cast<int>(call.T),
                                    .K = static_cast<int>(call.K),
-                                   .N = call.N,
+                                   .N = static_cast<int>(call.N),
                                    .x_kept = call.x,
-                                   .x_is_bf16 = call.x_is_bf16,
                                    .x_stride = call.x_stride,
                                    .norm_weight = call.norm_weight,
                                    .norm_eps = call.norm_eps,
@@ -89,29 +99,24 @@ Status linear_few_rows_planned_sm90(const LinearCall& call, const FewRowsPlan& p
     arguments.up = TD_TRY(few_rows_map(call.up, weight_rows, call.K, call.up_stride, plan.piece_rows, plan.slabs));
   if (!plan.keeps_x) arguments.x = TD_TRY(few_rows_map(call.x, call.T, call.K, call.x_stride, plan.x_rows, plan.slabs));
 
-  const auto launch_for = [&]<int kTokens>() {
-    if (is_grouped) {
-      return call.up != nullptr ? launch_few_rows<kTokens, true, false, true>(arguments, stream)
-                                : launch_few_rows<kTokens, false, false, true>(arguments, stream);
+  using sm90::FewRowsX;
+  if (is_grouped) {
+    switch (plan.tokens) {
+      case 8: return launch_few_rows<8, FewRowsX::kCopied, true>(arguments, stream);
+      case 16: return launch_few_rows<16, FewRowsX::kCopied, true>(arguments, stream);
+      default: return launch_few_rows<32, FewRowsX::kCopied, true>(arguments, stream);
     }
-    if constexpr (kTokens == 8) {
-      if (plan.keeps_x) {
-        return call.up != nullptr ? launch_few_rows<kTokens, true, true>(arguments, stream)
-                                  : launch_few_rows<kTokens, false, true>(arguments, stream);
-      }
-    }
-    if constexpr (kTokens > 16) {
-      return invalid_argument("linear: the plan is one for groups");
-    } else {
-      return call.up != nullptr ? launch_few_rows<kTokens, true, false>(arguments, stream)
-                                : launch_few_rows<kTokens, false, false>(arguments, stream);
-    }
-  };
-  switch (plan.tokens) {
-    case 8: return launch_for.template operator()<8>();
-    case 16: return launch_for.template operator()<16>();
-    default: return launch_for.template operator()<32>();
   }
+  if (plan.keeps_x) {
+    if (call.x_is_bf16) return launch_few_rows<8, FewRowsX::kHalf>(arguments, stream);
+    if (!is_on_16_bytes(call)) return launch_few_rows<8, FewRowsX::kAny>(arguments, stream);
+    if (call.T == 1) return launch_few_rows<8, FewRowsX::kOne>(arguments, stream);
+    return call.T == 2 ? launch_few_rows<8, FewRowsX::kTwo>(arguments, stream)
+                       : launch_few_rows<8, FewRowsX::kFour>(arguments, stream);
+  }
+  if (plan.tokens > 16) return invalid_argument("linear: the plan is one for groups");
+  return plan.tokens == 8 ? launch_few_rows<8, FewRowsX::kCopied>(arguments, stream)
+                          : launch_few_rows<16, FewRowsX::kCopied>(arguments, stream);
 }
 
 }  // namespace tandem::kernels

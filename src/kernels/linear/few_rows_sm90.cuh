@@ -4,9 +4,15 @@
 //   y^T[n,t] = sum over k of W[n,k] x[t,k]: the weights are the products' left side, 64 rows at a time (fewer are
 //   used, the others read what lies behind and are dropped), the tokens the right side, 8 to 32 of them.
 //
-//   1 warp          copies weights (and x, unless it is kept: FewRowsPlan) through a ring of stages
-//   2 warpgroups    multiply what has arrived, k ascending, one f32 accumulator an output; before that, read the other
-//                   x, normalised and rounded if it is f32
+//   1 warp          copies weights through a ring of stages
+//   1 warp          copies x into the same stages, unless it is kept (FewRowsPlan); of groups the first warp does
+//   2 warpgroups    multiply what has arrived, k ascending, one f32 accumulator an output; before that, read the x that
+//                   is kept, normalised and rounded if it is f32
+//
+// What happens between the end of one kernel and the first product of the next is what a layer of few megabytes loses.
+// So the first box is asked for behind its own barriers and no others, and while x comes all is made that the products
+// need: addresses, what is added to the sums. A kernel has one way of x only, since what it does not need lies between
+// what it does.
 //
 // The weights do not depend on the kernel before this one (which must not write them), so their first stages are asked
 // for at once; everything else waits for it to end (wait_for_previous). Of grouped layers (linear.h), which weights are
@@ -18,6 +24,7 @@
 
 #include <cuda_bf16.h>
 
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/common/launch.cuh"
@@ -37,238 +44,354 @@ __device__ __forceinline__ std::uint32_t kept_low(std::uint32_t address, std::ui
   return address >> 4 | chunk_bytes >> 4 << 16;
 }
 
-// The copying warp's one thread.
+// Where a step's box begins: a map of ragged rows has only columns, one of others 64 of them to a slab.
+struct FewRowsBoxes {
+  bool is_ragged;
+  int slabs;
+  __device__ __forceinline__ explicit FewRowsBoxes(const FewRowsArguments& arguments)
+      : is_ragged(arguments.K % kStreamedSlab != 0), slabs(arguments.plan.slabs) {}
+  __device__ __forceinline__ int column(int step) const { return is_ragged ? step * kStreamedSlab : 0; }
+  __device__ __forceinline__ int slab(int step) const { return is_ragged ? 0 : step * slabs; }
+};
+
+// Walks the tiles of this block, a stage at a time.
+template <bool kGrouped>
+struct FewRowsWalk {
+  const FewRowsTiles<kGrouped>& tiles;
+  int steps;
+  int tile = static_cast<int>(blockIdx.x), step = 0;
+  FewRowsPlace place;
+  __device__ __forceinline__ FewRowsWalk(const FewRowsTiles<kGrouped>& tiles, int steps) : tiles(tiles), steps(steps) {
+    if (!done()) place = tiles.at(tile);
+  }
+  __device__ __forceinline__ bool done() const { return tile >= tiles.count; }
+  __device__ __forceinline__ void advance() {
+    if (++step < steps) return;
+    step = 0;
+    tile += static_cast<int>(gridDim.x);
+    if (!done()) place = tiles.at(tile);
+  }
+};
+
+// What the warp that copies weights does; of grouped layers x too.
 template <bool kPair, bool kKeepsX, bool kGrouped>
-__device__ __forceinline__ void copy_weights(const FewRowsArguments& arguments, const FewRowsTiles<kGrouped>& tiles,
-                                             FewRowsShared& shared, std::uint32_t ring) {
-  const FewRowsPlan& plan = arguments.plan;
-  const int slabs_all = (arguments.K + kStreamedSlab - 1) / kStreamedSlab;
-  const int steps = (slabs_all + plan.slabs - 1) / plan.slabs;
-  const std::uint32_t piece_bytes = static_cast<std::uint32_t>(plan.slabs * plan.piece_rows * 128);
-  const bool is_ragged = arguments.K % kStreamedSlab != 0;
-  // A box's first column and slab: a map of ragged rows has only columns, one of others 64 of them to a slab.
-  const auto load_weights = [&](const FewRowsPlace& place, int step, int stage) {
-    std::uint64_t* const full = &shared.full[stage];
-    barrier_expect_bytes(full, static_cast<std::uint32_t>(plan.stage_bytes));
-    std::uint32_t to = ring + static_cast<std::uint32_t>(stage * plan.stage_bytes);
-    const int column = is_ragged ? step * kStreamedSlab : 0, slab = is_ragged ? 0 : step * plan.slabs;
-    int row = static_cast<int>(place.weight_row);
-    for (int g = 0; g < plan.warpgroups; ++g, row += plan.piece_rows) {
-      load_box_once(to, &arguments.weight, full, column, row, slab);
+struct FewRowsCopies {
+  const FewRowsArguments& arguments;
+  FewRowsShared& shared;
+  std::uint32_t ring, piece_bytes, weights_bytes;
+  FewRowsBoxes boxes;
+  FewRowsWalk<kGrouped> walk;
+  int stage = 0;  // the next of the first round
+
+  __device__ __forceinline__ FewRowsCopies(const FewRowsArguments& arguments, const FewRowsTiles<kGrouped>& tiles,
+                                           FewRowsShared& shared, std::uint32_t ring)
+      : arguments(arguments), shared(shared), ring(ring), boxes(arguments), walk(tiles, arguments.plan.steps) {
+    const FewRowsPlan& plan = arguments.plan;
+    piece_bytes = static_cast<std::uint32_t>(plan.slabs * plan.piece_rows * 128);
+    weights_bytes = static_cast<std::uint32_t>(plan.warpgroups * (kPair ? 2 : 1)) * piece_bytes;
+  }
+  // One thread: a stage's barriers.
+  __device__ __forceinline__ void init(int of_stage) const {
+    barrier_init(&shared.full[of_stage], 1);
+    barrier_init(&shared.empty[of_stage], static_cast<std::uint32_t>(arguments.plan.warpgroups));
+    if constexpr (!kKeepsX && !kGrouped) barrier_init(&shared.full_x[of_stage], 1);
+  }
+  __device__ __forceinline__ void load_weights(int to_stage) const {
+    const FewRowsPlan& plan = arguments.plan;
+    std::uint64_t* const full = &shared.full[to_stage];
+    barrier_expect_bytes(full, kGrouped ? static_cast<std::uint32_t>(plan.stage_bytes) : weights_bytes);
+    std::uint32_t to = ring + static_cast<std::uint32_t>(to_stage * plan.stage_bytes);
+    int row = walk.place.weight_row;
+#pragma unroll
+    for (int g = 0; g < kStreamedWarpgroups; ++g, row += plan.piece_rows) {
+      if (g == plan.warpgroups) break;
+      load_box_once(to, &arguments.weight, full, boxes.column(walk.step), row, boxes.slab(walk.step));
       to += piece_bytes;
       if constexpr (kPair) {
-        load_box_once(to, &arguments.up, full, column, row, slab);
+        load_box_once(to, &arguments.up, full, boxes.column(walk.step), row, boxes.slab(walk.step));
         to += piece_bytes;
       }
     }
-  };
-  const auto load_x = [&](const FewRowsPlace& place, int step, int stage) {
-    if constexpr (kKeepsX) return;
-    const std::uint32_t to = ring + static_cast<std::uint32_t>(stage * plan.stage_bytes) +
-                             static_cast<std::uint32_t>(plan.warpgroups * plan.pieces) * piece_bytes;
-    load_box(to, &arguments.x, &shared.full[stage], is_ragged ? step * kStreamedSlab : 0, place.row,
-             is_ragged ? 0 : step * plan.slabs);
-  };
-
-  // Walks the tiles of this block, a stage at a time.
-  struct Walk {
-    const FewRowsTiles<kGrouped>& tiles;
-    int steps;
-    std::int64_t tile = blockIdx.x;
-    int step = 0;
-    FewRowsPlace place;
-    __device__ __forceinline__ explicit Walk(const FewRowsTiles<kGrouped>& tiles, int steps)
-        : tiles(tiles), steps(steps) {
-      if (!done()) place = tiles.at(tile);
-    }
-    __device__ __forceinline__ bool done() const { return tile >= tiles.count; }
-    __device__ __forceinline__ void advance() {
-      if (++step < steps) return;
-      step = 0;
-      tile += gridDim.x;
-      if (!done()) place = tiles.at(tile);
-    }
-  };
-
-  // The first round of the ring: weights before the previous kernel has ended, x after.
-  Walk walk(tiles, steps);
-  int stage = 0;
-  for (; stage < plan.stages && !walk.done(); ++stage) {
-    if (kKeepsX && stage >= plan.under_way) barrier_wait(&shared.full[stage - plan.under_way], 0);
-    load_weights(walk.place, walk.step, stage);
-    walk.advance();
   }
+  __device__ __forceinline__ void load_x(const FewRowsPlace& place, int step, int to_stage) const {
+    const std::uint32_t to = ring + static_cast<std::uint32_t>(to_stage * arguments.plan.stage_bytes) + weights_bytes;
+    load_box(to, &arguments.x, &shared.full[to_stage], boxes.column(step), place.row, boxes.slab(step));
+  }
+
+  // All of the warp: barriers, and behind the first of them the first weights, as many as may be under way. (A lane
+  // for each barrier would not be faster: only one of them at a time can make one.)
+  __device__ __forceinline__ void start() {
+    const FewRowsPlan& plan = arguments.plan;
+    for (; stage < plan.under_way && !walk.done(); ++stage, walk.advance()) {
+      if (elect_one()) {
+        init(stage);
+        barrier_init_fence();
+        load_weights(stage);
+      }
+    }
+    if (elect_one()) {
+#pragma unroll 1
+      for (int rest = stage; rest < plan.stages; ++rest) init(rest);
+      barrier_init_fence();
+    }
+    __syncwarp();
+  }
+
+  // One thread: the rest. The first round of the ring: weights before the previous kernel has ended, x after.
+  __device__ __forceinline__ void go_on(const FewRowsTiles<kGrouped>& tiles) {
+    const FewRowsPlan& plan = arguments.plan;
+    for (; stage < plan.stages && !walk.done(); ++stage, walk.advance()) {
+      barrier_wait(&shared.full[stage - plan.under_way], 0);
+      load_weights(stage);
+    }
+    wait_for_previous();
+    if constexpr (kGrouped) {
+      fence_async();
+      FewRowsWalk<kGrouped> of(tiles, plan.steps);
+      for (int i = 0; i < stage; ++i, of.advance()) load_x(of.place, of.step, i);
+    }
+    StageCursor cursor, under_way{.stage = plan.stages - plan.under_way};
+    for (; !walk.done(); walk.advance()) {
+      barrier_wait(&shared.empty[cursor.stage], cursor.parity);
+      if (!kGrouped && plan.under_way < plan.stages) {
+        barrier_wait(&shared.full[under_way.stage], under_way.parity);
+        under_way.advance(plan.stages);
+      }
+      load_weights(cursor.stage);
+      if constexpr (kGrouped) load_x(walk.place, walk.step, cursor.stage);
+      cursor.advance(plan.stages);
+    }
+  }
+};
+
+// The thread that copies x, into the stages' ends. Asked for by the one that copies weights, x would wait until the
+// whole ring is filled.
+__device__ __forceinline__ void copy_x(const FewRowsArguments& arguments, FewRowsShared& shared, std::uint32_t ring) {
+  const FewRowsPlan& plan = arguments.plan;
+  const std::uint32_t bytes = static_cast<std::uint32_t>(plan.slabs * plan.x_rows * 128);
+  const FewRowsBoxes boxes(arguments);
   wait_for_previous();
-  if constexpr (!kKeepsX) {
-    fence_async();
-    Walk of(tiles, steps);
-    for (int i = 0; i < stage; ++i, of.advance()) load_x(of.place, of.step, i);
-  }
-  StageCursor cursor, under_way{.stage = plan.stages - plan.under_way};
-  for (; !walk.done(); walk.advance()) {
-    barrier_wait(&shared.empty[cursor.stage], cursor.parity);
-    if (plan.under_way < plan.stages) {
-      barrier_wait(&shared.full[under_way.stage], under_way.parity);
-      under_way.advance(plan.stages);
+  fence_async();
+  StageCursor cursor{.parity = 1};
+  for (int tile = static_cast<int>(blockIdx.x); tile < plan.tiles; tile += static_cast<int>(gridDim.x)) {
+    for (int step = 0; step < plan.steps; ++step) {
+      barrier_wait(&shared.empty[cursor.stage], cursor.parity);
+      barrier_expect_bytes(&shared.full_x[cursor.stage], bytes);
+      load_box(ring + static_cast<std::uint32_t>((cursor.stage + 1) * plan.stage_bytes) - bytes, &arguments.x,
+               &shared.full_x[cursor.stage], boxes.column(step), 0, boxes.slab(step));
+      cursor.advance(plan.stages);
     }
-    load_weights(walk.place, walk.step, cursor.stage);
-    load_x(walk.place, walk.step, cursor.stage);
-    cursor.advance(plan.stages);
   }
 }
 
-__device__ __forceinline__ void store_output(const FewRowsArguments& arguments, int t, std::int64_t n, float value) {
-  const std::int64_t at = t * arguments.out.y_stride + n;
-  if (arguments.out.y_is_bf16) {
-    static_cast<__nv_bfloat16*>(arguments.out.y)[at] = __float2bfloat16_rn(value);
-  } else {
-    static_cast<float*>(arguments.out.y)[at] = value;
-  }
-}
-
-// What a thread has of a piece's sums [4 j + 2 half + i]: weight rows row_of(half) of the piece, tokens token_of(j, i).
-__device__ __forceinline__ int row_of(int half) {
-  return static_cast<int>(threadIdx.x) % 128 / 32 * 16 + 8 * half + static_cast<int>(threadIdx.x) % 32 / 4;
+// What a thread has of a piece's sums [4 j + 2 half + i]: weight rows thread_row() + 8 half of the piece, tokens
+// token_of(j, i).
+__device__ __forceinline__ int thread_row() {
+  return static_cast<int>(threadIdx.x) % 128 / 32 * 16 + static_cast<int>(threadIdx.x) % 32 / 4;
 }
 __device__ __forceinline__ int token_of(int j, int i) { return 8 * j + 2 * (static_cast<int>(threadIdx.x) % 4) + i; }
+template <int kTokens, class Act>
+__device__ __forceinline__ void for_sums(Act act) {  // act(index, half, token)
+#pragma unroll
+  for (int j = 0; j < kTokens / 8; ++j) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) act(4 * j + 2 * half + i, half, token_of(j, i));
+    }
+  }
+}
+// Whether the thread's rows exist, of a piece from row `begin` of the weights on.
+struct FewRowsExisting {
+  bool row[2];
+  __device__ __forceinline__ FewRowsExisting(const FewRowsArguments& arguments, int begin) {
+    const int rows = min(arguments.plan.piece_rows, arguments.N - begin);
+    row[0] = thread_row() < rows;
+    row[1] = thread_row() + 8 < rows;
+  }
+};
 
 // What is added to a thread's sums; asked for before they are made, since y may be where it lies.
 template <int kTokens>
 struct FewRowsAdded {
   float bias[2], residual[kTokens / 2];
 
-  __device__ __forceinline__ void load(const FewRowsArguments& arguments, std::int64_t begin) {
+  __device__ __forceinline__ void load(const FewRowsArguments& arguments, int begin) {
+    const LinearOutput& out = arguments.out;
+    const bool has_residual = out.residual != nullptr, has_bias = out.bias != nullptr;
+    const FewRowsExisting exists(arguments, begin);
+    const float* const bias_at = out.bias + begin + thread_row();
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const std::int64_t n = begin + row_of(half);
-      const bool is_row = row_of(half) < arguments.plan.piece_rows && n < arguments.N;
-      bias[half] = is_row && arguments.out.bias != nullptr ? arguments.out.bias[n] : 0.0f;
-      const float* const from = arguments.out.residual + n;
+      bias[half] = 0.0f;
+      if (has_bias && exists.row[half]) bias[half] = bias_at[8 * half];
+    }
+    const float* const residual_at = out.residual + begin + thread_row();
+    for_sums<kTokens>([&](int at, int half, int t) {
+      residual[at] = 0.0f;
+      if (has_residual && exists.row[half] && t < arguments.T)
+        residual[at] = (residual_at + t * out.residual_stride)[8 * half];
+    });
+  }
+};
+
+// finish_pairs() of a thread's sums. Those that are of no row of x or of weights become one: quotients of zeros would
+// take division's slow path.
+template <int kTokens>
+__device__ __forceinline__ void finish_gates(Activation activation, float (&gate)[kTokens / 2],
+                                             const float (&up)[kTokens / 2], const bool (&is_there)[kTokens / 2]) {
+  constexpr int kCount = kTokens == 8 ? 4 : 8;
 #pragma unroll
-      for (int j = 0; j < kTokens / 8; ++j) {
+  for (int at = 0; at < kTokens / 2; ++at) gate[at] = is_there[at] ? gate[at] : 1.0f;
+  const auto finish = [&]<Activation kActivation>() {
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const int t = token_of(j, i);
-          const bool is_added = is_row && t < arguments.T && arguments.out.residual != nullptr;
-          residual[4 * j + 2 * half + i] = is_added ? from[t * arguments.out.residual_stride] : 0.0f;
-        }
+    for (int at = 0; at < kTokens / 2; at += kCount) finish_pairs<kActivation, kCount>(gate + at, up + at);
+  };
+  switch (activation) {
+    case Activation::kSilu: return finish.template operator()<Activation::kSilu>();
+    case Activation::kGeluTanh: return finish.template operator()<Activation::kGeluTanh>();
+    default: return finish.template operator()<Activation::kGeluErf>();
+  }
+}
+
+template <int kTokens, bool kPair>
+__device__ __forceinline__ void finish_tile(const FewRowsArguments& arguments, const FewRowsPlace& place, int begin,
+                                            float (&sums)[kPair ? 2 : 1][kTokens / 2],
+                                            const FewRowsAdded<kTokens>& added) {
+  const LinearOutput& out = arguments.out;
+  const FewRowsExisting exists(arguments, begin);
+  bool is_there[kTokens / 2];
+  for_sums<kTokens>([&](int at, int half, int t) { is_there[at] = exists.row[half] && t < place.rows; });
+  if constexpr (kPair) {
+    finish_gates<kTokens>(out.activation, sums[0], sums[1], is_there);
+  } else {
+    for_sums<kTokens>([&](int at, int half, int) {
+      sums[0][at] = finish_sum(sums[0][at], added.bias[half], out.bias != nullptr, out.alpha, added.residual[at],
+                               out.residual != nullptr);
+    });
+  }
+  const auto store = [&](auto* y, auto rounded) {
+    y += place.row * out.y_stride + begin + thread_row();
+    for_sums<kTokens>([&](int at, int half, int t) {
+      if (is_there[at]) (y + t * out.y_stride)[8 * half] = rounded(sums[0][at]);
+    });
+  };
+  if (out.y_is_bf16) {
+    store(static_cast<__nv_bfloat16*>(out.y), [](float value) { return __float2bfloat16_rn(value); });
+  } else {
+    store(static_cast<float*>(out.y), [](float value) { return value; });
+  }
+}
+
+// A warpgroup's part of the block's tiles. What can be known before x has come is made then.
+template <int kTokens, bool kPair, bool kKeepsX, bool kGrouped>
+struct FewRowsProducts {
+  static constexpr int kPieces = kPair ? 2 : 1;
+  const FewRowsArguments& arguments;
+  FewRowsShared& shared;
+  int first_row;  // of weights, in a tile
+  // In a stage: a piece's slabs, the next piece's, then x's. All in units of 16 bytes.
+  std::uint32_t piece_slab, piece, stage, x_slab, x_step, weights_low, x_low;
+  FewRowsAdded<kTokens> added{};
+
+  __device__ __forceinline__ FewRowsProducts(const FewRowsArguments& arguments, FewRowsShared& shared,
+                                             std::uint32_t kept, std::uint32_t ring, int warpgroup)
+      : arguments(arguments), shared(shared) {
+    const FewRowsPlan& plan = arguments.plan;
+    first_row = warpgroup * plan.piece_rows;
+    piece_slab = static_cast<std::uint32_t>(plan.piece_rows) * 8;
+    piece = piece_slab * static_cast<std::uint32_t>(plan.slabs);
+    stage = static_cast<std::uint32_t>(plan.stage_bytes) / 16;
+    const std::uint32_t chunk = static_cast<std::uint32_t>(plan.chunk_bytes) / 16;
+    x_slab = kKeepsX ? 8 * chunk : static_cast<std::uint32_t>(plan.x_rows) * 8;
+    x_step = kKeepsX ? 2 * chunk : 2;  // from 16 columns of x to the next
+    weights_low = swizzled_low(ring) + static_cast<std::uint32_t>(warpgroup * kPieces) * piece;
+    x_low = kKeepsX ? kept_low(kept, 16 * chunk)
+                    : swizzled_low(ring) + static_cast<std::uint32_t>(plan.warpgroups * kPieces) * piece;
+  }
+
+  // What is added to the sums of the first tile, or the next.
+  __device__ __forceinline__ void ask(const FewRowsPlace& place) {
+    if constexpr (!kPair && !kGrouped) added.load(arguments, place.n + first_row);
+  }
+
+  __device__ __forceinline__ void make(const FewRowsTiles<kGrouped>& tiles) {
+    const FewRowsPlan& plan = arguments.plan;
+    constexpr std::uint32_t kXHigh = kKeepsX ? kKeptHigh : kSwizzledHigh;
+    const int slabs_all = (arguments.K + kStreamedSlab - 1) / kStreamedSlab;
+    const bool is_first = threadIdx.x % 128 == 0;
+    // Addresses are counted on, not computed: between two stages they would be what a chain of products waits for.
+    // Barriers by theirs, in shared memory.
+    constexpr std::uint32_t kEmpty = offsetof(FewRowsShared, empty), kFullX = offsetof(FewRowsShared, full_x);
+    static_assert(offsetof(FewRowsShared, full) == 0);
+    const std::uint32_t full_begin = shared_address(&shared);
+    const std::uint32_t full_end = full_begin + 8 * static_cast<std::uint32_t>(plan.stages);
+    std::uint32_t full = full_begin, stage_at = 0, parity = 0;
+    for (int tile = static_cast<int>(blockIdx.x); tile < tiles.count;) {
+      const FewRowsPlace place = tiles.at(tile);
+      float sums[kPieces][kTokens / 2];
+#pragma unroll
+      for (int p = 0; p < kPieces; ++p) {
+#pragma unroll
+        for (int i = 0; i < kTokens / 2; ++i) sums[p][i] = 0.0f;
       }
+      std::uint32_t previous = 0;
+      std::uint32_t weights = 0, x = x_low;
+      const auto multiply_slab = [&] {
+        product_fence();
+#pragma unroll
+        for (int k = 0; k < kStreamedSlab / 16; ++k) {
+#pragma unroll
+          for (int p = 0; p < kPieces; ++p) {
+            multiply_rows<kTokens>(sums[p],
+                                   operand_of(weights + static_cast<std::uint32_t>(p) * piece + 2 * k, kSwizzledHigh),
+                                   operand_of(x + k * x_step, kXHigh));
+          }
+        }
+        product_commit();
+        weights += piece_slab;
+        x += x_slab;
+      };
+      for (int left = slabs_all; left > 0; left -= plan.slabs) {
+        weights = weights_low + stage_at;
+        if constexpr (!kKeepsX) x = x_low + stage_at;
+        if constexpr (!kKeepsX && !kGrouped) barrier_wait(full + kFullX, parity);
+        barrier_wait(full, parity);
+        multiply_slab();
+        // The stage before this one is free once only this slab is still being multiplied.
+        product_wait<1>();
+        if (is_first && previous != 0) barrier_arrive(previous + kEmpty);
+        previous = full;
+        stage_at += stage;
+        if ((full += 8) == full_end) {
+          full = full_begin;
+          stage_at = 0;
+          parity ^= 1;
+        }
+#pragma unroll 1
+        for (int slabs = min(plan.slabs, left); slabs > 1; --slabs) multiply_slab();
+      }
+      product_wait<0>();
+#pragma unroll
+      for (int p = 0; p < kPieces; ++p) product_touch(sums[p]);
+      if (is_first) barrier_arrive(previous + kEmpty);
+      finish_tile<kTokens, kPair>(arguments, place, place.n + first_row, sums, added);
+      tile += static_cast<int>(gridDim.x);
+      if (tile < tiles.count) ask(tiles.at(tile));
     }
   }
 };
 
-template <int kTokens, bool kPair>
-__device__ __forceinline__ void finish_tile(const FewRowsArguments& arguments, const FewRowsPlace& place,
-                                            std::int64_t begin, const float (&sums)[kPair ? 2 : 1][kTokens / 2],
-                                            const FewRowsAdded<kTokens>& added) {
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const std::int64_t n = begin + row_of(half);
-    const bool is_row = row_of(half) < arguments.plan.piece_rows && n < arguments.N;
-#pragma unroll
-    for (int j = 0; j < kTokens / 8; ++j) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int t = token_of(j, i), at = 4 * j + 2 * half + i;
-        if (!is_row || t >= place.rows) continue;
-        if constexpr (kPair) {
-          store_output(arguments, place.row + t, n,
-                       finish_pair_any(arguments.out.activation, sums[0][at], sums[1][at]));
-        } else {
-          store_output(arguments, place.row + t, n,
-                       finish_sum(sums[0][at], added.bias[half], arguments.out.bias != nullptr, arguments.out.alpha,
-                                  added.residual[at], arguments.out.residual != nullptr));
-        }
-      }
-    }
-  }
-}
-
-template <int kTokens, bool kPair, bool kKeepsX, bool kGrouped>
-__device__ __forceinline__ void multiply_tiles(const FewRowsArguments& arguments, const FewRowsTiles<kGrouped>& tiles,
-                                               FewRowsShared& shared, std::uint32_t kept, std::uint32_t ring,
-                                               int warpgroup) {
-  constexpr int kPieces = kPair ? 2 : 1;
-  const FewRowsPlan& plan = arguments.plan;
-  const int slabs_all = (arguments.K + kStreamedSlab - 1) / kStreamedSlab;
-  // In a stage: a piece's slabs, the next piece's, then x's. All in units of 16 bytes.
-  const std::uint32_t piece_slab = static_cast<std::uint32_t>(plan.piece_rows) * 8;
-  const std::uint32_t piece = piece_slab * static_cast<std::uint32_t>(plan.slabs);
-  const std::uint32_t stage = static_cast<std::uint32_t>(plan.stage_bytes) / 16;
-  const std::uint32_t chunk = static_cast<std::uint32_t>(plan.chunk_bytes) / 16;
-  const std::uint32_t x_slab = kKeepsX ? 8 * chunk : static_cast<std::uint32_t>(plan.x_rows) * 8;
-  const std::uint32_t x_step = kKeepsX ? 2 * chunk : 2;  // from 16 columns of x to the next
-  const std::uint32_t weights_low = swizzled_low(ring) + static_cast<std::uint32_t>(warpgroup * kPieces) * piece;
-  const std::uint32_t x_low = kKeepsX
-                                  ? kept_low(kept, 16 * chunk)
-                                  : swizzled_low(ring) + static_cast<std::uint32_t>(plan.warpgroups * kPieces) * piece;
-  constexpr std::uint32_t kXHigh = kKeepsX ? kKeptHigh : kSwizzledHigh;
-  const bool is_first = threadIdx.x % 128 == 0;
-  // Addresses are counted on, not computed: between two stages they would be what a chain of products waits for.
-  std::uint64_t* full = shared.full;
-  std::uint64_t* const full_end = full + plan.stages;
-  std::uint32_t stage_at = 0, parity = 0;
-  const auto release = [&](std::uint64_t* of) { barrier_arrive(of + (shared.empty - shared.full)); };
-  for (std::int64_t tile = blockIdx.x; tile < tiles.count; tile += gridDim.x) {
-    const FewRowsPlace place = tiles.at(tile);
-    const std::int64_t begin = place.n + warpgroup * plan.piece_rows;
-    FewRowsAdded<kTokens> added{};
-    if constexpr (!kPair && !kGrouped) added.load(arguments, begin);
-    float sums[kPieces][kTokens / 2];
-#pragma unroll
-    for (int p = 0; p < kPieces; ++p) {
-#pragma unroll
-      for (int i = 0; i < kTokens / 2; ++i) sums[p][i] = 0.0f;
-    }
-    std::uint64_t* previous = nullptr;
-    std::uint32_t weights, x = x_low;
-    const auto multiply_slab = [&] {
-      product_fence();
-#pragma unroll
-      for (int k = 0; k < kStreamedSlab / 16; ++k) {
-#pragma unroll
-        for (int p = 0; p < kPieces; ++p) {
-          multiply_rows<kTokens>(sums[p],
-                                 operand_of(weights + static_cast<std::uint32_t>(p) * piece + 2 * k, kSwizzledHigh),
-                                 operand_of(x + k * x_step, kXHigh));
-        }
-      }
-      product_commit();
-      weights += piece_slab;
-      x += x_slab;
-    };
-    for (int left = slabs_all; left > 0; left -= plan.slabs) {
-      weights = weights_low + stage_at;
-      if constexpr (!kKeepsX) x = x_low + stage_at;
-      barrier_wait(full, parity);
-      multiply_slab();
-      // The stage before this one is free once only this slab is still being multiplied.
-      product_wait<1>();
-      if (is_first && previous != nullptr) release(previous);
-      previous = full;
-      stage_at += stage;
-      if (++full == full_end) {
-        full = shared.full;
-        stage_at = 0;
-        parity ^= 1;
-      }
-#pragma unroll 1
-      for (int slabs = min(plan.slabs, left); slabs > 1; --slabs) multiply_slab();
-    }
-    product_wait<0>();
-#pragma unroll
-    for (int p = 0; p < kPieces; ++p) product_touch(sums[p]);
-    if (is_first) release(previous);
-    finish_tile<kTokens, kPair>(arguments, place, begin, sums, added);
-  }
-}
-
-inline constexpr int kFewRowsThreads = 128 * kStreamedWarpgroups + 32;
+// Those who multiply, the warp that copies weights, and one for x if that has a thread of its own.
+template <FewRowsX kX, bool kGrouped>
+inline constexpr int kFewRowsThreads = 128 * kStreamedWarpgroups + (kX == FewRowsX::kCopied && !kGrouped ? 64 : 32);
 static_assert(128 * kStreamedWarpgroups == kNormThreads);
 
-template <int kTokens, bool kPair, bool kKeepsX, bool kGrouped>
-__global__ void __launch_bounds__(kFewRowsThreads, 1)
+template <int kTokens, bool kPair, FewRowsX kX, bool kGrouped>
+__global__ void __launch_bounds__(kFewRowsThreads<kX, kGrouped>, 1)
     linear_few_rows_sm90_kernel(const __grid_constant__ FewRowsArguments arguments) {
+  constexpr bool kKeepsX = kX != FewRowsX::kCopied, kAligned = kX != FewRowsX::kAny;
+  constexpr int kThreads = kFewRowsThreads<kX, kGrouped>;
   static_assert(!kGrouped || !kKeepsX);
   extern __shared__ std::byte raw[];
   std::byte* const base = raw + (1024 - shared_address(raw) % 1024) % 1024;
@@ -278,62 +401,74 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
   FewRowsUnit* const units = reinterpret_cast<FewRowsUnit*>(kept + plan.kept_bytes);
   const std::uint32_t ring = shared_address(kept) + static_cast<std::uint32_t>(plan.kept_bytes + plan.units_bytes);
   // The same in all lanes, and known to be: products may not lie where a warp could split.
-  const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
+  const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
+  const auto tiles_of = [&](int count) {
+    return FewRowsTiles<kGrouped>{.units = units,
+                                  .count = count,
+                                  .rows = arguments.T,
+                                  .tile_rows = plan.warpgroups * plan.piece_rows,
+                                  .tiles = static_cast<int>(plan.tiles),
+                                  .N = arguments.N};
+  };
 
-  NormGains gains;
-  if constexpr (kKeepsX) {
-    if (warpgroup < kStreamedWarpgroups) gains.load(arguments);
-  }
   // Nobody fits beside a block, so the next kernel's may as well wait at the door.
   if constexpr (!kGrouped) start_next();
-  if (threadIdx.x == 128 * kStreamedWarpgroups) {
-    prefetch_map(&arguments.weight);
-    if constexpr (kPair) prefetch_map(&arguments.up);
-    if constexpr (!kKeepsX) prefetch_map(&arguments.x);
-    for (int stage = 0; stage < plan.stages; ++stage) {
-      barrier_init(&shared.full[stage], 1);
-      barrier_init(&shared.empty[stage], static_cast<std::uint32_t>(plan.warpgroups));
-    }
-    barrier_init_fence();
-  }
-  if constexpr (kGrouped) {
-    // The next kernel is let in only when the one before has ended: it then finds offsets that are settled.
-    if (!arguments.offsets_are_settled) wait_for_previous();
-    start_next();
-    if (warpgroup == kStreamedWarpgroups) {
-      __syncwarp();
-      const int count = list_units<kTokens>(arguments.offsets, arguments.groups, arguments.T, plan.units_max, units);
+  if (warp == 4 * kStreamedWarpgroups) {
+    int count = 1;
+    if constexpr (kGrouped) {
+      // The next kernel is let in only when the one before has ended: it then finds offsets that are settled.
+      if (!arguments.offsets_are_settled) wait_for_previous();
+      start_next();
+      count = list_units<kTokens>(arguments.offsets, arguments.groups, arguments.T, plan.units_max, units);
       if (threadIdx.x % 32 == 0) shared.units_count = count;
+      __syncwarp();
     }
-  }
-  __syncthreads();
-  const FewRowsTiles<kGrouped> tiles{.units = units,
-                                     .count = kGrouped ? shared.units_count * plan.tiles : plan.tiles,
-                                     .rows = arguments.T,
-                                     .tile_rows = plan.warpgroups * plan.piece_rows,
-                                     .tiles = static_cast<int>(plan.tiles),
-                                     .N = arguments.N};
-  if (warpgroup == kStreamedWarpgroups) {
+    const auto tiles = tiles_of(count * static_cast<int>(plan.tiles));
+    FewRowsCopies<kPair, kKeepsX, kGrouped> copies(arguments, tiles, shared, ring);
+    copies.start();
+    named_arrive(2, kThreads);
     if (elect_one()) {
-      copy_weights<kPair, kKeepsX>(arguments, tiles, shared, ring);
+      copies.go_on(tiles);
     } else {
       wait_for_previous();
     }
     return;
   }
-  wait_for_previous();
-  if constexpr (kKeepsX) {
-    if (arguments.x_is_bf16) {
-      keep_halves(arguments, kept);
-    } else if (arguments.T == 1) {
-      keep_rows<1>(arguments, gains, shared, kept);
-    } else {
-      keep_rows<kFewRowsKeptRowsMax>(arguments, gains, shared, kept);
+  if constexpr (!kKeepsX && !kGrouped) {
+    if (warp > 4 * kStreamedWarpgroups) {
+      if (elect_one()) prefetch_map(&arguments.x);
+      named_sync(2, kThreads);
+      if (elect_one()) {
+        copy_x(arguments, shared, ring);
+      } else {
+        wait_for_previous();
+      }
+      return;
     }
   }
-  if (warpgroup < plan.warpgroups) {
-    multiply_tiles<kTokens, kPair, kKeepsX>(arguments, tiles, shared, shared_address(kept), ring, warpgroup);
+  NormGains gains;
+  if constexpr (kKeepsX && kX != FewRowsX::kHalf) gains.load<kAligned>(arguments);
+  if constexpr (kGrouped) {
+    if (!arguments.offsets_are_settled) wait_for_previous();
+    start_next();
   }
+  const int warpgroup = warp / 4;
+  FewRowsProducts<kTokens, kPair, kKeepsX, kGrouped> products(arguments, shared, shared_address(kept), ring, warpgroup);
+  const auto ask = [&] {
+    if constexpr (!kGrouped) products.ask(tiles_of(static_cast<int>(plan.tiles)).at(static_cast<int>(blockIdx.x)));
+  };
+  const void* const own = own_x(arguments);
+  wait_for_previous();
+  if constexpr (kX == FewRowsX::kHalf) {
+    keep_half(arguments, own, kept, ask);
+  } else if constexpr (kKeepsX) {
+    keep_rows<kKeptRows<kX>, kAligned>(arguments, gains, own, shared, kept, ask);
+  } else {
+    ask();
+  }
+  named_sync(2, kThreads);
+  if (warpgroup < plan.warpgroups)
+    products.make(tiles_of(static_cast<int>(kGrouped ? shared.units_count * plan.tiles : plan.tiles)));
 }
 
 }  // namespace sm90

@@ -16,10 +16,11 @@ struct FewRowsPlan {
   int piece_rows = 0, pieces = 1, warpgroups = 1;
   int tokens = 8;        // the products' width: 8 or 16; of grouped layers 32 too
   int x_rows = 8;        // T rounded up to 8: the rows of x in shared memory
-  bool keeps_x = false;  // x is read, made bf16, by the block's threads, and stays; else copied with the weights
+  bool keeps_x = false;  // x is read, made bf16, by the block's threads, and stays; else copied into the stages
   int chunk_bytes = 0, kept_bytes = 0;  // if it is kept
   int units_max = 0, units_bytes = 0;   // of grouped layers (few_rows_units_sm90.cuh); then `tiles` are those of a unit
   int slabs = 1, stages = 0;
+  int steps = 1;      // stages that a tile's columns fill
   int under_way = 0;  // stages that are asked for and have not come, at most
   int blocks = 1;
   std::int64_t tiles = 0;
@@ -38,6 +39,10 @@ inline constexpr std::int64_t kFewRowsShortHalves = 4096;
 // A tile of so few rows takes its weights, one step of the chain after another, more slowly than memory brings them:
 // what it has under way beyond that, it takes from the layer before.
 inline constexpr int kFewRowsSlowRows = 16, kFewRowsUnderWaySlowBytes = 50 * 1024;
+// x that is copied waits in the copy engine's queue behind what is asked for of the weights: of a tile of at most 64
+// rows less, but two stages.
+inline constexpr int kFewRowsUnderWayCopiedBytes = 40 * 1024;
+inline constexpr std::int64_t kFewRowsHalfChain = 1024;  // columns of a stage where two are a whole tile of so few rows
 // x is kept up to here; for more rows, making it in every block takes longer than making it once before.
 inline constexpr std::int64_t kFewRowsKeptRowsMax = 4, kFewRowsKeptColumnsMax = 4096;
 // One row that is bf16 already is kept too, up to what the threads can ask for at once.
@@ -50,7 +55,7 @@ constexpr int few_rows_x_rows(std::int64_t T) { return static_cast<int>((T + 7) 
 // x, if it is kept, lies in chunks of 8 columns, 16 bytes to a row, the chunks an odd number of rows apart (so that
 // writing it meets no bank conflicts). A product of more rows than there are reads on into the next chunks, to no
 // effect.
-constexpr int few_rows_chunk_bytes(std::int64_t T) { return static_cast<int>(16 * (T | 1)); }
+constexpr int few_rows_chunk_bytes(std::int64_t T) { return T <= 1 ? 16 : T <= 2 ? 48 : 80; }
 constexpr std::int64_t few_rows_kept_bytes(std::int64_t T, std::int64_t K) {
   const std::int64_t bytes = (K + kStreamedSlab - 1) / kStreamedSlab * 8 * few_rows_chunk_bytes(T);
   return (bytes + 1023) / 1024 * 1024;
@@ -89,17 +94,25 @@ inline bool fit_stages(FewRowsPlan& plan, const FewRowsShape& shape, int stage_b
   plan.slabs = streamed_slabs(shape.K, stage_bytes_wanted, plan.slab_bytes);
   // One more where the last stage is full then: what a box has beyond K takes the copy engine as long as what is there.
   const auto divides_k = [&](int slabs) { return shape.K / kStreamedSlab % slabs == 0; };
-  if (plan.keeps_x && !divides_k(plan.slabs) && plan.slabs < kStreamedSlabsMax && divides_k(plan.slabs + 1))
+  if (shape.groups == 0 && !divides_k(plan.slabs) && plan.slabs < kStreamedSlabsMax && divides_k(plan.slabs + 1))
     ++plan.slabs;
+  // A short chain of few rows: two stages, since each costs a little whatever its size.
+  if (plan.keeps_x && rows <= kFewRowsSlowRows && shape.K == 2 * kFewRowsHalfChain)
+    plan.slabs = kFewRowsHalfChain / kStreamedSlab;
   plan.stage_bytes = plan.slabs * plan.slab_bytes;
+  const std::int64_t slabs_all = (shape.K + kStreamedSlab - 1) / kStreamedSlab;
+  plan.steps = static_cast<int>((slabs_all + plan.slabs - 1) / plan.slabs);
   plan.chunk_bytes = few_rows_chunk_bytes(shape.T);
   plan.kept_bytes = plan.keeps_x ? static_cast<int>(few_rows_kept_bytes(shape.T, shape.K)) : 0;
   const int other = kStreamedFixedBytes + kFewRowsPastBytes + plan.kept_bytes + plan.units_bytes;
   plan.stages = std::min((kStreamedSharedBytes - other) / plan.stage_bytes, kStreamedStagesMax);
   plan.shared_bytes = other + plan.stages * plan.stage_bytes;
   const int under_way_bytes = rows <= kFewRowsSlowRows ? kFewRowsUnderWaySlowBytes : shape.under_way_bytes;
-  plan.under_way =
-      plan.keeps_x ? std::clamp(under_way_bytes / plan.stage_bytes, 1, std::max(plan.stages, 1)) : plan.stages;
+  const int stage_weights = 128 * rows * plan.slabs;
+  int under_way = under_way_bytes / stage_weights;
+  if (!plan.keeps_x && rows <= 64) under_way = std::max(2, kFewRowsUnderWayCopiedBytes / stage_weights);
+  if (shape.groups > 0) under_way = plan.stages;  // x waits behind the whole ring, and would wait for a limit too
+  plan.under_way = std::clamp(under_way, 1, std::max(plan.stages, 1));
   return plan.stages >= 3;
 }
 
@@ -136,7 +149,8 @@ inline FewRowsPlan plan_few_rows(const FewRowsShape& shape, int multiprocessors)
       // A stage costs a little whatever its size, most where there are groups, or few columns.
       const bool is_short = is_grouped && !shape.is_pair && shape.K <= kFewRowsShortColumns;
       const bool is_long = plan.keeps_x && plan.tiles > multiprocessors;  // tile after tile: the head
-      const int stage_bytes = (is_short ? 64 : is_long ? 16 : is_grouped ? 38 : 30) * 1024;
+      const bool is_single_copied = !plan.keeps_x && plan.pieces == 1;
+      const int stage_bytes = (is_short ? 64 : is_long ? 16 : is_grouped ? 38 : is_single_copied ? 40 : 30) * 1024;
       if (!fit_stages(plan, shape, stage_bytes)) continue;
       // What the busiest block reads: weights from memory, and x, for every tile again, from the L2 cache (or, of x
       // that is kept, what beginning a tile costs).

@@ -20,25 +20,23 @@ struct alignas(8) FewRowsUnit {
 
 // A tile: where its weights begin among all groups' rows, the first row of y^T, and its rows of x.
 struct FewRowsPlace {
-  std::int64_t weight_row, n;
-  int row, rows;
+  int weight_row, n, row, rows;
 };
 
 // The tiles of all units, counted unit by unit.
 template <bool kGrouped>
 struct FewRowsTiles {
   const FewRowsUnit* units;  // in shared memory
-  std::int64_t count;
+  int count;
   int rows, tile_rows, tiles;  // T; rows of weights of a tile; tiles of a unit
-  std::int64_t N;
+  int N;
 
-  __device__ __forceinline__ FewRowsPlace at(std::int64_t tile) const {
+  __device__ __forceinline__ FewRowsPlace at(int tile) const {
     if constexpr (!kGrouped) {
       return {tile * tile_rows, tile * tile_rows, 0, rows};
     } else {
-      const int index = static_cast<int>(tile);
-      const FewRowsUnit unit = units[index / tiles];
-      const std::int64_t n = static_cast<std::int64_t>(index % tiles) * tile_rows;
+      const FewRowsUnit unit = units[tile / tiles];
+      const int n = tile % tiles * tile_rows;
       return {unit.group * N + n, n, unit.row, unit.rows};
     }
   }
