@@ -36,7 +36,7 @@ Status linear_some_rows_sm90(const LinearCall& call, device::Stream& stream) {
 
 Status linear_some_rows_planned_sm90(const LinearCall& call, const SomeRowsPlan& plan, device::Stream& stream) {
   sm90::SomeRowsArguments arguments{
-      .T = static_cast<int>(call.T), .K = static_cast<int>(call.K), .N = call.N, .out = output_of(call), .plan = plan};
+      .plan = plan, .T = static_cast<int>(call.T), .K = static_cast<int>(call.K), .N = call.N, .out = output_of(call)};
   arguments.has_pairs = call.N % 2 == 0 && allows_pairs(call.y, call.y_stride, call.y_is_bf16 ? 2 : 4) &&
                         (call.residual == nullptr || allows_pairs(call.residual, call.residual_stride, 4));
   const int tile_rows = plan.warpgroups * plan.piece_rows;

@@ -32,12 +32,12 @@ namespace tandem::kernels {
 namespace sm90 {
 
 struct SomeRowsArguments {
-  CUtensorMap weight, up, x;
+  SomeRowsPlan plan;  // first, with what else the copying threads read: a launch's arguments come cold
   int T = 0, K = 0;
   std::int64_t N = 0;
   LinearOutput out;
   bool has_pairs = false;  // N is even, and rows of y and the residual allow access to two elements at once
-  SomeRowsPlan plan;
+  CUtensorMap weight, up, x;
 
   __device__ __forceinline__ int slabs() const { return (K + kStreamedSlab - 1) / kStreamedSlab; }
   __device__ __forceinline__ int tile_rows() const { return plan.warpgroups * plan.piece_rows; }
@@ -50,23 +50,17 @@ struct SomeRowsShared {
 };
 static_assert(sizeof(SomeRowsShared) <= kStreamedFixedBytes - 1024);
 
-// How many tiles a block multiplies.
-__device__ __forceinline__ int rounds_of_block(const SomeRowsArguments& arguments) {
-  const std::int64_t blocks = gridDim.x;
-  return static_cast<int>((arguments.plan.tiles - blockIdx.x + blocks - 1) / blocks);
-}
-
 // The thread that copies weights.
 template <bool kPair>
 __device__ __forceinline__ void copy_some_weights(const SomeRowsArguments& arguments, SomeRowsShared& shared,
                                                   std::uint32_t ring) {
   const SomeRowsPlan& plan = arguments.plan;
   const bool is_ragged = arguments.K % kStreamedSlab != 0;
-  const int slabs_all = arguments.slabs(), tile_rows = arguments.tile_rows(), rounds = rounds_of_block(arguments);
+  const int slabs_all = arguments.slabs(), tile_rows = arguments.tile_rows();
   StageCursor cursor{.parity = 1}, due;
   int asked = 0;
-  int row = static_cast<int>(blockIdx.x) * tile_rows;
-  for (int round = 0; round < rounds; ++round, row += static_cast<int>(gridDim.x) * tile_rows) {
+  for (std::int64_t tile = blockIdx.x; tile < plan.tiles; tile += gridDim.x) {
+    const int row = static_cast<int>(tile) * tile_rows;
     for (int slab = 0; slab < slabs_all; slab += plan.slabs, cursor.advance(plan.weight_stages)) {
       std::uint64_t* const full = &shared.weights_full[cursor.stage];
       if (asked++ >= plan.under_way) {
@@ -87,20 +81,29 @@ __device__ __forceinline__ void copy_some_weights(const SomeRowsArguments& argum
   }
 }
 
-// The thread that copies x.
+// The thread that copies x. Its barriers expect what the first round brings before the kernel ahead has ended. After
+// that, no fence: what that kernel wrote is there for the copy engine as for threads (and a fence took 0.5 us).
 __device__ __forceinline__ void copy_some_x(const SomeRowsArguments& arguments, SomeRowsShared& shared,
                                             std::uint32_t ring) {
   const SomeRowsPlan& plan = arguments.plan;
   const bool is_ragged = arguments.K % kStreamedSlab != 0;
-  const int slabs_all = arguments.slabs(), rounds = rounds_of_block(arguments);
+  const int slabs_all = arguments.slabs();
+  const auto stage_bytes = static_cast<std::uint32_t>(plan.x_stage_bytes);
+  for (int stage = 0; stage < plan.x_stages; ++stage) barrier_expect_bytes(&shared.x_full[stage], stage_bytes);
+  wait_for_previous();
   StageCursor cursor{.parity = 1};
-  for (int round = 0; round < rounds; ++round) {
-    for (int slab = 0; slab < slabs_all; slab += plan.slabs, cursor.advance(plan.x_stages)) {
+  bool is_first_round = true;  // of the ring
+  for (std::int64_t tile = blockIdx.x; tile < plan.tiles; tile += gridDim.x) {
+    for (int slab = 0; slab < slabs_all; slab += plan.slabs) {
       std::uint64_t* const full = &shared.x_full[cursor.stage];
-      barrier_wait(&shared.x_empty[cursor.stage], cursor.parity);
-      barrier_expect_bytes(full, static_cast<std::uint32_t>(plan.x_stage_bytes));
-      load_box(ring + static_cast<std::uint32_t>(cursor.stage * plan.x_stage_bytes), &arguments.x, full,
+      if (!is_first_round) {
+        barrier_wait(&shared.x_empty[cursor.stage], cursor.parity);
+        barrier_expect_bytes(full, stage_bytes);
+      }
+      load_box(ring + static_cast<std::uint32_t>(cursor.stage) * stage_bytes, &arguments.x, full,
                is_ragged ? slab * kStreamedSlab : 0, 0, is_ragged ? 0 : slab);
+      cursor.advance(plan.x_stages);
+      if (cursor.stage == 0) is_first_round = false;
     }
   }
 }
@@ -352,13 +355,9 @@ __global__ void __launch_bounds__(kSomeRowsThreads, 1)
   }
   __syncwarp();
   named_sync(1, kSomeRowsThreads);
+  if (warp == kXWarp && elect_one()) copy_some_x(arguments, shared, x_ring);
   wait_for_previous();
-  if (warp == kXWarp) {
-    if (elect_one()) {
-      fence_async();
-      copy_some_x(arguments, shared, x_ring);
-    }
-  } else if (warpgroup < plan.warpgroups) {
+  if (warpgroup < plan.warpgroups) {
     multiply_some_tiles<kColumns, kPair>(arguments, shared, x_ring, weight_ring, warpgroup);
   }
 }
