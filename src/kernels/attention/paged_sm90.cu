@@ -381,9 +381,10 @@ Status launch_paged(const PagedAttentionCall& call, device::Stream& stream) {
   const device::Device device = stream.device();
   const PagedArguments args = paged_arguments(call, C::kRows, C::kKeys);
   const int columns = C::kF8 ? C::kD : 64;
+  constexpr bool kIsReadOnce = C::kWarpgroups == 1;  // of many tokens, most keys are read for other tiles too
   const CUtensorMap q_map = TD_TRY(query_map(args, device)),
-                    k_map = TD_TRY(cache_map(args, call.k, columns, device, !C::kF8)),
-                    v_map = TD_TRY(cache_map(args, call.v, columns, device, !C::kF8));
+                    k_map = TD_TRY(cache_map(args, call.k, columns, device, !C::kF8, kIsReadOnce)),
+                    v_map = TD_TRY(cache_map(args, call.v, columns, device, !C::kF8, kIsReadOnce));
   const std::int64_t places = C::kBlocks * std::int64_t{TD_TRY(device::cuda_multiprocessors(device.index))};
   const auto grid = static_cast<unsigned>(std::min(items_max(args), places));
   if (!call.counter_is_clear) TD_TRY(device::fill_zeros(args.taken, sizeof(int), stream));

@@ -262,11 +262,11 @@ inline Result<CUtensorMap> query_map(const PagedArguments& args, device::Device 
 }
 // Rows are a page's tokens; heads are the kv heads of all pages.
 inline Result<CUtensorMap> cache_map(const PagedArguments& args, const void* cache, int columns, device::Device device,
-                                     bool is_swizzled = true) {
+                                     bool is_swizzled = true, bool is_read_once = true) {
   const PagedAttentionCall& call = args.call;
   return make_row_map(
       rows_of(cache, call.kv_dtype, call.P, call.blocks * call.G, call.D, call.D, call.P * call.D, device),
-      args.box_keys, 1, columns, is_swizzled);
+      args.box_keys, 1, columns, is_swizzled, is_read_once);
 }
 // Tiles that there could be, of all heads: each sequence fills its last tile in part.
 inline std::int64_t items_max(const PagedArguments& args) {
