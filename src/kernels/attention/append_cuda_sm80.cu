@@ -60,8 +60,8 @@ __device__ __forceinline__ void store_values(void* to, std::int64_t at, int coun
 template <Cache kCache, bool kAligned>
 __global__ void __launch_bounds__(kQkNormRopeThreads)
     norm_rope_append_sm80_kernel(const __grid_constant__ NormRopeAppendCall call, int threads) {
-  wait_for_previous();
   start_next();
+  wait_for_previous();
   if (call.cleared != nullptr && blockIdx.x == 0 && threadIdx.x == 0) *call.cleared = 0;
   const HeadPart part(call.D, call.half, threads);
   const std::int64_t heads = call.H + 2 * call.G, rows = call.T * heads;
@@ -109,7 +109,7 @@ Status norm_rope_append_sm80(const NormRopeAppendCall& call, device::Stream& str
   const std::int64_t blocks = (call.T * (call.H + 2 * call.G) + at_once - 1) / at_once;
   const dim3 grid(static_cast<unsigned>(std::min(blocks, sm80::kAppendBlocksMax)));
   const auto queue = [&](auto kernel) {
-    return launch("norm_rope_append", kernel, {grid, kQkNormRopeThreads, 0}, stream, call,
+    return launch("norm_rope_append", kernel, {grid, kQkNormRopeThreads, 0, /*overlaps_previous=*/true}, stream, call,
                   kQkNormRopeThreads / static_cast<int>(at_once));
   };
   const auto queue_for = [&](auto cache) {

@@ -120,9 +120,9 @@ std::size_t attention_cuda_scratch_bytes(const PagedShape& shape);
 
 // norm_rope_append_cuda() into q, then attention_cuda(), with their bits; in one launch where that is quicker, and then
 // q is not written. If T = B each sequence has one row, and its slot is negative or where the block table has its last
-// token. K and V of earlier tokens, slots, context_len, the block table and the norms' weights may be read before the
-// kernels before this one have ended: of those since the last operation without overlap (common/launch.cuh) none may
-// have written them.
+// token. K and V of tokens before a sequence's queries, slots, query_start, context_len, the block table and the norms'
+// weights may be read before the kernels before this one have ended: of those since the last operation without overlap
+// (common/launch.cuh) none may have written them.
 [[nodiscard]] Status norm_rope_attention_cuda(tensor::TensorView packed, const NormRopeAppend& norm_rope,
                                               tensor::TensorView slots, const PagedKv& kv, tensor::TensorView q,
                                               tensor::TensorView query_start, tensor::TensorView context_len,

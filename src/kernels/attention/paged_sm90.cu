@@ -119,6 +119,7 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
     const auto load = [&](Part part, const CUtensorMap* map, int block, int found_boxes) {
       const int slot = place.index();
       if (kPart != Part::kAll && kPart != part) return place.advance();
+      if ((block + 1) * C::kKeys > item.old_keys) wait_for_previous();
       if constexpr (C::kF8) {
         barrier_wait(&barriers.bytes_empty[slot], place.parity() ^ 1);
         copies.copy(shared + PagedShared<C>::kByteRing + slot * C::kByteTileBytes, map, &barriers.bytes_full[slot],
@@ -131,6 +132,7 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
       place.advance();
     };
     load(Part::kQueriesAndKeys, k_map, walk.first, found);
+    if (kTakes) wait_for_previous();
     // Q's place is free again once the last scores of its tile are there, while that tile still has much to do.
     if (kTakes) barrier_wait(&barriers.q_empty, q_place.parity() ^ 1);
     if (kTakes && threadIdx.x == 0) {
@@ -356,8 +358,6 @@ __global__ __launch_bounds__(C::kThreads,
     }
     barrier_init_fence();
   }
-  wait_for_previous();
-  start_next();
   order_sequences<C::kThreads>(args, sequences, *reinterpret_cast<SequencesRoom*>(shared));
   if (threadIdx.x < 128) {
     if constexpr (C::kMovesRegisters) registers_give_back<C::kProducerRegisters>();
@@ -370,8 +370,11 @@ __global__ __launch_bounds__(C::kThreads,
       if (warp == 0) produce<C, Part::kQueriesAndKeys>(&q_map, &k_map, &v_map, args, sequences, at, barriers);
       if (warp == 1) produce<C, Part::kValues>(&q_map, &k_map, &v_map, args, sequences, at, barriers);
     }
+    wait_for_previous();
   } else {
     if constexpr (C::kMovesRegisters) registers_take<C::kConsumerRegisters>();
+    wait_for_previous();
+    start_next();
     consume<C>(args, shared, barriers);
   }
 }
@@ -388,7 +391,8 @@ Status launch_paged(const PagedAttentionCall& call, device::Stream& stream) {
   const std::int64_t places = C::kBlocks * std::int64_t{TD_TRY(device::cuda_multiprocessors(device.index))};
   const auto grid = static_cast<unsigned>(std::min(items_max(args), places));
   if (!call.counter_is_clear) TD_TRY(device::fill_zeros(args.taken, sizeof(int), stream));
-  const LaunchShape shape{dim3(grid), C::kThreads, PagedShared<C>::kBytes};
+  const LaunchShape shape{dim3(grid), C::kThreads, PagedShared<C>::kBytes,
+                          /*overlaps_previous=*/call.counter_is_clear};
   return launch("attention", attention_paged_sm90_kernel<C>, shape, stream, q_map, k_map, v_map, args);
 }
 

@@ -28,6 +28,7 @@ struct PagedArguments {
 // What a block computes.
 struct Item {
   int b, g, token, tokens, position;  // first row of q, how many tokens, position of the first
+  int old_keys;                       // of the sequence, from earlier steps
 };
 
 // The sequences by context, the longest first, and where the tiles of each begin among all.
@@ -98,8 +99,8 @@ __device__ __forceinline__ Item find_item(const PagedArguments& args, const Sequ
   const int tiles = (queries + args.tile_tokens - 1) / args.tile_tokens, of_sequence = tile - sequences.begin[owner];
   if (of_sequence >= tiles) return {};
   const int token = (tiles - 1 - of_sequence) * args.tile_tokens;
-  return {sequence, index % call.G, start + token, min(args.tile_tokens, queries - token),
-          call.context_len[sequence] - queries + token};
+  const int old_keys = call.context_len[sequence] - queries;
+  return {sequence, index % call.G, start + token, min(args.tile_tokens, queries - token), old_keys + token, old_keys};
 }
 
 // The items of a block, one after another: the copying warp takes them from the counter and tells the others, who may

@@ -1,5 +1,5 @@
-// A decoding step's heads made, appended and attended with in one launch: the bits of the two launches it stands for,
-// which other tests hold to double precision.
+// A decoding step's heads made, appended and attended with in one launch, or in two of which the second begins during
+// the first: the bits of two that wait for each other, which other tests hold to double precision.
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -18,6 +18,7 @@ struct Decode {
   AttentionParams params{0.09f, 0.0f, 0};
   DType out_dtype = DType::kBf16;
   bool appends = true;
+  bool is_few = true;  // sequences
 };
 
 struct Decoded {
@@ -109,7 +110,7 @@ void expect_the_same(const Decode& step, device::Stream& stream) {
   const Decoded expected = run(step, false, stream);
   for (int repeat = 0; repeat < 2; ++repeat) {
     const Decoded got = run(step, true, stream);
-    EXPECT_EQ(got.is_one_launch, step.H / step.G <= 8);
+    EXPECT_EQ(got.is_one_launch, step.is_few && step.H / step.G <= 8);
     for (const float value : got.out) ASSERT_FALSE(std::isnan(value));
     const auto same = [](const std::vector<float>& a, const std::vector<float>& b) {
       return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
@@ -165,6 +166,20 @@ TEST(AttentionDecodeCuda, AnyGroupAndPage) {
   for (const std::int64_t P : {16, 64, 128, 256}) {
     SCOPED_TRACE(::testing::Message() << "pages of " << P);
     expect_the_same({.P = P, .contexts = contexts}, stream);
+  }
+}
+
+// More tiles than blocks at once: what a block copies before the new keys are there, and what it copies after them.
+TEST(AttentionDecodeCuda, ManySequences) {
+  TANDEM_CUDA_STREAM(stream);
+  if (!is_hopper()) GTEST_SKIP() << "the overlap is Hopper's";
+  for (const std::int64_t D : {64, 128, 256}) {
+    for (const std::int64_t count : {40, 200}) {
+      SCOPED_TRACE(::testing::Message() << count << " sequences, D " << D);
+      std::vector<std::int64_t> contexts;
+      for (std::int64_t b = 0; b < count; ++b) contexts.push_back(1 + b * 37 % 430);
+      expect_the_same({.H = 16, .G = 4, .D = D, .half = D / 2, .contexts = contexts, .is_few = false}, stream);
+    }
   }
 }
 
