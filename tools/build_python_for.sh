@@ -7,6 +7,10 @@ python=$1
 out=$(realpath -m "$2")
 shift 2
 cd "$(dirname "$0")/.."
+"$python" -c 'import nanobind, scikit_build_core' 2>/dev/null || {
+  echo "tools/build_python_for.sh: $python lacks them: $python -m pip install nanobind scikit-build-core" >&2
+  exit 1
+}
 build=build/python/for-$("$python" -c 'import sys; print(sys.implementation.cache_tag)')
 
 settings=("--config-settings=build-dir=../$build")
