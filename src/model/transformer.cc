@@ -12,6 +12,18 @@ using tensor::DType;
 using tensor::Shape;
 using tensor::TensorView;
 
+namespace {
+
+kernels::PagedKv paged_kv(const KvCache& cache, std::int64_t layer, const ForwardBatch& batch) {
+  return {cache.keys(layer), cache.values(layer), batch.block_table, cache.key_scales(layer),
+          cache.value_scales(layer)};
+}
+ops::AttentionBatch attention_batch(const ForwardBatch& batch) {
+  return {batch.slots, batch.query_start, batch.context_len, batch.context_max};
+}
+
+}  // namespace
+
 Compute default_compute(const ModelWeights& weights) {
   return weights.layers.front().o.dtype() == DType::kBf16 ? Compute::kBf16 : Compute::kF32;
 }
@@ -74,19 +86,17 @@ Result<TensorView> Transformer::norm(ops::Context& context, TensorView x, Tensor
 // The attention heads' output [T,H*D] for the residual stream x [T,C], before the output projection.
 Result<TensorView> Transformer::run_attention(ops::Context& context, std::int64_t layer, TensorView x,
                                               const ForwardBatch& batch, const KvCache& cache,
-                                              const std::vector<ops::RopeTable>& tables, ops::Tape* tape) const {
+                                              const std::vector<ops::RopeTable>& tables, std::int64_t spared,
+                                              ops::Tape* tape) const {
   const LayerWeights& weights = weights_.layers[static_cast<std::size_t>(layer)];
   const LayerConfig& layer_config = config_.layers[static_cast<std::size_t>(layer)];
   const ops::NormParams norm{config_.norm_eps, config_.norm_offset};
-  const kernels::PagedKv kv{cache.keys(layer), cache.values(layer), batch.block_table, cache.key_scales(layer),
-                            cache.value_scales(layer)};
-  const ops::AttentionBatch rows{batch.slots, batch.query_start, batch.context_len, batch.context_max};
-  const std::int64_t spared = ops::attention_blocks(context, x.extent(0), config_.H, kv, rows);
   const ops::Projected projected = TD_TRY(ops::norm_qkv_projection(
       context, x, weights.attention_input_norm, norm, weights.qkv, config_.H, config_.G, config_.D, tape, spared));
   const kernels::AttentionParams params{config_.attention_scale, config_.attention_softcap, layer_config.window};
   return ops::attention(context, projected, {weights.q_norm, weights.k_norm, norm},
-                        tables[static_cast<std::size_t>(layer_config.rope)], kv, rows, TensorView(), params, tape);
+                        tables[static_cast<std::size_t>(layer_config.rope)], paged_kv(cache, layer, batch),
+                        attention_batch(batch), TensorView(), params, tape);
 }
 
 // The dense MLP's hidden activations [T,F] for the residual stream x [T,C], before the down projection.
@@ -132,13 +142,16 @@ Result<TensorView> Transformer::forward(ops::Context& context, const ForwardBatc
     return ok_status();
   };
 
+  // Of every layer the same, since their caches are alike.
+  const std::int64_t spared =
+      ops::attention_blocks(context, T, config_.H, paged_kv(cache, 0, batch), attention_batch(batch));
   for (std::int64_t layer = 0; layer < L; ++layer) {
     const LayerWeights& weights = weights_.layers[static_cast<std::size_t>(layer)];
     // Without a tape, what a layer made is free again after it.
     std::optional<device::Arena::Scope> scope;
     if (tape == nullptr) scope.emplace(context.arena);
 
-    TensorView heads = TD_TRY(run_attention(context, layer, x, batch, cache, inputs.tables, tape));
+    TensorView heads = TD_TRY(run_attention(context, layer, x, batch, cache, inputs.tables, spared, tape));
     if (layer == L - 1 && N < T) {  // from here on, only the rows whose logits are wanted
       heads = TD_TRY(ops::gather_rows(context, heads, batch.logit_rows, tape));
       x = TD_TRY(ops::gather_rows_into(context, x, batch.logit_rows, last, tape));

@@ -67,7 +67,7 @@ class Transformer {
   [[nodiscard]] Result<tensor::TensorView> run_attention(ops::Context& context, std::int64_t layer,
                                                          tensor::TensorView x, const ForwardBatch& batch,
                                                          const KvCache& cache,
-                                                         const std::vector<ops::RopeTable>& tables,
+                                                         const std::vector<ops::RopeTable>& tables, std::int64_t spared,
                                                          ops::Tape* tape) const;
   [[nodiscard]] Result<tensor::TensorView> run_mlp(ops::Context& context, std::int64_t layer, tensor::TensorView x,
                                                    ops::Tape* tape) const;
