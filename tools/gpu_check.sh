@@ -50,11 +50,22 @@ shards() {
   return "$failed"
 }
 
+fail() {
+  echo "tools/gpu_check.sh: $1" >&2
+  exit 1
+}
+
 unpack() {
+  [ -f "$folder.tar.xz" ] || fail "no $folder.tar.xz: make it with tools/gpu_check.sh pack where there is a compiler, and carry it along"
   rm -rf "$folder" && tar -C build -xf "$folder.tar.xz"
 }
 
+need_gpu() {
+  nvidia-smi -L >/dev/null 2>&1 || fail "no GPU: nvidia-smi -L finds none on this machine"
+}
+
 sanitize() {
+  need_gpu
   unpack
   export LD_LIBRARY_PATH=$PWD/$folder/lib TANDEM_SOURCE_DIR=$PWD
   python3 tools/sanitize_kernels.py "$folder" "${1:-$folder/logs}"
@@ -62,8 +73,10 @@ sanitize() {
 
 run() {
   local logs=${1:-$folder/logs} failed=0
+  need_gpu
   unpack
   mkdir -p "$logs"
+  : >"$logs/table"
   export LD_LIBRARY_PATH=$PWD/$folder/lib PYTHONPATH=$PWD/$folder/python PYTHONUNBUFFERED=1
   TANDEM_COMMIT=$(cat "$folder/commit")
   export TANDEM_COMMIT
@@ -73,7 +86,8 @@ run() {
     local name=$1 limit=$2 log=$logs/$1.log start=$SECONDS verdict=ok
     shift 2
     timeout -s KILL "$limit" "$@" >"$log" 2>&1 || verdict=FAILED
-    printf '%-18s %-7s %4d s  %s\n' "$name" "$verdict" $((SECONDS - start)) "$(grep -v '^$' "$log" | tail -1 | cut -c1-90)"
+    printf '%-18s %-7s %4d s  %s\n' "$name" "$verdict" $((SECONDS - start)) "$(grep -v '^$' "$log" | tail -1 | cut -c1-90)" |
+      tee -a "$logs/table"
     [ "$verdict" = ok ]
   }
   # The tests all at once, since they wait for references that the CPU computes; then one benchmark after another.
@@ -104,6 +118,8 @@ run() {
   bench choose-bench 60 "$folder/bench_choose_tokens" --smoke
   bench attention-bench 90 python3 bench/micro/attention.py --quick --json "$logs/attention.jsonl"
   bench attention-error 60 python3 bench/micro/attention.py --check
+  # Once more in short: of a long run's output, callers may see no more than the end.
+  printf '\n%s\n' "$(cut -c1-33 "$logs/table" | paste - - - | sed 's/ *\t/   /g')"
   return "$failed"
 }
 
