@@ -60,11 +60,11 @@ struct alignas(16) StepNote {
   int is_whole;            // every row sees every key
 };
 
-constexpr int kItemNotes = 2, kStepNotes = 4;
+constexpr int kItemNotes = 2;
 
 struct alignas(16) Barriers {
-  KeyVisit visit;  // that the thread which copies is at
-  StepNote step[kStepNotes];
+  KeyVisit visit;          // that the thread which copies is at
+  StepNote step[kStages];  // with a place of Q; read before that is given back
   ItemNote item[kItemNotes];
   std::uint64_t item_full[kItemNotes], item_empty[kItemNotes];
   std::uint64_t k_full, k_empty, v_full, v_empty;
@@ -79,7 +79,6 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
                                         Barriers& barriers) {
   RingPlace<kStages> place;
   RingPlace<kItemNotes> item_place;
-  RingPlace<kStepNotes> note_place;
   RingPlace<1> kv_place;
   int index = static_cast<int>(blockIdx.x);
   // The next item is taken when this one's last load is under way: earlier, it would keep others from beginning it.
@@ -112,13 +111,12 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
               (static_cast<std::int64_t>(h) * args.steps_count + visit.step_base + step) * kStepRows;
           barrier_wait(&barriers.q_empty[place.index()], place.parity() ^ 1);
           const RowInterval interval{args.left, args.right, visit.context};
-          StepNote& of_step = barriers.step[note_place.index()];
+          StepNote& of_step = barriers.step[place.index()];
           of_step.position = position, of_step.rows = rows;
           of_step.key_position = visit.key_position, of_step.keys = visit.keys;
           of_step.is_whole = rows == kStepRows && visit.keys == kKeys &&
                              interval.begin(position + kStepRows - 1) <= visit.key_position &&
                              visit.key_position + kKeys <= interval.end(position);
-          note_place.advance();
           barrier_expect_bytes(&barriers.q_full[place.index()], kTileBytes + kRowBytes);
           load_rows<kStepRows>(shared + kQ + place.index() * kTileBytes, q_map, &barriers.q_full[place.index()], row,
                                h);
@@ -159,7 +157,6 @@ __device__ __forceinline__ void sum_values(const KeysArguments& args, std::byte*
 
   RingPlace<kStages> place;
   RingPlace<kItemNotes> item_place;
-  RingPlace<kStepNotes> note_place;
   RingPlace<1> k_place;
   for (;; item_place.advance()) {
     barrier_wait(&barriers.item_full[item_place.index()], item_place.parity());
@@ -182,8 +179,7 @@ __device__ __forceinline__ void sum_values(const KeysArguments& args, std::byte*
       std::uint32_t p[kStepRows / 16][4];
       const int stage = place.index();
       barrier_wait(&barriers.q_full[stage], place.parity());
-      const StepNote note = barriers.step[note_place.index()];
-      note_place.advance();
+      const StepNote note = barriers.step[stage];
       issue_scores<Half, kKeys, kStepRows>(s, k, operand_at(q, stage * kTileBytes));
       product_wait<1>();  // the last step's dV
       product_touch(dv);
@@ -259,7 +255,6 @@ __device__ __forceinline__ void sum_keys(const KeysArguments& args, std::byte* s
 
   RingPlace<kStages> place;
   RingPlace<kItemNotes> item_place;
-  RingPlace<kStepNotes> note_place;
   RingPlace<1> v_place;
   for (;; item_place.advance()) {
     barrier_wait(&barriers.item_full[item_place.index()], item_place.parity());
@@ -282,8 +277,7 @@ __device__ __forceinline__ void sum_keys(const KeysArguments& args, std::byte* s
       std::uint32_t ds[kStepRows / 16][4];
       const int stage = place.index();
       barrier_wait(&barriers.do_full[stage], place.parity());
-      const int rows = barriers.step[note_place.index()].rows;
-      note_place.advance();
+      const int rows = barriers.step[stage].rows;
       if (rows < kStepRows) zero_tail(shared + kDo + stage * kTileBytes, rows, kOwnOfKeys);
       issue_scores<Half, kKeys, kStepRows>(dp, v, operand_at(dout, stage * kTileBytes));
       product_wait<1>();  // the last step's dK

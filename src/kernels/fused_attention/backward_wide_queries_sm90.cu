@@ -63,10 +63,10 @@ struct alignas(16) BlockNote {
   int is_whole, is_last;
 };
 
-constexpr int kItemNotes = 2, kBlockNotes = 4;
+constexpr int kItemNotes = 2;
 
 struct alignas(16) Barriers {
-  BlockNote block[kBlockNotes];
+  BlockNote block[kStages];  // with a place of K; read before that is given back
   ItemNote item[kItemNotes];
   std::uint64_t item_full[kItemNotes], item_empty[kItemNotes];
   std::uint64_t q_full, q_empty, do_full, do_empty;
@@ -79,7 +79,6 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
   RingPlace<1> row_place, v_place;
   RingPlace<kStages> k_place;
   RingPlace<kItemNotes> item_place;
-  RingPlace<kBlockNotes> note_place;
   int index = static_cast<int>(blockIdx.x);
   // The next item is taken when this one's last load is under way: earlier, it would keep others from beginning it.
   for (;; index = static_cast<int>(gridDim.x) + atomicAdd(args.taken, 1)) {
@@ -116,8 +115,7 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
       blocks.advance();
       block.is_last = blocks.done();
       barrier_wait(&barriers.k_empty[k_place.index()], k_place.parity() ^ 1);
-      barriers.block[note_place.index()] = block;
-      note_place.advance();
+      barriers.block[k_place.index()] = block;
       barrier_expect_bytes(&barriers.k_full[k_place.index()], kTileBytes);
       load_rows<kKeys>(shared + kK + k_place.index() * kTileBytes, k_map, &barriers.k_full[k_place.index()], row, g);
       k_place.advance();
@@ -151,7 +149,6 @@ __device__ __forceinline__ void sum_queries(const QueriesArguments& args, std::b
   RingPlace<1> row_place, v_place;
   RingPlace<kStages> k_place;
   RingPlace<kItemNotes> item_place;
-  RingPlace<kBlockNotes> note_place;
   for (;; item_place.advance()) {
     barrier_wait(&barriers.item_full[item_place.index()], item_place.parity());
     const ItemNote& item = barriers.item[item_place.index()];
@@ -181,8 +178,7 @@ __device__ __forceinline__ void sum_queries(const QueriesArguments& args, std::b
       // The next block, whose K is at k_place: its note, and its S under way.
       const auto begin_block = [&] {
         barrier_wait(&barriers.k_full[k_place.index()], k_place.parity());
-        const BlockNote block = barriers.block[note_place.index()];
-        note_place.advance();
+        const BlockNote block = barriers.block[k_place.index()];
         if (block.keys < kKeys) zero_tail(shared + kK + k_place.index() * kTileBytes, block.keys, own);
         issue_scores<Half, kRows, kKeys>(s, q, operand_at(k, k_place.index() * kTileBytes));
         return block;
@@ -196,7 +192,10 @@ __device__ __forceinline__ void sum_queries(const QueriesArguments& args, std::b
         std::uint32_t ds[kKeys / 16][4];
         product_wait<1>();  // the last block's dQ
         product_touch(dq);
-        if (accumulate != 0 && lane == 0) barrier_arrive(&barriers.k_empty[k_place.index() ^ 1]);
+        if (accumulate != 0) {
+          __syncwarp();  // all lanes have read that block's note
+          if (lane == 0) barrier_arrive(&barriers.k_empty[k_place.index() ^ 1]);
+        }
         barrier_wait(&barriers.v_full, v_place.parity());
         v_place.advance();
         if (block.keys < kKeys) zero_tail(shared + kV, block.keys, own);
@@ -247,6 +246,7 @@ __device__ __forceinline__ void sum_queries(const QueriesArguments& args, std::b
       if (lane == 0) barrier_arrive(&barriers.do_empty);
       product_wait<0>();
       product_touch(dq);
+      __syncwarp();
       if (lane == 0) barrier_arrive(&barriers.k_empty[k_place.index() ^ 1]);
       row_place.advance();
     }

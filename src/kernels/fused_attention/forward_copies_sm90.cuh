@@ -43,7 +43,6 @@ __device__ __forceinline__ void copy_queries_and_keys(const CUtensorMap* q_map, 
   RingPlace<C::kQBuffers> q_place;
   RingPlace<C::kStages> place;
   RingPlace<kItemNotes> item_place;
-  RingPlace<kBlockNotes> note_place;
   // The next item is taken when this one's last block is about to be copied. Earlier, a block with much to do would
   // hold what others could begin.
   const auto take = [&args] {
@@ -80,11 +79,10 @@ __device__ __forceinline__ void copy_queries_and_keys(const CUtensorMap* q_map, 
       block.is_last = blocks.done();
       if (block.is_last) index = take();
       barrier_wait(&barriers.k_empty[place.index()], place.parity() ^ 1);
-      barriers.block[note_place.index()] = block;
+      barriers.block[place.index()] = block;
       copy_rows<C::kD, C::kKeys>(ks + place.index() * C::kKvBytes, k_map, &barriers.k_full[place.index()], row, g);
       if (is_first) barrier_arrive(&barriers.item_full[item_place.index()]);
       place.advance();
-      note_place.advance();
     }
   }
 }

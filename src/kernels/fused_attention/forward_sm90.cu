@@ -64,7 +64,6 @@ __device__ __forceinline__ void consume(const CUtensorMap* out_map, const Forwar
   RingPlace<C::kQBuffers> q_place;
   RingPlace<C::kStages> place;
   RingPlace<kItemNotes> item_place;
-  RingPlace<kBlockNotes> note_place;
   // The place that the last item's rows leave through is given back when the copy engine has read them.
   const bool through_k = !C::kWritesThroughQ && warpgroup == 0, through_v = !C::kWritesThroughQ && warpgroup > 0;
   const auto give_place = [&] {
@@ -98,14 +97,13 @@ __device__ __forceinline__ void consume(const CUtensorMap* out_map, const Forwar
     if constexpr (!C::kWritesThroughQ) settle();
     barrier_wait(&barriers.q_full[q_place.index()][part], q_place.parity());
     barrier_wait(&barriers.k_full[place.index()], place.parity());
-    BlockNote b = barriers.block[note_place.index()];
+    BlockNote b = barriers.block[place.index()];
     const std::uint64_t item_q = operand_at(q, q_place.index() * C::kQBytes);
 
     const auto advance = [&] {
       place.advance();
-      note_place.advance();
       barrier_wait(&barriers.k_full[place.index()], place.parity());
-      b = barriers.block[note_place.index()];
+      b = barriers.block[place.index()];
     };
     // Whether the warpgroup looks at no block after this one, and of this one sees no more than the first part.
     bool is_end, is_part;
@@ -116,6 +114,7 @@ __device__ __forceinline__ void consume(const CUtensorMap* out_map, const Forwar
     look();
     // Of the tile's last K and V each warpgroup keeps one, for its rows.
     const auto release_k = [&] {
+      __syncwarp();  // all lanes have read the note
       if (lane == 0 && !(through_k && b.is_last)) barrier_arrive(&barriers.k_empty[place.index()]);
     };
     const auto release_v = [&] {
@@ -126,7 +125,6 @@ __device__ __forceinline__ void consume(const CUtensorMap* out_map, const Forwar
     };
     // The block is not looked at.
     const auto leave_out = [&] {
-      __syncwarp();  // rows may have been written, each lane its own
       barrier_wait(&barriers.v_full[place.index()], place.parity());
       release_k();
       release_v();
@@ -275,7 +273,6 @@ __device__ __forceinline__ void consume(const CUtensorMap* out_map, const Forwar
       if constexpr (!C::kWritesThroughQ) meet();
     }
     place.advance();
-    note_place.advance();
     q_place.advance();
     __syncwarp();
     if (lane == 0) {

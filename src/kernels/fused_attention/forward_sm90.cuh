@@ -78,11 +78,11 @@ struct alignas(16) BlockNote {
   int is_whole, is_last;
 };
 
-constexpr int kItemNotes = 2, kBlockNotes = 8;
+constexpr int kItemNotes = 2;
 
 template <class C>
 struct alignas(16) Barriers {
-  BlockNote block[kBlockNotes];  // a block's place is given back after its note was read
+  BlockNote block[C::kStages];  // with a place of K; read before that is given back
   ItemNote item[kItemNotes];
   std::uint64_t item_full[kItemNotes], item_empty[kItemNotes];
   std::uint64_t q_full[C::kQBuffers][C::kQParts], q_empty[C::kQBuffers][C::kQParts];
