@@ -201,6 +201,7 @@ __device__ __forceinline__ void add_values(const SplitArguments& args, const Ite
     sm80::load_matrices_transposed(v[i], own_row + static_cast<std::uint32_t>(v_place.index() * C::kVBytes + i * 512));
   };
   const auto release = [&] {
+    fence_async_shared();  // what was read here the copy engine writes next
     __syncwarp();
     if (lane == 0) {
       barrier_arrive(&barriers.v_empty[v_place.index()]);
@@ -316,8 +317,8 @@ __global__ __launch_bounds__(C::kThreads) void attention_sums_sm90_kernel(const 
     RingPlace<kVStages> place;
     int found = copies.find(walk.first);
     for (int block = walk.first; block <= walk.last; ++block, place.advance()) {
-      const int found_next = copies.find(block + 1);
       barrier_wait(&barriers.v_empty[place.index()], place.parity() ^ 1);
+      const int found_next = copies.find(block + 1);
       copies.copy(shared_address(shared) + place.index() * C::kVBytes, &v_map, &barriers.v_full[place.index()], block,
                   found);
       found = found_next;
