@@ -168,6 +168,7 @@ __device__ __forceinline__ void copy_tiles(const CUtensorMap* k_map, const CUten
     const int found_next = copies.find(block + 1);
     for (const CUtensorMap* map : {k_map, v_map}) {
       barrier_wait(&shared.empty[place.index()], place.parity() ^ 1);
+      fence_async_shared();  // what was there has been read by ordinary loads
       copies.copy(ring + place.index() * C::kTileBytes, map, &shared.full[place.index()], block, found);
       place.advance();
     }

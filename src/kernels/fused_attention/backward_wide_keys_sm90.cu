@@ -120,6 +120,7 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
           barrier_expect_bytes(&barriers.q_full[place.index()], kTileBytes + kRowBytes);
           load_rows<kStepRows>(shared + kQ + place.index() * kTileBytes, q_map, &barriers.q_full[place.index()], row,
                                h);
+          fence_async_shared();  // the last lse there have been read by ordinary loads; delta below
           load_bytes(shared + kLse + place.index() * kRowBytes, args.lse + of_rows, kRowBytes,
                      &barriers.q_full[place.index()]);
           if (is_first) {  // after the first Q, which had not to wait for the last item's end
@@ -136,6 +137,7 @@ __device__ __forceinline__ void produce(const CUtensorMap* q_map, const CUtensor
           barrier_expect_bytes(&barriers.do_full[place.index()], kTileBytes + kRowBytes);
           load_rows<kStepRows>(shared + kDo + place.index() * kTileBytes, do_map, &barriers.do_full[place.index()], row,
                                h);
+          fence_async_shared();
           load_bytes(shared + kDelta + place.index() * kRowBytes, args.delta + of_rows, kRowBytes,
                      &barriers.do_full[place.index()]);
           place.advance();

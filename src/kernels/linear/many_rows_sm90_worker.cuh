@@ -132,6 +132,7 @@ class Worker {
         s[3] = finish_sum(s[3], bias.y, has_bias, args_.alpha, below.y, args_.has_residual);
       }
       if (args_.has_residual) {
+        fence_async_shared();
         named_sync(1 + warpgroup_, 128);  // all have read the stage
         release(place_.index());
         place_.advance();
