@@ -198,6 +198,8 @@ Status bench(const BenchFlags& flags) {
                "prefill t/s", "GFLOP/s", "peak", "of peak", "decode t/s", "GB/s", "read", "of read");
   }
   engine::TransformerRunner& runner = *host->runner();
+  const int device_index = host->stream().device().index;
+  const std::uint64_t free_at_start = host->on_cuda() ? TD_TRY(device::cuda_free_memory_bytes(device_index)) : 0;
   std::uint64_t key = 0;
   BenchFlags warm_up = flags;
   warm_up.output_tokens = std::min<std::int64_t>(flags.output_tokens, 4);
@@ -234,6 +236,11 @@ Status bench(const BenchFlags& flags) {
         if (time.tokens_count <= batch) idle_us.push_back(time.us);
       }
     }
+    // Of the device's memory: by captured steps and the kernels' code, and by whatever else runs there.
+    const std::int64_t taken_bytes =
+        host->on_cuda()
+            ? static_cast<std::int64_t>(free_at_start - TD_TRY(device::cuda_free_memory_bytes(device_index)))
+            : 0;
     const double prefill_tokens_per_s = B * static_cast<double>(flags.prompt_tokens) / median(prefill_s);
     const double decode_tokens_per_s = B / median(step_s);
     const double output_tokens_per_s = B * static_cast<double>(flags.output_tokens) / median(all_s);
@@ -265,6 +272,7 @@ Status bench(const BenchFlags& flags) {
       if (!idle_us.empty()) {
         line["device_idle_us_p50"] = median(idle_us);
         line["device_idle_us_p99"] = quantile(idle_us, 0.99);
+        line["device_bytes_since_start"] = taken_bytes;
       }
       fmt::print("{}\n", to_json_text(line));
     } else {
@@ -278,8 +286,10 @@ Status bench(const BenchFlags& flags) {
           "", output_tokens_per_s, 1e3 * median(first_s), 1e3 * quantile(first_s, 0.99), 1e3 * median(between_s),
           1e3 * quantile(between_s, 0.99));
       if (!idle_us.empty()) {
-        fmt::print("{:>21} device idle before a step {:.1f} / {:.1f} us (p50 / p99 of {} steps)\n", "", median(idle_us),
-                   quantile(idle_us, 0.99), idle_us.size());
+        fmt::print(
+            "{:>21} device idle before a step {:.1f} / {:.1f} us (p50 / p99 of {} steps); {:.0f} MiB of its memory "
+            "taken since the start\n",
+            "", median(idle_us), quantile(idle_us, 0.99), idle_us.size(), static_cast<double>(taken_bytes) / (1 << 20));
       }
     }
     std::fflush(stdout);

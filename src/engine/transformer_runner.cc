@@ -39,12 +39,18 @@ struct TransformerRunner::StepLayout {
 namespace {
 
 constexpr std::int64_t kGraphRowsMax = 64;
-constexpr std::size_t kGraphBytes = std::size_t{1} << 20;  // of device memory: an allowance, not measured
 
 // CUDA's own switch for finding the operation that fails: each launch then waits for its kernel. A graph would hide it.
 bool launches_wait() {
   const char* const value = std::getenv("CUDA_LAUNCH_BLOCKING");
   return value != nullptr && std::string_view(value) == "1";
+}
+
+// Device memory that captured steps may take, and with them the kernels' code, loaded as it is first used. Measured
+// (docs/performance.md): 120 KiB each and 20 KiB a layer, 26 with experts; some models' layers have more launches.
+std::uint64_t captured_steps_bytes(const model::ModelConfig& config) {
+  constexpr std::uint64_t kGraph = 128 << 10, kLayer = 40 << 10;
+  return StepGraphs<device::Graph>::kGraphsMax * (kGraph + static_cast<std::uint64_t>(config.L) * kLayer);
 }
 
 std::int64_t table_width(const RunnerLimits& limits) {
@@ -105,7 +111,7 @@ Result<RunnerPlan> TransformerRunner::plan(const model::Transformer& transformer
   if (on_cuda) weights_bytes = model::DeviceWeights::bytes(transformer.weights(), plan.compute);
   const std::size_t found_bytes = kernels::largest_cuda_scratch_bytes(limits.logit_rows_max) + ids_bytes(limits);
   const std::uint64_t arrays_bytes = on_cuda ? kQueuedStepsMax * (step_arrays_bytes(limits) + found_bytes) : 0;
-  const std::uint64_t graphs_bytes = on_cuda ? StepGraphs<device::Graph>::kGraphsMax * kGraphBytes : 0;
+  const std::uint64_t graphs_bytes = on_cuda ? captured_steps_bytes(config) : 0;
   // Of a machine's memory a third; of a device's, which has nothing else to do, nine tenths of what the rest leaves.
   const std::uint64_t taken = weights_bytes + plan.workspace_bytes + arrays_bytes + graphs_bytes;
   const std::uint64_t for_cache = !on_cuda ? available / 3 : available > taken ? (available - taken) / 10 * 9 : 0;

@@ -47,6 +47,22 @@ TEST(StepGraphs, EveryPartOfAShapeCounts) {
   for (const StepShape& other : others) EXPECT_EQ(graphs.use(other), nullptr);
 }
 
+// However the number of sequences moves, while nothing else changes, no step is captured twice.
+TEST(StepGraphs, EverySizeOfAStepHasItsPlace) {
+  StepGraphs<CountedGraph> graphs;
+  for (int use = 0; use < 5; ++use) {
+    for (std::int64_t sequences = 1; sequences <= 64; ++sequences) {
+      for (const std::size_t slot : {0, 1}) {
+        CountedGraph* const graph = graphs.use({.sequences = sequences, .logit_rows = sequences, .slot = slot});
+        ASSERT_EQ(graph != nullptr, use >= StepGraphs<CountedGraph>::kUsesBefore);
+        if (graph == nullptr) continue;
+        ASSERT_EQ(static_cast<bool>(*graph), use > StepGraphs<CountedGraph>::kUsesBefore) << sequences;
+        *graph = CountedGraph(std::make_shared<int>(0));
+      }
+    }
+  }
+}
+
 // Against a list of shapes in the order of their use.
 TEST(StepGraphs, TheCapturedOnesUsedLastAreKept) {
   using Graphs = StepGraphs<CountedGraph>;
