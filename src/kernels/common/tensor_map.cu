@@ -4,12 +4,6 @@
 
 namespace tandem::kernels {
 
-Status launch_status(const char* op) {
-  const cudaError_t error = cudaGetLastError();
-  if (error == cudaSuccess) return ok_status();
-  return make_status(StatusCode::kDeviceLost, "{}: the launch failed: {}", op, cudaGetErrorString(error));
-}
-
 Result<CUtensorMap> make_row_map(const tensor::TensorView& x, int box_rows, int box_heads, int box_columns,
                                  bool is_swizzled, bool is_read_once) {
   // Through the runtime, so that the binary does not need libcuda to start.

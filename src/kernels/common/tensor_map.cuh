@@ -18,7 +18,4 @@ namespace tandem::kernels {
                                                int box_columns = 64, bool is_swizzled = true,
                                                bool is_read_once = false);
 
-// Launch errors of `op`, as a Status.
-[[nodiscard]] Status launch_status(const char* op);
-
 }  // namespace tandem::kernels

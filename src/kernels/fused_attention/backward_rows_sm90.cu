@@ -107,11 +107,12 @@ Status prepare_backward_rows(const FusedBackwardCall& call, const BackwardRows& 
   return prepare_for<__half>(call, rows);
 }
 
-void sum_sink_gradients(const FusedBackwardCall& call, const BackwardRows& rows) {
-  if (!call.sinks) return;
-  fused_attention_sinks_sm90_kernel<<<static_cast<unsigned>(call.plan.shape().H), 256, 0, call.stream.cuda()>>>(
-      call.sinks.as<const float>(), rows.lse, rows.delta, call.plan.steps_count * call.plan.tiling().backward_rows,
-      call.dsinks.as<float>());
+Status sum_sink_gradients(const FusedBackwardCall& call, const BackwardRows& rows) {
+  if (!call.sinks) return ok_status();
+  const dim3 grid(static_cast<unsigned>(call.plan.shape().H));
+  return launch("fused attention backward, sinks", fused_attention_sinks_sm90_kernel, {grid, 256, 0}, call.stream,
+                call.sinks.as<const float>(), rows.lse, rows.delta,
+                call.plan.steps_count * call.plan.tiling().backward_rows, call.dsinks.as<float>());
 }
 
 }  // namespace tandem::kernels::sm90

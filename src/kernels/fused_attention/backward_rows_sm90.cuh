@@ -23,6 +23,6 @@ inline std::size_t backward_rows_bytes(const FusedAttentionPlan& plan) {
 [[nodiscard]] Status prepare_backward_rows(const FusedBackwardCall& call, const BackwardRows& rows);
 
 // dsinks, if there are sinks.
-void sum_sink_gradients(const FusedBackwardCall& call, const BackwardRows& rows);
+[[nodiscard]] Status sum_sink_gradients(const FusedBackwardCall& call, const BackwardRows& rows);
 
 }  // namespace tandem::kernels::sm90

@@ -27,6 +27,7 @@
 
 #include <algorithm>
 
+#include "device/memory.h"
 #include "kernels/common/launch.cuh"
 #include "kernels/common/sm90.cuh"
 #include "kernels/common/tensor_map.cuh"
@@ -130,7 +131,6 @@ Status launch_backward(const FusedBackwardCall& call) {
   const AttentionTiling& tiling = plan.tiling();
   TD_CHECK(tiling.backward_rows == C::kRows && tiling.backward_keys == C::kKeys, tiling.backward_rows,
            tiling.backward_keys);
-  const cudaStream_t stream = call.stream.cuda();
   const Scratch at = Scratch::of(plan);
   std::byte* const scratch = call.scratch.data();
   float* const lse = reinterpret_cast<float*>(scratch + at.lse);
@@ -140,9 +140,9 @@ Status launch_backward(const FusedBackwardCall& call) {
   int* const turns = reinterpret_cast<int*>(scratch + at.turns);
   int* const taken = reinterpret_cast<int*>(scratch + at.taken);
   const BackwardRows rows{lse, delta, turns, taken};
-  if (plan.steps_count == 0) cudaMemsetAsync(taken, 0, sizeof(int), stream);
+  if (plan.steps_count == 0) TD_TRY(device::fill_zeros(taken, sizeof(int), call.stream));
   const bool in_order = adds_in_order(call);
-  if (!in_order) cudaMemsetAsync(dq_sums, 0, at.sums - at.dq, stream);
+  if (!in_order) TD_TRY(device::fill_zeros(dq_sums, at.sums - at.dq, call.stream));
   TD_TRY(prepare_backward_rows(call, rows));
   if (plan.backward_items.count > 0) {
     const auto kernel = fused_attention_backward_sm90_kernel<kD, Half>;
@@ -185,8 +185,7 @@ Status launch_backward(const FusedBackwardCall& call) {
   }
   TD_TRY(finish_queries(call, dq_sums));
   TD_TRY(finish_keys(call, reinterpret_cast<const float4*>(scratch + at.sums)));
-  sum_sink_gradients(call, rows);
-  return launch_status("fused attention backward");
+  return sum_sink_gradients(call, rows);
 }
 
 template <class Half>

@@ -16,6 +16,7 @@
 
 #include <algorithm>
 
+#include "kernels/common/launch.cuh"
 #include "kernels/common/tensor_map.cuh"
 #include "kernels/fused_attention/backward_wide_sm90.cuh"
 #include "kernels/fused_attention/interval.h"
@@ -377,11 +378,10 @@ __global__ __launch_bounds__(kThreads, 1) void fused_attention_backward_wide_key
 }
 
 template <class Half>
-Status launch(const FusedBackwardCall& call, const BackwardRows& rows, int* taken) {
+Status launch_keys(const FusedBackwardCall& call, const BackwardRows& rows, int* taken) {
   const FusedAttentionPlan& plan = call.plan;
   const auto kernel = fused_attention_backward_wide_keys_sm90_kernel<Half>;
   const int multiprocessors = TD_TRY(device::cuda_multiprocessors(call.stream.device().index));
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   const CUtensorMap k_map = TD_TRY(make_row_map(call.k, kKeys)), v_map = TD_TRY(make_row_map(call.v, kKeys));
   // Without queries there are no steps, and these are not read.
   const bool has_queries = plan.shape().T > 0;
@@ -408,9 +408,9 @@ Status launch(const FusedBackwardCall& call, const BackwardRows& rows, int* take
       .dv_head_stride = call.dv.stride(1),
       .D = static_cast<int>(plan.shape().D),
   };
-  const int grid = std::min(multiprocessors, args.items_count);
-  kernel<<<grid, kThreads, kSharedBytes, call.stream.cuda()>>>(q_map, k_map, v_map, do_map, args);
-  return launch_status("fused attention backward, keys");
+  const dim3 grid(static_cast<unsigned>(std::min(multiprocessors, args.items_count)));
+  return launch("fused attention backward, keys", kernel, {grid, kThreads, kSharedBytes}, call.stream, q_map, k_map,
+                v_map, do_map, args);
 }
 
 }  // namespace
@@ -420,8 +420,8 @@ Status backward_wide_keys_sm90(const FusedBackwardCall& call, const BackwardRows
   TD_CHECK(tiling.backward_rows == kStepRows && tiling.backward_keys == kKeys, tiling.backward_rows,
            tiling.backward_keys);
   if (call.plan.backward_items.count == 0) return ok_status();
-  return call.q.dtype() == tensor::DType::kBf16 ? launch<__nv_bfloat16>(call, rows, taken)
-                                                : launch<__half>(call, rows, taken);
+  return call.q.dtype() == tensor::DType::kBf16 ? launch_keys<__nv_bfloat16>(call, rows, taken)
+                                                : launch_keys<__half>(call, rows, taken);
 }
 
 }  // namespace tandem::kernels

@@ -19,6 +19,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/common/launch.cuh"
 #include "kernels/common/tensor_map.cuh"
 #include "kernels/fused_attention/backward_wide_sm90.cuh"
 #include "kernels/fused_attention/blocks.cuh"
@@ -298,11 +299,10 @@ __global__ __launch_bounds__(kThreads, 1) void fused_attention_backward_wide_que
 }
 
 template <class Half>
-Status launch(const FusedBackwardCall& call, const BackwardRows& rows, int* taken) {
+Status launch_queries(const FusedBackwardCall& call, const BackwardRows& rows, int* taken) {
   const FusedAttentionPlan& plan = call.plan;
   const auto kernel = fused_attention_backward_wide_queries_sm90_kernel<Half>;
   const int multiprocessors = TD_TRY(device::cuda_multiprocessors(call.stream.device().index));
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   const CUtensorMap q_map = TD_TRY(make_row_map(call.q, kRows)), do_map = TD_TRY(make_row_map(call.dout, kRows));
   // Without keys nobody sees any, and these are not read.
   const bool has_keys = plan.shape().S > 0;
@@ -326,9 +326,9 @@ Status launch(const FusedBackwardCall& call, const BackwardRows& rows, int* take
       .dq_head_stride = call.dq.stride(1),
       .D = static_cast<int>(plan.shape().D),
   };
-  const int grid = std::min(multiprocessors, args.items_count);
-  kernel<<<grid, kThreads, kSharedBytes, call.stream.cuda()>>>(q_map, k_map, v_map, do_map, args);
-  return launch_status("fused attention backward, queries");
+  const dim3 grid(static_cast<unsigned>(std::min(multiprocessors, args.items_count)));
+  return launch("fused attention backward, queries", kernel, {grid, kThreads, kSharedBytes}, call.stream, q_map, k_map,
+                v_map, do_map, args);
 }
 
 }  // namespace
@@ -338,8 +338,8 @@ Status backward_wide_queries_sm90(const FusedBackwardCall& call, const BackwardR
   TD_CHECK(tiling.forward_rows == kRows && tiling.backward_rows == kStepRows, tiling.forward_rows,
            tiling.backward_rows);
   if (call.plan.forward_items.count == 0) return ok_status();
-  return call.q.dtype() == tensor::DType::kBf16 ? launch<__nv_bfloat16>(call, rows, taken)
-                                                : launch<__half>(call, rows, taken);
+  return call.q.dtype() == tensor::DType::kBf16 ? launch_queries<__nv_bfloat16>(call, rows, taken)
+                                                : launch_queries<__half>(call, rows, taken);
 }
 
 }  // namespace tandem::kernels

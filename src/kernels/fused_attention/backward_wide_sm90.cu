@@ -7,9 +7,7 @@
 //
 // Seven products where the backward of narrower heads has five: dk, dv and dq of 256 columns do not fit one SM's
 // registers together.
-#include <cuda_runtime.h>
-
-#include "kernels/common/tensor_map.cuh"
+#include "device/memory.h"
 #include "kernels/fused_attention/backward_wide_sm90.cuh"
 
 namespace tandem::kernels {
@@ -35,12 +33,11 @@ Status backward_wide_sm90(const FusedBackwardCall& call) {
   const sm90::BackwardRows rows{reinterpret_cast<float*>(scratch + at.lse),
                                 reinterpret_cast<float*>(scratch + at.delta)};
   int* const taken = reinterpret_cast<int*>(scratch);
-  cudaMemsetAsync(taken, 0, 2 * sizeof(int), call.stream.cuda());
+  TD_TRY(device::fill_zeros(taken, 2 * sizeof(int), call.stream));
   TD_TRY(sm90::prepare_backward_rows(call, rows));
   TD_TRY(backward_wide_keys_sm90(call, rows, taken));
   TD_TRY(backward_wide_queries_sm90(call, rows, taken + 1));
-  sm90::sum_sink_gradients(call, rows);
-  return launch_status("fused attention backward");
+  return sm90::sum_sink_gradients(call, rows);
 }
 
 }  // namespace tandem::kernels
