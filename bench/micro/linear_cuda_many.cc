@@ -1,9 +1,10 @@
 // Linear layers of many rows on a GPU, one JSON line each: linear_many_rows_sm90() alone, without what chooses it.
 //
 //   bench_linear_cuda_many [--smoke] [--list] [--only NAME|,T|NAME,T] [--T A,B] [--tiles I,J] [--bands G,H] [--repeats
-//   N]
+//   N] [--step]
 //
 // --T: a model's layers at these rows, instead of all cases.
+// --step: with --T, a model's layers in turn as a CUDA graph, without the head (--tiles: one for each).
 // Before each call the L2 cache is overwritten, which also keeps the GPU busy until the call is queued. Random values;
 // median and 95th percentile of the calls. bench/micro/linear_cuda_many.py measures cuBLAS the same way beside it.
 #ifdef TANDEM_WITH_CUDA
@@ -158,6 +159,9 @@ class Bench {
         flops / median * 1e6 / kPeakFlops);
     std::fflush(stdout);
   }
+  Status queue(const ManyRowsOrder& order, device::Stream& stream) {
+    return linear_many_rows_sm90_as(call_, order, stream);
+  }
   int chosen() const {
     return many_rows_tile_for(case_.T, case_.layer.K, case_.layer.N, case_.layer.is_gated,
                               require(device::cuda_multiprocessors(0)), case_.layer.X > 1 ? case_.layer.X : 0);
@@ -176,8 +180,41 @@ std::vector<int> numbers(const std::string& text) {
   return all;
 }
 
+// A model's layers in turn, 32 times; microseconds of one time. `tiles`: of each, or none.
+void run_step(std::int64_t T, std::vector<int> tiles, int repeats, device::Stream& stream) {
+  constexpr int kTimes = 32;
+  std::vector<std::unique_ptr<Bench>> layers;
+  for (const Layer& layer : std::span(kLayers).first<4>()) {
+    layers.push_back(std::make_unique<Bench>(Case{layer, T}, stream));
+    if (tiles.size() < layers.size()) tiles.push_back(layers.back()->chosen());
+  }
+  cudaGraph_t graph;
+  cudaGraphExec_t executable;
+  cudaStreamBeginCapture(stream.cuda(), cudaStreamCaptureModeThreadLocal);
+  for (std::size_t i = 0; i < kTimes * layers.size(); ++i) {
+    require(layers[i % layers.size()]->queue({.tile = tiles[i % layers.size()]}, stream));
+  }
+  cudaStreamEndCapture(stream.cuda(), &graph);
+  cudaGraphInstantiate(&executable, graph, 0);
+  const auto times = CudaTimer(stream).time({.repeats = repeats, .overwrites_l2_cache = false}, [&] {
+    cudaGraphLaunch(executable, stream.cuda());
+    return ok_status();
+  });
+  cudaGraphExecDestroy(executable);
+  cudaGraphDestroy(graph);
+  std::string names;
+  for (const int index : tiles) {
+    const ManyRowsTile tile = many_rows_tiles()[static_cast<std::size_t>(index)];
+    if (!names.empty()) names += ' ';
+    names += std::to_string(tile.rows) + "x" + std::to_string(tile.columns) + "/" + std::to_string(tile.cluster);
+  }
+  std::printf("{\"op\": \"step\", \"T\": %ld, \"tiles\": \"%s\", \"us\": %.2f, \"us_p95\": %.2f}\n", T, names.c_str(),
+              times.median / kTimes, times.p95 / kTimes);
+  std::fflush(stdout);
+}
+
 int run(int count, char** arguments) {
-  bool smoke = false, list = false;
+  bool smoke = false, list = false, step = false;
   std::string only, tiles;
   std::vector<int> rows, bands{ManyRowsOrder{}.band};
   int repeats = 30;
@@ -185,6 +222,7 @@ int run(int count, char** arguments) {
     const std::string name = arguments[i], value = i + 1 < count ? arguments[i + 1] : "";
     if (name == "--smoke") smoke = true;
     if (name == "--list") list = true;
+    if (name == "--step") step = true;
     if (name == "--only") only = value;
     if (name == "--T") rows = numbers(value);
     if (name == "--tiles") tiles = value;
@@ -197,6 +235,10 @@ int run(int count, char** arguments) {
   if (!list) {
     stream = require(device::Stream::create_cuda(0));
     flush = require(device::Memory::create(kCuda, 256 << 20));
+  }
+  if (step) {
+    for (const int T : rows) run_step(T, numbers(tiles), repeats, *stream);
+    return 0;
   }
   for (const Case& c : cases(smoke, rows)) {
     const std::string name = c.layer.name, comma_T = "," + std::to_string(c.T);
