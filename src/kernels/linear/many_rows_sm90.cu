@@ -11,11 +11,16 @@
 // Order   y's sums depend on K alone: tiles, clusters and order change no bit (docs/kernels/numerics.md).
 // Budget  rows x columns  stages x KiB  blocks of a cluster  warpgroups  sums a thread
 //         128 x 256       4 x 48        2                    2           128
+//         128 x 224       4 x 44        2 or 1               2           112
 //         128 x 192       4 x 40        2                    2           96
 //         128 x 128       6 x 32        2                    2           64
+//         128 x 96        6 x 28        2                    2           48
+//         192 x 128       4 x 40        1                    3           64
+//         192 x 112       5 x 38        1                    3           56      of pairs only
 //         64 x 128        8 x 24        2 or 1               1           64
-//         64 x 64         12 x 16       2 or 1               1           32
-//         64 x 32         16 x 12       1                    1           16      and 16 KiB a warpgroup to write from
+//         64 x 64         12 x 16       2                    1           32
+//         64 x 32         16 x 12       1                    1           16
+//         and 16 KiB a warpgroup to write from, or 8 of 192 x 112
 // Bound   2 T K N flop over the tensor cores' rate, or 2 (T K + N K) + y over the memory's.
 //         docs/kernels/linear_cuda.md has both, and what was measured.
 #include <array>
@@ -38,15 +43,18 @@ struct Variant {
 template <int kRows, int kColumns, int kCluster, int kStages, int kWarpgroups, bool kGrouped>
 constexpr Variant variant(int depth_ns, int around_ns) {
   using C = Config<kRows, kColumns, kCluster, kStages, kWarpgroups>;
-  Variant made{{kRows, kColumns, kCluster, kGrouped}, {depth_ns, around_ns}, launch_as<C, false>, nullptr};
+  Variant made{
+      {kRows, kColumns, kCluster, kGrouped, C::kPairsOnly}, {depth_ns, around_ns}, launch_as<C, false>, nullptr};
   if constexpr (kGrouped) made.launch_grouped = launch_as<C, true>;
   return made;
 }
 constexpr Variant kVariants[] = {
-    variant<128, 256, 2, 4, 2, true>(620, 4000), variant<128, 192, 2, 4, 2, false>(480, 4000),
-    variant<128, 128, 2, 6, 2, true>(310, 3500), variant<64, 128, 2, 8, 1, false>(205, 2700),
-    variant<64, 128, 1, 8, 1, true>(245, 2700),  variant<64, 64, 2, 12, 1, false>(175, 2500),
-    variant<64, 32, 1, 16, 1, false>(160, 2300),
+    variant<128, 256, 2, 4, 2, true>(620, 4000),  variant<128, 224, 2, 4, 2, false>(550, 4000),
+    variant<128, 192, 2, 4, 2, false>(480, 4000), variant<128, 128, 2, 6, 2, true>(310, 3500),
+    variant<128, 96, 2, 6, 2, false>(285, 3500),  variant<64, 128, 2, 8, 1, false>(205, 2700),
+    variant<64, 128, 1, 8, 1, true>(245, 2700),   variant<64, 64, 2, 12, 1, false>(175, 2500),
+    variant<64, 32, 1, 16, 1, false>(160, 2300),  variant<128, 224, 1, 4, 2, false>(860, 4000),
+    variant<192, 128, 1, 4, 3, false>(520, 3500), variant<192, 112, 1, 5, 3, false>(445, 3500),
 };
 
 }  // namespace
@@ -68,6 +76,7 @@ int many_rows_tile_for(std::int64_t T, std::int64_t K, std::int64_t N, bool is_g
     const auto& [tile, cost, launch, launch_grouped] = kVariants[i];
     // Small tiles read a group's weights once for each of its row tiles: only where one is enough for most.
     if (groups > 0 && (!tile.takes_groups || (tile.rows == 64 && T > tile.rows * groups))) continue;
+    if (tile.takes_pairs_only && !is_gated) continue;
     const std::int64_t rows = tile.rows * tile.cluster, columns = tile.columns / (is_gated ? 2 : 1);
     // Each group has rows of its own, and wastes half a tile of them on average.
     const std::int64_t row_tiles = std::max((T + rows - 1) / rows + groups / 2, groups);
@@ -91,6 +100,7 @@ bool many_rows_sm90_takes(const LinearCall& call) {
 Status linear_many_rows_sm90_as(const LinearCall& call, const ManyRowsOrder& order, device::Stream& stream) {
   TD_CHECK(many_rows_sm90_takes(call), call.T, call.K, call.N);
   const Variant& variant = kVariants[order.tile];
+  TD_CHECK(call.up != nullptr || !variant.tile.takes_pairs_only, order.tile);
   if (call.offsets == nullptr) return variant.launch(call, order, stream);
   TD_CHECK(variant.tile.takes_groups, order.tile);
   return variant.launch_grouped(call, order, stream);

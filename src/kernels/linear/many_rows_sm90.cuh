@@ -23,6 +23,7 @@ struct Config {
   // Warpgroups that multiply, each 64 rows by kOwnColumns: one below the other, or side by side.
   static constexpr int kWarpgroups = kMultiplying, kSideBySide = 64 * kWarpgroups / kRows;
   static constexpr int kOwnColumns = kColumns / kSideBySide, kSums = kOwnColumns / 2;
+  static constexpr bool kPairsOnly = kOwnColumns % 32 != 0;  // boxes of f32, and of residuals, have 32 columns
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
   // B is copied in boxes of half a warpgroup's columns: of a pair of layers, the gate's and the one's that it gates.
   static constexpr int kBoxes = kTurnsB ? kColumns / 64 : 2 * kSideBySide, kBoxRows = kOwnColumns / 2;
@@ -35,19 +36,30 @@ struct Config {
   static constexpr int kResidualColumns =
       kStageBytes >= kWarpgroups * 2 * kResidualBoxBytes && kOwnColumns % 64 == 0 ? 64 : 32;
   static constexpr int kResidualBytes = kWarpgroups * (kResidualColumns / 32) * kResidualBoxBytes;
-  // Each warp writes y through two buffers of 16 rows by 128 bytes.
-  static constexpr int kStoreBytes = 16 * 128;
-  static constexpr int kBf16Columns = kOwnColumns % 128 == 0 ? 64 : 32;  // of a box of y in bf16
-  static constexpr int kSharedBytes = kStages * kStageBytes + kWarpgroups * 4 * 2 * kStoreBytes + 1024;  // and to align
+  // Each warp writes y through buffers of 16 rows by 128 bytes: two, or one where a pair's part of a tile is one box.
+  static constexpr int kStoreBytes = 16 * 128, kStoreBuffers = kPairsOnly ? 1 : 2;
+  // Of a box of y in bf16. Rows of 112 bytes lie in banks of their own, and are not swizzled.
+  static constexpr int kBf16Columns = kOwnColumns % 128 == 0 ? 64 : kOwnColumns % 112 == 0 ? 56 : 32;
+  static constexpr bool kSwizzlesBf16 = kBf16Columns != 56;
+  static constexpr int kSharedBytes =
+      kStages * kStageBytes + kWarpgroups * 4 * kStoreBuffers * kStoreBytes + 1024;  // and to align
+  // Of threads that copy, and that multiply. (Where one warpgroup multiplies there are enough for all, but the compiler
+  // then moves descriptors from vector registers before each product.)
+  static constexpr int kCopyRegisters = kWarpgroups == 3 ? 32 : 64;
+  static constexpr int kWorkRegisters = kWarpgroups == 1 ? 248 : kWarpgroups == 2 ? 216 : 160;
   static_assert(kResidualBytes <= kStageBytes && kSharedBytes <= 227 * 1024);
   static_assert(kBoxRows % 8 == 0 && kBoxes % kCluster == 0);
   static_assert(!kTurnsB || (kColumns % 64 == 0 && kSideBySide == 1));
   static_assert(!kTurnsA || (kRows % 64 == 0 && kTurnsB));
 };
 
+// The L2 cache's policies as the copy engine takes them: as usual, or first to leave.
+inline constexpr std::uint64_t kEvictNormal = 0x1000000000000000, kEvictFirst = 0x12f0000000000000;
+
 struct Arguments {
   int T, N;  // of y
   int k_blocks;
+  std::uint64_t weight_policy;
   int x_end_bytes;         // of a box of x_end_map
   int column_tiles, band;  // and how many rows of clusters' tiles are visited before the next rows are
   // Of grouped layers: g has the rows offsets[g] .. offsets[g+1]-1 and the g-th matrix of the weights.
@@ -150,19 +162,41 @@ __device__ __forceinline__ int x_bytes(const Arguments& args, const Tiles<C, kGr
   return rows >= C::kRows ? C::kABytes : rows > 0 ? args.x_end_bytes : 0;
 }
 
+// Boxes of weights, with a policy of the L2 cache.
+__device__ __forceinline__ void load_weight_box(std::uint32_t to, const CUtensorMap* map, std::uint64_t* barrier,
+                                                int column, int row, int group, std::uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%3, "
+      "%4, %5}], [%2], %6;" ::"r"(to),
+      "l"(map), "r"(shared_address(barrier)), "r"(column), "r"(row), "r"(group), "l"(policy)
+      : "memory");
+}
+__device__ __forceinline__ void load_weight_box_to(std::uint32_t to, const CUtensorMap* map, std::uint64_t* barrier,
+                                                   int column, int row, int group, std::uint16_t blocks,
+                                                   std::uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_"
+      "hint [%0], [%1, {%3, %4, %5}], [%2], %6, %7;" ::"r"(to),
+      "l"(map), "r"(shared_address(barrier)), "r"(column), "r"(row), "r"(group), "h"(blocks), "l"(policy)
+      : "memory");
+}
+
 // One of the threads that copy, or all that they do.
 template <class C, bool kGrouped, bool kCopiesWeights, bool kCopiesX>
 __device__ __forceinline__ void copy_tiles(const CUtensorMap* x_map, const CUtensorMap* x_end_map,
                                            const CUtensorMap* weight_map, const CUtensorMap* up_map,
                                            const CUtensorMap* residual_map, const Arguments& args, std::uint32_t shared,
                                            Barriers<C>& barriers) {
+  // Kept: the compiler would make these addresses anew for each box.
+  std::uint64_t *full_at = barriers.full, *empty_at = barriers.empty;
+  asm volatile("" : "+l"(full_at), "+l"(empty_at), "+r"(shared));
   const int rank = C::kCluster == 1 ? 0 : cluster_rank();
   constexpr std::uint16_t kAll = (1 << C::kCluster) - 1;
   constexpr int kWeightBytes = kCopiesWeights ? C::kBBytes : 0;
   const CUtensorMap* const second_map = args.is_gated ? up_map : weight_map;
   RingPlace<C::kStages> place;
   const auto load_weights = [&](const Tiles<C, kGrouped>& tiles, int stage, int k) {
-    std::uint64_t* const full = &barriers.full[stage];
+    std::uint64_t* const full = full_at + stage;
     const std::uint32_t b = shared + stage * C::kStageBytes + C::kABytes;
 #pragma unroll
     for (int i = 0; i < C::kBoxes; ++i) {
@@ -177,9 +211,9 @@ __device__ __forceinline__ void copy_tiles(const CUtensorMap* x_map, const CUten
         row = first_output<C>(args, tiles.column(), i / 2) + (args.is_gated ? 0 : i % 2 * C::kBoxRows);
       }
       if constexpr (C::kCluster == 1) {
-        load_box(b + i * C::kBoxBytes, map, full, column, row, tiles.group());
+        load_weight_box(b + i * C::kBoxBytes, map, full, column, row, tiles.group(), args.weight_policy);
       } else {
-        load_box_to(b + i * C::kBoxBytes, map, full, column, row, tiles.group(), kAll);
+        load_weight_box_to(b + i * C::kBoxBytes, map, full, column, row, tiles.group(), kAll, args.weight_policy);
       }
     }
   };
@@ -189,7 +223,7 @@ __device__ __forceinline__ void copy_tiles(const CUtensorMap* x_map, const CUten
     static_assert(!kCopiesX);
     const Tiles<C, kGrouped> tiles(args);
     for (; !tiles.done() && early < min(C::kStages, args.k_blocks); ++early) {
-      barrier_expect_bytes(&barriers.full[early], kWeightBytes);
+      barrier_expect_bytes(full_at + early, kWeightBytes);
       load_weights(tiles, early, early);
     }
   }
@@ -201,8 +235,8 @@ __device__ __forceinline__ void copy_tiles(const CUtensorMap* x_map, const CUten
         --early;
         continue;
       }
-      std::uint64_t* const full = &barriers.full[place.index()];
-      barrier_wait(&barriers.empty[place.index()], place.parity() ^ 1);
+      std::uint64_t* const full = full_at + place.index();
+      barrier_wait(empty_at + place.index(), place.parity() ^ 1);
       barrier_expect_bytes(full, kWeightBytes + a_bytes);
       if constexpr (kCopiesWeights) load_weights(tiles, place.index(), k);
       if constexpr (!kCopiesX) continue;
@@ -218,8 +252,8 @@ __device__ __forceinline__ void copy_tiles(const CUtensorMap* x_map, const CUten
     }
     if (!args.has_residual) continue;
     for (int c = 0; c < C::kOwnColumns; c += C::kResidualColumns, place.advance()) {
-      std::uint64_t* const full = &barriers.full[place.index()];
-      barrier_wait(&barriers.empty[place.index()], place.parity() ^ 1);
+      std::uint64_t* const full = full_at + place.index();
+      barrier_wait(empty_at + place.index(), place.parity() ^ 1);
       barrier_expect_bytes(full, kCopiesWeights ? C::kResidualBytes : 0);
       if constexpr (!kCopiesWeights) continue;
       std::uint32_t to = shared + place.index() * C::kStageBytes;
@@ -238,7 +272,7 @@ __device__ __forceinline__ void copy_tiles(const CUtensorMap* x_map, const CUten
   // this block end. What they were sent was there before they read it.
   if constexpr (kCopiesWeights && C::kCluster > 1) {
     for (int i = 0; i < C::kStages; ++i, place.advance()) {
-      barrier_wait(&barriers.empty[place.index()], place.parity() ^ 1);
+      barrier_wait(empty_at + place.index(), place.parity() ^ 1);
     }
   }
 }

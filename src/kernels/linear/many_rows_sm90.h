@@ -11,7 +11,7 @@ namespace tandem::kernels {
 struct ManyRowsTile {
   int rows = 0, columns = 0;  // of x, and of the weights
   int cluster = 1;            // blocks, one below the other, that share the weights that they load
-  bool takes_groups = false;
+  bool takes_groups = false, takes_pairs_only = false;
 };
 // What a tile costs, in nanoseconds for each 64 of the sum and around them: docs/kernels/linear_cuda.md.
 struct ManyRowsCost {

@@ -8,11 +8,19 @@
 
 #include "kernels/common/launch.cuh"
 #include "kernels/common/tensor_map.cuh"
+#include "kernels/linear/few_rows_products_sm90.cuh"
 #include "kernels/linear/many_rows_sm90.cuh"
 #include "kernels/linear/many_rows_sm90.h"
 #include "kernels/linear/many_rows_sm90_worker.cuh"
 
 namespace tandem::kernels::many_rows {
+
+// The same in all threads of a warp. Asked so of groups, whose ends are read from memory: the compiler would take the
+// warp for parted, and move descriptors from vector registers before each product.
+template <class C, bool kGrouped>
+__device__ __forceinline__ bool all_done(const Tiles<C, kGrouped>& tiles) {
+  return kGrouped ? __all_sync(0xffffffffu, tiles.done()) : tiles.done();
+}
 
 template <class C, bool kGrouped>
 __global__ __launch_bounds__(C::kThreads, 1) __cluster_dims__(C::kCluster, 1, 1) void linear_many_rows_sm90_kernel(
@@ -39,22 +47,26 @@ __global__ __launch_bounds__(C::kThreads, 1) __cluster_dims__(C::kCluster, 1, 1)
   }
   start_next();
   if (threadIdx.x < 128) {
-    if constexpr (C::kWarpgroups == 2) registers_give_back<64>();
+    registers_give_back<C::kCopyRegisters>();
     constexpr bool kIsOne = kCopyingThreads<C, kGrouped> == 1;
-    if (threadIdx.x == 0) {
-      copy_tiles<C, kGrouped, true, kIsOne>(&x_map, &x_end_map, &weight_map, &up_map, &residual_map, args,
-                                            shared_address(shared), barriers);
-    } else if (!kIsOne && threadIdx.x == 32) {
-      copy_tiles<C, kGrouped, false, true>(&x_map, &x_end_map, &weight_map, &up_map, &residual_map, args,
-                                           shared_address(shared), barriers);
-    } else {
-      wait_for_previous();
+    const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
+    if (warp == 0) {
+      if (elect_one()) {
+        copy_tiles<C, kGrouped, true, kIsOne>(&x_map, &x_end_map, &weight_map, &up_map, &residual_map, args,
+                                              shared_address(shared), barriers);
+      }
+    } else if (!kIsOne && warp == 1) {
+      if (elect_one()) {
+        copy_tiles<C, kGrouped, false, true>(&x_map, &x_end_map, &weight_map, &up_map, &residual_map, args,
+                                             shared_address(shared), barriers);
+      }
     }
+    wait_for_previous();
   } else {
-    if constexpr (C::kWarpgroups == 2) registers_take<216>();
+    registers_take<C::kWorkRegisters>();
     wait_for_previous();
     Worker<C, kGrouped> worker(args, shared, barriers);
-    for (Tiles<C, kGrouped> tiles(args); !tiles.done(); tiles.advance()) {
+    for (Tiles<C, kGrouped> tiles(args); !all_done(tiles); tiles.advance()) {
       worker.multiply_tile();
       worker.finish_tile(&y_map, tiles);
     }
@@ -92,6 +104,8 @@ Status launch_as(const LinearCall& call, const ManyRowsOrder& order, device::Str
       .T = static_cast<int>(call.T),
       .N = static_cast<int>(call.N),
       .k_blocks = ceil_div(call.K, C::kDepth),
+      // Of few rows they are read once; what is read again then stays in the cache.
+      .weight_policy = !kGrouped && call.T <= 256 ? kEvictFirst : kEvictNormal,
       .x_end_bytes = end_rows * C::kDepth * 2,
       .column_tiles = ceil_div(call.N, outputs * C::kSideBySide),
       .band = std::max(order.band, 1),
@@ -138,7 +152,7 @@ Status launch_as(const LinearCall& call, const ManyRowsOrder& order, device::Str
   if (is_y_boxed) {
     y_map = TD_TRY(make_row_map(
         matrices(call.y, call.y_is_bf16 ? tensor::DType::kBf16 : tensor::DType::kF32, call.T, call.N, call.y_stride),
-        16, 1, y_columns));
+        16, 1, y_columns, !call.y_is_bf16 || C::kSwizzlesBf16));
   }
   // As many tiles as there can be: of each group's rows, the last are fewer.
   const std::int64_t row_clusters = (kGrouped ? call.groups - 1 : 0) + ceil_div(call.T, C::kRows * C::kCluster);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/linear/epilogue.cuh"
+#include "kernels/linear/many_rows_products_sm90.cuh"
 #include "kernels/linear/many_rows_sm90.cuh"
 
 namespace tandem::kernels::many_rows {
@@ -21,7 +22,8 @@ class Worker {
         thread_(static_cast<int>(threadIdx.x) % 128),
         warp_(thread_ / 32),
         lane_(thread_ % 32) {
-    store_ = shared_address(shared) + C::kStages * C::kStageBytes + (warpgroup_ * 4 + warp_) * 2 * C::kStoreBytes;
+    store_ = shared_address(shared) + C::kStages * C::kStageBytes +
+             (warpgroup_ * 4 + warp_) * C::kStoreBuffers * C::kStoreBytes;
   }
 
   // The products of a tile.
@@ -36,7 +38,7 @@ class Worker {
       product_fence();
 #pragma unroll
       for (int i = 0; i < C::kDepth / 16; ++i) {
-        multiply<__nv_bfloat16, C::kOwnColumns, C::kTurnsA, C::kTurnsB>(
+        many_rows::multiply<C::kOwnColumns, C::kTurnsA, C::kTurnsB>(
             sums_, operand_at(a, place_.index() * C::kStageBytes + i * kAStep),
             operand_at(b, place_.index() * C::kStageBytes + i * kBStep), i > 0 || k > 0);
       }
@@ -60,6 +62,7 @@ class Worker {
         case Activation::kGeluTanh: finish_pairs<Activation::kGeluTanh>(row, tiles.row_end()); break;
         default: finish_pairs<Activation::kGeluErf>(row, tiles.row_end());
       }
+    } else if constexpr (C::kPairsOnly) {
     } else if (args_.has_residual || args_.bias != nullptr || args_.alpha != 1.0f) {
       finish_sums(column);
     }
@@ -88,17 +91,41 @@ class Worker {
     }
   }
 
+  // The first kCount of some sums come last.
+  template <int kAll, int kCount>
+  __device__ __forceinline__ static void rotate(float* sums) {
+    float first[kCount];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) first[i] = sums[i];
+#pragma unroll
+    for (int i = 0; i < kAll - kCount; ++i) sums[i] = sums[i + kCount];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) sums[kAll - kCount + i] = first[i];
+  }
+
   // Of the rows that there are: the others are not written, and as zeros, whose quotients take the slow path, they cost
   // what a quarter of the products does.
   template <Activation kActivation>
   __device__ __forceinline__ void finish_pairs(int row, int row_end) {
-    constexpr int kPairs = C::kSums / 2, kCount = kPairs < 16 ? kPairs / 2 : 8;
+    constexpr int kPairs = C::kSums / 2;
+    // Of the longest formula, which all at once would take more registers than there are.
+    if constexpr (kActivation == Activation::kGeluErf && kPairs == 56) {
+      constexpr int kCount = 14;
+#pragma unroll 1
+      for (int done = 0; done < kPairs; done += kCount) {
+        kernels::finish_pairs<kActivation, kCount>(sums_, sums_ + kPairs);
+        rotate<kPairs, kCount>(sums_);
+        rotate<kPairs, kCount>(sums_ + kPairs);
+      }
+    } else {
+      constexpr int kCount = kPairs % 16 == 0 ? 8 : kPairs % 28 == 0 ? 14 : kPairs % 12 == 0 ? 6 : 4;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      if (row + lane_ / 4 + half * 8 >= row_end) continue;
+      for (int half = 0; half < 2; ++half) {
+        if (row + lane_ / 4 + half * 8 >= row_end) continue;
 #pragma unroll
-      for (int i = half * 2; i < kPairs; i += 2 * kCount) {
-        kernels::finish_pairs<kActivation, kCount, true>(sums_ + i, sums_ + i + kPairs);
+        for (int i = half * 2; i < kPairs; i += 2 * kCount) {
+          kernels::finish_pairs<kActivation, kCount, true>(sums_ + i, sums_ + i + kPairs);
+        }
       }
     }
   }
@@ -142,9 +169,9 @@ class Worker {
 
   // The warp's buffer for its next box, when the copy engine has read what was in it.
   __device__ __forceinline__ std::uint32_t begin_box() {
-    if (lane_ == 0) bulk_wait_read<1>();
+    if (lane_ == 0) bulk_wait_read<C::kStoreBuffers - 1>();
     __syncwarp();
-    return store_ + boxes_++ % 2 * C::kStoreBytes;
+    return store_ + boxes_++ % C::kStoreBuffers * C::kStoreBytes;
   }
   __device__ __forceinline__ void end_box(const CUtensorMap* y_map, std::uint32_t buffer, int row, int column) {
     fence_async_shared();
@@ -196,10 +223,17 @@ class Worker {
       for (int c = 0; c < kWidth / 16; ++c) {
         const float* const s = sums_ + box * (kWidth / 2) + c * 8;
         // Chunks of a row change places by its number: the swizzle of 128 bytes, or of 64 with two rows to 128.
-        const int chunk = (c * 2 + lane_ / 16) ^ (kChunks == 8 ? r % 8 : r / 2 % 4);
+        const int chunk = (c * 2 + lane_ / 16) ^ (!C::kSwizzlesBf16 ? 0 : kChunks == 8 ? r % 8 : r / 2 % 4);
         store_matrices(buffer + r * kWidth * 2 + chunk * 16, pack<__nv_bfloat16>(s[0], s[1]),
                        pack<__nv_bfloat16>(s[2], s[3]), pack<__nv_bfloat16>(s[4], s[5]),
                        pack<__nv_bfloat16>(s[6], s[7]));
+      }
+      if constexpr (kChunks % 2 != 0) {
+        const float* const s = sums_ + (box + 1) * (kWidth / 2) - 4;
+        asm volatile("stmatrix.sync.aligned.m8n8.x2.shared.b16 [%0], {%1, %2};" ::"r"(buffer + r * kWidth * 2 +
+                                                                                      (kChunks - 1) * 16),
+                     "r"(pack<__nv_bfloat16>(s[0], s[1])), "r"(pack<__nv_bfloat16>(s[2], s[3]))
+                     : "memory");
       }
       end_box(y_map, buffer, row, column + box * kWidth);
     }

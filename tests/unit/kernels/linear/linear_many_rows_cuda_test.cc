@@ -126,6 +126,15 @@ class Layer {
   CudaRows x_, weight_, up_, bias_, residual_, y_;
 };
 
+// The tiles that take pairs, or single layers.
+std::vector<int> tiles_for(bool is_gated) {
+  std::vector<int> tiles;
+  for (int tile = 0; tile < static_cast<int>(many_rows_tiles().size()); ++tile) {
+    if (is_gated || !many_rows_tiles()[static_cast<std::size_t>(tile)].takes_pairs_only) tiles.push_back(tile);
+  }
+  return tiles;
+}
+
 std::vector<Problem> problems() {
   const auto gelu = Activation::kGeluTanh, erf = Activation::kGeluErf;
   return {
@@ -167,7 +176,7 @@ TEST(LinearManyRowsCuda, IsOneChainOfSums) {
   for (const Problem& problem : problems()) {
     Layer layer(problem, stream);
     const std::vector<float> chain = layer.chain();
-    for (int tile = 0; tile < static_cast<int>(many_rows_tiles().size()); ++tile) {
+    for (const int tile : tiles_for(problem.is_gated)) {
       SCOPED_TRACE(problem.describe() + " tile " + std::to_string(tile));
       ASSERT_TRUE(same_bits(layer.run({.tile = tile}), chain));
       ASSERT_TRUE(same_bits(layer.run({.tile = tile, .band = 1}), chain));
@@ -184,7 +193,7 @@ TEST(LinearManyRowsCuda, IsOneChainOfSumsOverManyTiles) {
                                  Problem{.T = 520, .K = 14336, .N = 520, .y_is_bf16 = true}}) {
     Layer layer(problem, stream);
     const std::vector<float> chain = layer.chain();
-    for (int tile = 0; tile < static_cast<int>(many_rows_tiles().size()); ++tile) {
+    for (const int tile : tiles_for(problem.is_gated)) {
       SCOPED_TRACE(problem.describe() + " tile " + std::to_string(tile));
       for (int i = 0; i < 3; ++i) ASSERT_TRUE(same_bits(layer.run({.tile = tile, .band = 4 * i}), chain));
     }
@@ -203,7 +212,7 @@ TEST(LinearManyRowsCuda, GatesOfEverySize) {
     }
     layer.set_x(x);
     const std::vector<float> chain = layer.chain();
-    for (int tile = 0; tile < static_cast<int>(many_rows_tiles().size()); ++tile) {
+    for (const int tile : tiles_for(true)) {
       ASSERT_TRUE(same_bits(layer.run({.tile = tile}), chain)) << tile;
     }
   }
@@ -249,7 +258,7 @@ TEST(LinearManyRowsCuda, NanStaysInItsRow) {
   constexpr std::int64_t kT = 140, kK = 72, kN = 136, kRow = 67;
   for (const bool is_gated : {false, true}) {
     Layer layer({.T = kT, .K = kK, .N = kN, .is_gated = is_gated}, stream);
-    for (int tile = 0; tile < static_cast<int>(many_rows_tiles().size()); ++tile) {
+    for (const int tile : tiles_for(is_gated)) {
       const std::vector<float> x = layer.x(), before = layer.run({.tile = tile});
       std::vector<float> with_nan = x;
       with_nan[kRow * kK + 71] = std::numeric_limits<float>::quiet_NaN();
@@ -278,7 +287,7 @@ TEST(LinearManyRowsCuda, NansOfAnotherCallReachNoRow) {
     for (const std::int64_t T : {1, 65, 130, 201}) {
       Layer layer({.T = T, .K = kK, .N = kN, .is_gated = is_gated}, stream);
       const std::vector<float> chain = layer.chain();
-      for (int tile = 0; tile < static_cast<int>(many_rows_tiles().size()); ++tile) {
+      for (const int tile : tiles_for(is_gated)) {
         before.run({.tile = tile});
         ASSERT_TRUE(same_bits(layer.run({.tile = tile}), chain)) << T << " rows, tile " << tile;
       }
@@ -351,10 +360,14 @@ TEST(LinearManyRowsCuda, ChoosesWhatWasFastest) {
   EXPECT_EQ(tile(4096, 4096, 14336, true), std::pair(128, 256));
   EXPECT_EQ(tile(512, 4096, 6144), std::pair(128, 192));
   EXPECT_EQ(tile(512, 4096, 4096), std::pair(128, 128));
-  EXPECT_EQ(tile(512, 4096, 14336, true), std::pair(128, 128));
+  EXPECT_EQ(tile(512, 4096, 14336, true), std::pair(128, 224));
   EXPECT_EQ(tile(256, 14336, 4096), std::pair(64, 128));
   EXPECT_EQ(tile(320, 4096, 6144), std::pair(128, 192));
-  EXPECT_EQ(tile(256, 4096, 14336, true), std::pair(128, 256));
+  for (const std::int64_t T : {193, 256}) EXPECT_EQ(tile(T, 4096, 14336, true), std::pair(128, 224)) << T;
+  for (const std::int64_t T : {129, 192, 384}) EXPECT_EQ(tile(T, 4096, 14336, true), std::pair(192, 112)) << T;
+  EXPECT_EQ(tile(128, 4096, 14336, true), std::pair(128, 224));
+  EXPECT_EQ(tile(256, 4096, 6144), std::pair(128, 96));
+  EXPECT_EQ(tile(192, 4096, 128256), std::pair(192, 128));
   EXPECT_EQ(tile(128, 4096, 4096), std::pair(64, 64));
   EXPECT_EQ(tile(128, 4096, 128256), std::pair(64, 128));
   EXPECT_EQ(tile(1024, 4096, 14336, true, 8), std::pair(128, 256));
