@@ -193,8 +193,8 @@ void time_linear(const Options& o, std::int64_t K, std::int64_t N, device::Strea
     const auto tiles = kernels::many_rows_turned_tiles();
     for (int tile = 0; tile < static_cast<int>(tiles.size()); ++tile) {
       for (const int band : {4, 8, 16}) {
-        const auto& [rows, columns, cluster, groups] = tiles[static_cast<std::size_t>(tile)];
-        time_calls(fmt::format("{}_{}x{}_band{}", what, rows, columns, band), 1.0, [&] {
+        const kernels::ManyRowsTile& shape = tiles[static_cast<std::size_t>(tile)];
+        time_calls(fmt::format("{}_{}x{}_band{}", what, shape.rows, shape.columns, band), 1.0, [&] {
           return kernels::linear_many_rows_turned_sm90_as(call, {.tile = tile, .band = band}, stream);
         });
       }
