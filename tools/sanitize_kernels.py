@@ -126,7 +126,7 @@ def run_job(tool, index, job, folder, logs, limit):
 
 def looked_at(tool, job, launched):
     """The program's kernels, and those of them that the tool looked at: mangled names."""
-    if not launched.exists():  # the program was killed
+    if not launched.exists():  # the program was killed, or cannot tell
         return set(), set()
     names, numbers = (part.split() for part in launched.read_text().split("\n\n"))
     launches = [names[int(number)] for number in numbers]
@@ -149,7 +149,8 @@ def verdict_of(tool, job, code, text):
     passed = len(re.findall(r"^\[       OK \]", text, re.M))
     summary = "RACECHECK SUMMARY: " if tool == "racecheck" else "ERROR SUMMARY: "
     found = re.search(summary + r"(\d+)", text)
-    if tool == "racecheck" and job[2] and job[2] in NOT_BY_RACECHECK and "Internal Sanitizer Error" in text:
+    of_tool = tool == "racecheck" and job[2] and job[2] in NOT_BY_RACECHECK and "Internal Sanitizer Error" in text
+    if of_tool and "[  FAILED" not in text:
         return "not looked at: an error of racecheck's own", True
     if code != 0 or found is None or passed == 0 or "FAILED" in text:
         return f"FAILED (exit {code}, {passed} tests passed)", False
@@ -159,7 +160,7 @@ def verdict_of(tool, job, code, text):
     for severity, name in re.findall(r"= (\w+): Race reported between .*?(\w+)(?:<[^+]*>)?\([^+]*\)\+0x", text):
         kernels[name + (" within a warp" if severity.lower() == "warning" else "")] += 1
     listed = ", ".join(f"{name} {count}" for name, count in kernels.items())
-    is_all = bool(kernels) and int(found.group(1)) < PRINTED  # else some were not looked at here
+    is_all = sum(kernels.values()) == int(found.group(1)) < PRINTED  # else some were not looked at here
     good = tool == "racecheck" and is_all and all(name in KNOWN for name in kernels)
     return f"{'known' if good else 'FOUND'}: {listed or found.group(0)}", good
 
@@ -191,7 +192,7 @@ def main():
             kernels |= of_program
             looked[tool] |= of_job
             verdict, is_good = verdict_of(tool, job, code, text)
-            good = good and is_good
+            good = good and is_good and (code != 0 or launched.exists())
             name = job[1].removeprefix("Paths/").replace("AgreesWithDoublePrecision", "Agrees")
             print(f"{tool:9} {index:3} {name[:58]:58} {job[2]:16} {seconds:4.0f} s  {verdict}", flush=True)
     for tool in options.tools.split(","):
@@ -200,7 +201,7 @@ def main():
             missed.discard(NOT_BY_RACECHECK)
         print(f"{tool} looked at {len(looked[tool])} of {len(kernels)} instances, no kernel missing", end="")
         print(f" but {', '.join(sorted(missed))}" if missed else "")
-        good = good and not missed
+        good = good and not missed and bool(kernels)
     return 0 if good else 1
 
 

@@ -2,7 +2,7 @@
 // loaded. On CUDA it also owns the way there and back: a step's arrays go over while another step runs, logits or the
 // tokens chosen from them come back, and steps of up to 64 sequences that bring one token each are launched as graphs
 // once they have come a few times (step_graphs.h). It chooses tokens there in any way on Hopper, elsewhere the largest
-// logit's without log-probabilities. Threads: one at a time (the engine's own, once it runs; step times may be asked
+// logit's without log-probabilities. Threads: one at a time (the engine's own, once it runs; idle times may be asked
 // for between requests).
 #pragma once
 

@@ -146,7 +146,6 @@ struct FewRowsCopies {
     }
     wait_for_previous();
     if constexpr (kGrouped) {
-      fence_async();
       FewRowsWalk<kGrouped> of(tiles, plan.steps);
       for (int i = 0; i < stage; ++i, of.advance()) load_x(of.place, of.step, i);
     }
@@ -170,8 +169,7 @@ __device__ __forceinline__ void copy_x(const FewRowsArguments& arguments, FewRow
   const FewRowsPlan& plan = arguments.plan;
   const std::uint32_t bytes = static_cast<std::uint32_t>(plan.slabs * plan.x_rows * 128);
   const FewRowsBoxes boxes(arguments);
-  wait_for_previous();
-  fence_async();
+  wait_for_previous();  // no fence after it: as copy_some_x()
   StageCursor cursor{.parity = 1};
   for (int tile = static_cast<int>(blockIdx.x); tile < plan.tiles; tile += static_cast<int>(gridDim.x)) {
     for (int step = 0; step < plan.steps; ++step) {
@@ -455,18 +453,25 @@ __global__ void __launch_bounds__(kFewRowsThreads<kX, kGrouped>, 1)
   const int warpgroup = warp / 4;
   FewRowsProducts<kTokens, kPair, kKeepsX, kGrouped> products(arguments, shared, shared_address(kept), ring, warpgroup);
   const auto ask = [&] {
-    if constexpr (!kGrouped) products.ask(tiles_of(static_cast<int>(plan.tiles)).at(static_cast<int>(blockIdx.x)));
+    if constexpr (!kGrouped) {
+      if (warpgroup < plan.warpgroups)
+        products.ask(tiles_of(static_cast<int>(plan.tiles)).at(static_cast<int>(blockIdx.x)));
+    }
   };
-  const void* const own = own_x(arguments);
-  wait_for_previous();
-  if constexpr (kX == FewRowsX::kHalf) {
-    keep_half(arguments, own, kept, ask);
-  } else if constexpr (kKeepsX) {
-    keep_rows<kKeptRows<kX>, kAligned>(arguments, gains, own, shared, kept, ask);
+  if constexpr (kKeepsX) {
+    const void* const own = own_x(arguments);
+    wait_for_previous();
+    if constexpr (kX == FewRowsX::kHalf) {
+      keep_half(arguments, own, kept, ask);
+    } else {
+      keep_rows<kKeptRows<kX>, kAligned>(arguments, gains, own, shared, kept, ask);
+    }
+    named_sync(2, kThreads);
   } else {
+    named_sync(2, kThreads);  // at once: the warp that asks for x is in it too
+    wait_for_previous();
     ask();
   }
-  named_sync(2, kThreads);
   if (warpgroup < plan.warpgroups)
     products.make(tiles_of(static_cast<int>(kGrouped ? shared.units_count * plan.tiles : plan.tiles)));
 }

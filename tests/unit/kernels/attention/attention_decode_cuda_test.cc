@@ -13,7 +13,8 @@ using namespace testing;
 
 struct Decode {
   std::int64_t H = 8, G = 2, D = 128, half = 64, P = 32;
-  std::vector<std::int64_t> contexts = {1};
+  std::vector<std::int64_t> contexts = {1};  // with the new tokens
+  std::int64_t queries = 1;                  // new tokens of each sequence
   bool has_norm = false, has_sinks = false;
   AttentionParams params{0.09f, 0.0f, 0};
   DType out_dtype = DType::kBf16;
@@ -29,27 +30,29 @@ struct Decoded {
 std::vector<float> values_of(std::uint64_t seed, std::int64_t count) { return random_values(seed, count, 2.0f); }
 
 Decoded run(const Decode& step, bool at_once, device::Stream& stream) {
-  const auto T = static_cast<std::int64_t>(step.contexts.size()), heads = step.H + 2 * step.G;
+  const auto B = static_cast<std::int64_t>(step.contexts.size());
+  const std::int64_t T = B * step.queries, heads = step.H + 2 * step.G;
   const std::int64_t longest = *std::max_element(step.contexts.begin(), step.contexts.end());
-  const std::int64_t table_blocks = (longest + step.P - 1) / step.P, blocks = T * table_blocks + 2;
+  const std::int64_t table_blocks = (longest + step.P - 1) / step.P, blocks = B * table_blocks + 2;
   // Blocks of the sequences lie among each other; what no token has is NaN.
   std::vector<std::int32_t> table, context_len, query_start = {0};
   std::vector<std::int64_t> slots;
   std::vector<float> k_values(static_cast<std::size_t>(blocks * step.G * step.P * step.D),
                               std::numeric_limits<float>::quiet_NaN());
   std::vector<float> v_values = k_values;
-  for (std::int64_t b = 0; b < T; ++b) {
+  for (std::int64_t b = 0; b < B; ++b) {
     const std::int64_t context = step.contexts[static_cast<std::size_t>(b)];
-    for (std::int64_t j = 0; j < table_blocks; ++j) table.push_back(static_cast<std::int32_t>(1 + j * T + b));
+    for (std::int64_t j = 0; j < table_blocks; ++j) table.push_back(static_cast<std::int32_t>(1 + j * B + b));
     context_len.push_back(static_cast<std::int32_t>(context));
-    query_start.push_back(static_cast<std::int32_t>(b + 1));
+    query_start.push_back(static_cast<std::int32_t>((b + 1) * step.queries));
     const auto slot_of = [&](std::int64_t position) {
-      return (1 + position / step.P * T + b) * step.P + position % step.P;
+      return (1 + position / step.P * B + b) * step.P + position % step.P;
     };
-    slots.push_back(step.appends ? slot_of(context - 1) : -1);
+    const std::int64_t appended = step.appends ? step.queries : 0;
+    for (std::int64_t i = step.queries; i > 0; --i) slots.push_back(step.appends ? slot_of(context - i) : -1);
     const std::vector<float> k = values_of(100 + static_cast<std::uint64_t>(b), context * step.G * step.D);
     const std::vector<float> v = values_of(200 + static_cast<std::uint64_t>(b), context * step.G * step.D);
-    for (std::int64_t j = 0; j < context - (step.appends ? 1 : 0); ++j) {
+    for (std::int64_t j = 0; j < context - appended; ++j) {
       for (std::int64_t g = 0; g < step.G; ++g) {
         const std::int64_t slot = slot_of(j);
         const std::int64_t to = ((slot / step.P * step.G + g) * step.P + slot % step.P) * step.D;
@@ -79,7 +82,7 @@ Decoded run(const Decode& step, bool at_once, device::Stream& stream) {
       places(slots, stream);
   const Shape cache{blocks, step.G, step.P, step.D};
   const PagedKv kv{TensorView(k.view().data(), DType::kBf16, cache, kCuda),
-                   TensorView(v.view().data(), DType::kBf16, cache, kCuda), tables.view({T, table_blocks})};
+                   TensorView(v.view().data(), DType::kBf16, cache, kCuda), tables.view({B, table_blocks})};
   const NormRopeAppend norm{step.has_norm ? q_weight.vector_view() : TensorView(),
                             step.has_norm ? k_weight.vector_view() : TensorView(),
                             1e-6f,
@@ -87,17 +90,17 @@ Decoded run(const Decode& step, bool at_once, device::Stream& stream) {
                             cosines.view(),
                             sines.view()};
   const TensorView sink = step.has_sinks ? sinks.vector_view() : TensorView();
-  const std::size_t bytes = attention_cuda_scratch_bytes({T, T, step.H, step.G, step.D, longest});
+  const std::size_t bytes = attention_cuda_scratch_bytes({T, B, step.H, step.G, step.D, longest});
   const auto scratch = std::move(device::Memory::create(kCuda, bytes)).value();
   Status status;
   if (at_once) {
     status = norm_rope_attention_cuda(packed.view(), norm, places.view({T}), kv, q.heads_view(step.H),
-                                      starts.view({T + 1}), lengths.view({T}), sink, step.params, longest,
+                                      starts.view({B + 1}), lengths.view({B}), sink, step.params, longest,
                                       out.heads_view(step.H), scratch.span(), stream);
   } else {
     status = norm_rope_append_cuda(packed.view(), norm, places.view({T}), kv, q.heads_view(step.H), stream);
     EXPECT_TRUE(status.ok()) << status.to_string();
-    status = attention_cuda(q.heads_view(step.H), kv, starts.view({T + 1}), lengths.view({T}), sink, step.params,
+    status = attention_cuda(q.heads_view(step.H), kv, starts.view({B + 1}), lengths.view({B}), sink, step.params,
                             longest, out.heads_view(step.H), scratch.span(), stream);
   }
   EXPECT_TRUE(status.ok()) << status.to_string();
@@ -178,7 +181,14 @@ TEST(AttentionDecodeCuda, ManySequences) {
       SCOPED_TRACE(::testing::Message() << count << " sequences, D " << D);
       std::vector<std::int64_t> contexts;
       for (std::int64_t b = 0; b < count; ++b) contexts.push_back(1 + b * 37 % 430);
-      expect_the_same({.H = 16, .G = 4, .D = D, .half = D / 2, .contexts = contexts, .is_few = false}, stream);
+      Decode step{.H = 16, .G = 4, .D = D, .half = D / 2, .contexts = contexts, .is_few = false};
+      expect_the_same(step, stream);
+      step.params.window = 150;
+      expect_the_same(step, stream);
+      step.params.window = 0;
+      step.queries = 20;  // so tiles of 128 rows; some sequences begin with this step
+      for (std::int64_t& context : step.contexts) context = context % 3 == 0 ? step.queries : context + step.queries;
+      expect_the_same(step, stream);
     }
   }
 }
