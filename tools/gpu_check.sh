@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All GPU tests and the benchmarks' smoke sizes, in two halves, since the machine that compiles may have no GPU and the one
-# with the GPU none of the libraries:
+# with the GPU none of the libraries (it needs Python with torch, pytest and httpx, and openssl and curl):
 #   tools/gpu_check.sh pack [PYTHON]   here: builds, and gathers what runs into build/gpu_check.tar.xz (default: python3;
 #                                      give the interpreter whose version the other machine has)
 #   tools/gpu_check.sh run [OUT]       there, from the repository's root, with that file carried along: runs it all, logs to
@@ -101,6 +101,7 @@ run() {
   tests ops 120 tools/gpu_check.sh shards 3 "$folder/test_ops" --gtest_brief=1 --gtest_filter='*Cuda*'
   tests replay 120 "$folder/test_replay" --gtest_brief=1 --gtest_filter='*Cuda*'
   tests python 200 python3 -m pytest -q -p no:cacheprovider python/tests
+  # One test needs ss.
   tests clients 120 env TANDEM="$folder/tandem" TANDEM_TEST_DEVICE=cuda \
     python3 -m pytest -q -p no:cacheprovider --deselect tests/clients/test_lifecycle.py::test_exactly_our_ports \
     tests/clients/test_{identity,streams,lifecycle}.py

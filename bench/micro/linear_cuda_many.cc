@@ -5,8 +5,9 @@
 //
 // --T: a model's layers at these rows, instead of all cases.
 // --step: with --T, a model's layers in turn as a CUDA graph, without the head (--tiles: one for each).
-// Before each call the L2 cache is overwritten, which also keeps the GPU busy until the call is queued. Random values;
-// median and 95th percentile of the calls. bench/micro/linear_cuda_many.py measures cuBLAS the same way beside it.
+// Before each call, but with --step, the L2 cache is overwritten, which also keeps the GPU busy until the call is
+// queued. Random values; median and 95th percentile of the calls. bench/micro/linear_cuda_many.py measures cuBLAS the
+// same way beside it.
 #ifdef TANDEM_WITH_CUDA
 #include <algorithm>
 #include <cstdio>
@@ -188,20 +189,14 @@ void run_step(std::int64_t T, std::vector<int> tiles, int repeats, device::Strea
     layers.push_back(std::make_unique<Bench>(Case{layer, T}, stream));
     if (tiles.size() < layers.size()) tiles.push_back(layers.back()->chosen());
   }
-  cudaGraph_t graph;
-  cudaGraphExec_t executable;
-  cudaStreamBeginCapture(stream.cuda(), cudaStreamCaptureModeThreadLocal);
-  for (std::size_t i = 0; i < kTimes * layers.size(); ++i) {
-    require(layers[i % layers.size()]->queue({.tile = tiles[i % layers.size()]}, stream));
-  }
-  cudaStreamEndCapture(stream.cuda(), &graph);
-  cudaGraphInstantiate(&executable, graph, 0);
-  const auto times = CudaTimer(stream).time({.repeats = repeats, .overwrites_l2_cache = false}, [&] {
-    cudaGraphLaunch(executable, stream.cuda());
+  const device::Graph graph = require(device::Graph::capture(stream, [&]() -> Status {
+    for (std::size_t i = 0; i < kTimes * layers.size(); ++i) {
+      TD_TRY(layers[i % layers.size()]->queue({.tile = tiles[i % layers.size()]}, stream));
+    }
     return ok_status();
-  });
-  cudaGraphExecDestroy(executable);
-  cudaGraphDestroy(graph);
+  }));
+  const auto times =
+      CudaTimer(stream).time({.repeats = repeats, .overwrites_l2_cache = false}, [&] { return graph.launch(stream); });
   std::string names;
   for (const int index : tiles) {
     const ManyRowsTile tile = many_rows_tiles()[static_cast<std::size_t>(index)];
@@ -229,6 +224,7 @@ int run(int count, char** arguments) {
     if (name == "--bands") bands = numbers(value);
     if (name == "--repeats") repeats = std::stoi(value);
   }
+  if (step && (list || rows.empty())) return std::puts("--step: with --T, without --list"), 1;
   if (device::cuda_devices().empty() && !list) return std::puts("no CUDA device"), 0;
   std::unique_ptr<device::Stream> stream;
   device::Memory flush;

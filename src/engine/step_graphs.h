@@ -26,7 +26,7 @@ template <class Graph>
 class StepGraphs {
  public:
   static constexpr int kUsesBefore = 2;
-  static constexpr std::size_t kGraphsMax = 128;   // up to 64 sequences, each with either slot
+  static constexpr std::size_t kGraphsMax = 128;   // 1 to 64 sequences with either slot
   static constexpr std::size_t kShapesMax = 1024;  // that are remembered
 
   // The place of this shape's graph, for the caller to fill if it is none; null if the shape has not come often enough.

@@ -33,11 +33,13 @@ __device__ __forceinline__ void barrier_expect_bytes(std::uint64_t* barrier, std
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
                : "memory");
 }
-__device__ __forceinline__ void barrier_arrive(std::uint64_t* barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+// Arrivals and waits also by a barrier's address in shared memory.
+__device__ __forceinline__ void barrier_arrive(std::uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
+__device__ __forceinline__ void barrier_arrive(std::uint64_t* barrier) { barrier_arrive(shared_address(barrier)); }
 // Waits until the phase of this parity has completed. Whoever fills first waits for "empty" with parity 1.
-__device__ __forceinline__ void barrier_wait(std::uint64_t* barrier, std::uint32_t parity) {
+__device__ __forceinline__ void barrier_wait(std::uint32_t barrier, std::uint32_t parity) {
   asm volatile(
       "{\n"
       ".reg .pred done;\n"
@@ -46,9 +48,12 @@ __device__ __forceinline__ void barrier_wait(std::uint64_t* barrier, std::uint32
       "@done bra passed;\n"
       "bra again;\n"
       "passed:\n"
-      "}\n" ::"r"(shared_address(barrier)),
+      "}\n" ::"r"(barrier),
       "r"(parity)
       : "memory");
+}
+__device__ __forceinline__ void barrier_wait(std::uint64_t* barrier, std::uint32_t parity) {
+  barrier_wait(shared_address(barrier), parity);
 }
 
 // Barriers of some of the block's warps, by number (0 is __syncthreads).
@@ -57,6 +62,17 @@ __device__ __forceinline__ void named_sync(int number, int threads) {
 }
 __device__ __forceinline__ void named_arrive(int number, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+
+// True in one of a warp's lanes. As the condition of a branch it tells the compiler that what is in it is uniform.
+__device__ __forceinline__ bool elect_one() {
+  std::uint32_t is_elected;
+  asm volatile(
+      "{\n.reg .pred is;\n"
+      "elect.sync _|is, 0xffffffff;\n"
+      "selp.u32 %0, 1, 0, is;\n}\n"
+      : "=r"(is_elected));
+  return is_elected != 0;
 }
 
 template <int kRegisters>
@@ -81,6 +97,18 @@ __device__ __forceinline__ void load_box(std::uint32_t to, const CUtensorMap* ma
       "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], "
       "[%2];" ::"r"(to),
       "l"(map), "r"(shared_address(barrier)), "r"(column), "r"(row), "r"(head)
+      : "memory");
+}
+// The same with a policy of the L2 cache: what is read once is the first to leave it, what is read in every step the
+// last.
+inline constexpr std::uint64_t kEvictNormal = 0x1000000000000000, kEvictFirst = 0x12f0000000000000,
+                               kEvictLast = 0x14f0000000000000;
+__device__ __forceinline__ void load_box(std::uint32_t to, const CUtensorMap* map, std::uint64_t* barrier, int column,
+                                         int row, int head, std::uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%3, "
+      "%4, %5}], [%2], %6;" ::"r"(to),
+      "l"(map), "r"(shared_address(barrier)), "r"(column), "r"(row), "r"(head), "l"(policy)
       : "memory");
 }
 __device__ __forceinline__ void load_bytes(std::uint32_t to, const void* from, std::uint32_t bytes,

@@ -61,7 +61,6 @@ __device__ __forceinline__ float4 load_four(const float* from, int left) {
 }
 // The same on 16 bytes, of what is read again in every step: the last to leave the L2 cache.
 __device__ __forceinline__ float4 load_four_again(const float* from, int left) {
-  constexpr std::uint64_t kEvictLast = 0x14f0000000000000;
   float4 four = {};
   if (left > 0) {
     asm volatile("ld.global.L2::cache_hint.v4.f32 {%0, %1, %2, %3}, [%4], %5;"

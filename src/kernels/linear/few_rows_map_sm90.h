@@ -1,4 +1,4 @@
-// Tensor maps of what layers of few rows copy.
+// Tensor maps of what layers of few rows copy: weights, which are read once, and x, which gained as much by the same.
 #pragma once
 
 #include "kernels/common/tensor_map.cuh"

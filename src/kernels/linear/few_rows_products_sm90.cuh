@@ -1,5 +1,5 @@
-// What the kernels share that stream a layer's weights past few rows: products of few columns, boxes that are read
-// once, operands by their addresses, a place in a ring.
+// What the kernels share that stream a layer's weights past few rows: products of few columns, operands by their
+// addresses, a place in a ring.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -40,46 +40,6 @@ __device__ __forceinline__ void multiply_rows(float (&d)[kN / 2], std::uint64_t 
   } else {
     multiply<__nv_bfloat16, kN, false, false>(d, a, b, 1);
   }
-}
-
-// True in one of a warp's lanes. As the condition of a branch it tells the compiler that what is in it is uniform.
-__device__ __forceinline__ bool elect_one() {
-  std::uint32_t is_elected;
-  asm volatile(
-      "{\n.reg .pred is;\n"
-      "elect.sync _|is, 0xffffffff;\n"
-      "selp.u32 %0, 1, 0, is;\n}\n"
-      : "=r"(is_elected));
-  return is_elected != 0;
-}
-
-// Barriers by their addresses in shared memory.
-__device__ __forceinline__ void barrier_arrive(std::uint32_t barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-__device__ __forceinline__ void barrier_wait(std::uint32_t barrier, std::uint32_t parity) {
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@done bra passed;\n"
-      "bra again;\n"
-      "passed:\n"
-      "}\n" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-}
-
-// A box as load_box() has it, of bytes that are read once: they are the first to leave the L2 cache.
-__device__ __forceinline__ void load_box_once(std::uint32_t to, const CUtensorMap* map, std::uint64_t* barrier,
-                                              int column, int row, int slab) {
-  constexpr std::uint64_t kEvictFirst = 0x12f0000000000000;
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%3, "
-      "%4, %5}], [%2], %6;" ::"r"(to),
-      "l"(map), "r"(shared_address(barrier)), "r"(column), "r"(row), "r"(slab), "l"(kEvictFirst)
-      : "memory");
 }
 
 // An operand's low word, in which its address is counted in 16 bytes, and its high word.

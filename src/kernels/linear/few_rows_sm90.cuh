@@ -105,10 +105,10 @@ struct FewRowsCopies {
 #pragma unroll
     for (int g = 0; g < kStreamedWarpgroups; ++g, row += plan.piece_rows) {
       if (g == plan.warpgroups) break;
-      load_box_once(to, &arguments.weight, full, boxes.column(walk.step), row, boxes.slab(walk.step));
+      load_box(to, &arguments.weight, full, boxes.column(walk.step), row, boxes.slab(walk.step), kEvictFirst);
       to += piece_bytes;
       if constexpr (kPair) {
-        load_box_once(to, &arguments.up, full, boxes.column(walk.step), row, boxes.slab(walk.step));
+        load_box(to, &arguments.up, full, boxes.column(walk.step), row, boxes.slab(walk.step), kEvictFirst);
         to += piece_bytes;
       }
     }
@@ -137,7 +137,7 @@ struct FewRowsCopies {
     __syncwarp();
   }
 
-  // One thread: the rest. The first round of the ring: weights before the previous kernel has ended, x after.
+  // One thread: the rest. The first round of the ring: weights before the previous kernel has ended, groups' x after.
   __device__ __forceinline__ void go_on(const FewRowsTiles<kGrouped>& tiles) {
     const FewRowsPlan& plan = arguments.plan;
     for (; stage < plan.stages && !walk.done(); ++stage, walk.advance()) {

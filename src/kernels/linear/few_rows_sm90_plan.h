@@ -30,14 +30,14 @@ struct FewRowsPlan {
 // Shared memory: what is fixed (barriers, the norm's sums), then x if it is kept, the stages, and what a product of
 // fewer than 64 rows reads past its piece, to no effect.
 inline constexpr int kFewRowsPastBytes = (64 - 8) * 128;
-// What is asked for at a time where x is kept: about what keeps memory busy. More would only wait in a queue, and x
-// behind it.
+// What is asked for at a time where x is kept, and of tiles of more than 64 rows: about what keeps memory busy. More
+// would only wait in a queue, and x behind it.
 inline constexpr int kFewRowsUnderWayBytes = 100 * 1024;
 // One row of bf16 of up to so many columns waits less: it comes in one trip, without a norm's weight and a sum.
 inline constexpr int kFewRowsUnderWayShortBytes = 150 * 1024;
 inline constexpr std::int64_t kFewRowsShortHalves = 4096;
-// A tile of so few rows takes its weights, one step of the chain after another, more slowly than memory brings them:
-// what it has under way beyond that, it takes from the layer before.
+// A tile of up to kFewRowsSlowRows rows takes its weights, one step of the chain after another, more slowly than memory
+// brings them: what it has under way beyond that, it takes from the layer before.
 inline constexpr int kFewRowsSlowRows = 16, kFewRowsUnderWaySlowBytes = 50 * 1024;
 // x that is copied waits in the copy engine's queue behind what is asked for of the weights: of a tile of at most 64
 // rows less, but two stages.
@@ -45,7 +45,7 @@ inline constexpr int kFewRowsUnderWayCopiedBytes = 40 * 1024;
 inline constexpr std::int64_t kFewRowsHalfChain = 1024;  // columns of a stage where two are a whole tile of so few rows
 // x is kept up to here; for more rows, making it in every block takes longer than making it once before.
 inline constexpr std::int64_t kFewRowsKeptRowsMax = 4, kFewRowsKeptColumnsMax = 4096;
-// One row that is bf16 already is kept too, up to what the threads can ask for at once.
+// One row that is bf16 already is kept too, up to what the threads can ask for in two trips.
 inline constexpr std::int64_t kFewRowsKeptHalvesMax = 28672;
 
 // Of grouped layers, a chain that is over in a few stages.

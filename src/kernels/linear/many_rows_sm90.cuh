@@ -53,9 +53,6 @@ struct Config {
   static_assert(!kTurnsA || (kRows % 64 == 0 && kTurnsB));
 };
 
-// The L2 cache's policies as the copy engine takes them: as usual, or first to leave.
-inline constexpr std::uint64_t kEvictNormal = 0x1000000000000000, kEvictFirst = 0x12f0000000000000;
-
 struct Arguments {
   int T, N;  // of y
   int k_blocks;
@@ -162,15 +159,7 @@ __device__ __forceinline__ int x_bytes(const Arguments& args, const Tiles<C, kGr
   return rows >= C::kRows ? C::kABytes : rows > 0 ? args.x_end_bytes : 0;
 }
 
-// Boxes of weights, with a policy of the L2 cache.
-__device__ __forceinline__ void load_weight_box(std::uint32_t to, const CUtensorMap* map, std::uint64_t* barrier,
-                                                int column, int row, int group, std::uint64_t policy) {
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%3, "
-      "%4, %5}], [%2], %6;" ::"r"(to),
-      "l"(map), "r"(shared_address(barrier)), "r"(column), "r"(row), "r"(group), "l"(policy)
-      : "memory");
-}
+// A box of weights for several blocks of a cluster.
 __device__ __forceinline__ void load_weight_box_to(std::uint32_t to, const CUtensorMap* map, std::uint64_t* barrier,
                                                    int column, int row, int group, std::uint16_t blocks,
                                                    std::uint64_t policy) {
@@ -211,7 +200,7 @@ __device__ __forceinline__ void copy_tiles(const CUtensorMap* x_map, const CUten
         row = first_output<C>(args, tiles.column(), i / 2) + (args.is_gated ? 0 : i % 2 * C::kBoxRows);
       }
       if constexpr (C::kCluster == 1) {
-        load_weight_box(b + i * C::kBoxBytes, map, full, column, row, tiles.group(), args.weight_policy);
+        load_box(b + i * C::kBoxBytes, map, full, column, row, tiles.group(), args.weight_policy);
       } else {
         load_weight_box_to(b + i * C::kBoxBytes, map, full, column, row, tiles.group(), kAll, args.weight_policy);
       }

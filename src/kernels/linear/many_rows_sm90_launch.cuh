@@ -8,7 +8,6 @@
 
 #include "kernels/common/launch.cuh"
 #include "kernels/common/tensor_map.cuh"
-#include "kernels/linear/few_rows_products_sm90.cuh"
 #include "kernels/linear/many_rows_sm90.cuh"
 #include "kernels/linear/many_rows_sm90.h"
 #include "kernels/linear/many_rows_sm90_worker.cuh"
@@ -104,7 +103,7 @@ Status launch_as(const LinearCall& call, const ManyRowsOrder& order, device::Str
       .T = static_cast<int>(call.T),
       .N = static_cast<int>(call.N),
       .k_blocks = ceil_div(call.K, C::kDepth),
-      // Of few rows they are read once; what is read again then stays in the cache.
+      // Of few rows, blocks that read the same weights do so at about the same time: they need not stay in the cache.
       .weight_policy = !kGrouped && call.T <= 256 ? kEvictFirst : kEvictNormal,
       .x_end_bytes = end_rows * C::kDepth * 2,
       .column_tiles = ceil_div(call.N, outputs * C::kSideBySide),

@@ -72,10 +72,10 @@ __device__ __forceinline__ void copy_some_weights(const SomeRowsArguments& argum
       const std::uint32_t to = ring + static_cast<std::uint32_t>(cursor.stage * plan.weight_stage_bytes);
       // A map of ragged rows has only columns, one of others 64 of them to a slab.
       const int column = is_ragged ? slab * kStreamedSlab : 0, at = is_ragged ? 0 : slab;
-      load_box_once(to, &arguments.weight, full, column, row, at);
+      load_box(to, &arguments.weight, full, column, row, at, kEvictFirst);
       if constexpr (kPair) {
-        load_box_once(to + static_cast<std::uint32_t>(plan.weight_stage_bytes / 2), &arguments.up, full, column, row,
-                      at);
+        load_box(to + static_cast<std::uint32_t>(plan.weight_stage_bytes / 2), &arguments.up, full, column, row, at,
+                 kEvictFirst);
       }
     }
   }
