@@ -33,17 +33,21 @@ pack() {
   du -sh "$folder.tar.xz"
 }
 
-# shards COUNT COMMAND...: the tests of a binary, spread over so many processes. The references that they compare with
-# are computed by one CPU thread each, and take most of the time.
+# shards COUNT SECONDS COMMAND...: the tests of a binary, spread over so many processes, which are killed after so long. The
+# references that they compare with are computed by one CPU thread each, and take most of the time.
 shards() {
-  local count=$1 failed=0 output pids=()
-  shift
+  local count=$1 limit=$2 failed=0 output pids=()
+  shift 2
   output=$(mktemp -d)
   for ((i = 0; i < count; ++i)); do
-    GTEST_TOTAL_SHARDS=$count GTEST_SHARD_INDEX=$i "$@" >"$output/$i" 2>&1 &
+    GTEST_TOTAL_SHARDS=$count GTEST_SHARD_INDEX=$i timeout -s KILL "$limit" "$@" >"$output/$i" 2>&1 &
     pids+=($!)
   done
-  for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
+  for ((i = 0; i < count; ++i)); do
+    wait "${pids[i]}" && continue
+    failed=1
+    echo "process $i of $count failed, or was killed in:" "$(grep '^\[ RUN ' "$output/$i" | tail -1)" >>"$output/$i"
+  done
   cat "$output"/*
   echo "$(sed -n 's/.*PASSED  \] \([0-9]*\) test.*/\1/p' "$output"/* | awk "{n += \$1} END {print n + 0}") tests passed, in $count processes"
   rm -r "$output"
@@ -95,10 +99,10 @@ run() {
   local pids=() pid
   tests() { step "$@" & pids+=($!); }
   tests device 60 "$folder/test_device" --gtest_brief=1
-  tests golden 180 tools/gpu_check.sh shards 3 "$folder/test_golden" --gtest_brief=1 --gtest_filter='*cuda*'
-  tests kernels 240 tools/gpu_check.sh shards 8 "$folder/test_kernels" --gtest_brief=1 \
+  tests golden 180 tools/gpu_check.sh shards 3 170 "$folder/test_golden" --gtest_filter='*cuda*'
+  tests kernels 240 tools/gpu_check.sh shards 8 230 "$folder/test_kernels" \
     --gtest_filter='*Sm80*:*Sm90*:*Cuda*:*cuda*'
-  tests ops 120 tools/gpu_check.sh shards 3 "$folder/test_ops" --gtest_brief=1 --gtest_filter='*Cuda*'
+  tests ops 120 tools/gpu_check.sh shards 3 110 "$folder/test_ops" --gtest_filter='*Cuda*'
   tests replay 120 "$folder/test_replay" --gtest_brief=1 --gtest_filter='*Cuda*'
   tests python 200 python3 -m pytest -q -p no:cacheprovider python/tests
   # One test needs ss.

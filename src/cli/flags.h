@@ -24,13 +24,13 @@ inline constexpr int kExitInterrupted = 130;   // Ctrl-C
 
 // Which model, and the resources it gets.
 struct ModelFlags {
-  std::string model;           // directory; empty: the model in the repository
-  std::string device = "cpu";  // "cpu", "cuda", "cuda:1"
-  std::string compute;         // "f32", "bf16"; empty: what the checkpoint is stored in
-  std::string kv_dtype;        // "auto", "bf16", "fp8"; empty: auto
-  int threads = 0;             // 0: one per core
-  std::int64_t kv_blocks = 0;  // 0: as many as the default budget holds
-  std::int64_t context = 0;    // 0: the model's own
+  std::string model;             // directory; empty: the model in the repository
+  std::string device = "cpu";    // "cpu", "cuda", "cuda:1"
+  std::string compute;           // "f32", "bf16"; empty: what the checkpoint is stored in
+  std::string kv_dtype;          // "auto", "bf16", "fp8"; empty: auto
+  int threads = 0;               // 0: one per core
+  std::int64_t kv_blocks = 0;    // 0: as many as the default budget holds
+  std::int64_t context = 0;      // 0: the model's own
   std::int64_t step_tokens = 0;  // 0: by the device, as `sequences`
   std::int64_t sequences = 0;
   bool no_prefix_cache = false;

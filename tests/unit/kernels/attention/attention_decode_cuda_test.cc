@@ -172,7 +172,8 @@ TEST(AttentionDecodeCuda, AnyGroupAndPage) {
   }
 }
 
-// More tiles than blocks at once, and fewer: what a block copies before the new keys are there, and what it copies after them.
+// More tiles than blocks at once, and fewer: what a block copies before the new keys are there, and what it copies
+// after them.
 TEST(AttentionDecodeCuda, ManySequences) {
   TANDEM_CUDA_STREAM(stream);
   if (!is_hopper()) GTEST_SKIP() << "the overlap is Hopper's";
