@@ -112,8 +112,7 @@ run() {
   for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
 
   bench() { step "$@" || failed=1; }
-  bench engine-bench 60 "$folder/tandem" bench --device cuda --model models/tinyworld-5m --batch 1,8 \
-    --prompt-tokens 128 --output-tokens 16
+  bench engine-bench 60 python3 bench/engine_gpu.py --tandem "$folder/tandem" --smoke
   bench few-rows-bench 60 "$folder/bench_linear_few_rows" --smoke
   bench experts-bench 60 "$folder/bench_linear_few_rows" --smoke --experts
   bench many-rows-bench 60 "$folder/bench_linear_cuda_many" --smoke
