@@ -198,8 +198,8 @@ Status bench(const BenchFlags& flags) {
                "prefill t/s", "GFLOP/s", "peak", "of peak", "decode t/s", "GB/s", "read", "of read");
   }
   engine::TransformerRunner& runner = *host->runner();
-  const int device_index = host->stream().device().index;
-  const std::uint64_t free_at_start = host->on_cuda() ? TD_TRY(device::cuda_free_memory_bytes(device_index)) : 0;
+  const auto device_memory_left = [&] { return device::cuda_free_memory_bytes(host->stream().device().index); };
+  const std::uint64_t left_at_start = host->on_cuda() ? TD_TRY(device_memory_left()) : 0;
   std::uint64_t key = 0;
   BenchFlags warm_up = flags;
   warm_up.output_tokens = std::min<std::int64_t>(flags.output_tokens, 4);
@@ -224,7 +224,8 @@ Status bench(const BenchFlags& flags) {
       of_peak.push_back(flops / once.prefill_s / peaks.back());
       of_read.push_back(step_bytes / once.decode_step_s / reads.back());
     }
-    std::vector<double> idle_us;  // of the device, before each step that only decodes; in a short run of its own
+    std::vector<double> idle_us;   // of the device, before each step that only decodes; in a short run of its own
+    std::int64_t taken_bytes = 0;  // of its memory: by captured steps, the kernels' code, and whatever else runs there
     if (host->on_cuda()) {
       BenchFlags some = flags;
       some.prompt_tokens = std::min<std::int64_t>(flags.prompt_tokens, 128);
@@ -235,12 +236,8 @@ Status bench(const BenchFlags& flags) {
       for (const engine::TransformerRunner::IdleTime& time : runner.take_idle_times()) {
         if (time.tokens_count <= batch) idle_us.push_back(time.us);
       }
+      taken_bytes = static_cast<std::int64_t>(left_at_start - TD_TRY(device_memory_left()));
     }
-    // Of the device's memory: by captured steps and the kernels' code, and by whatever else runs there.
-    const std::int64_t taken_bytes =
-        host->on_cuda()
-            ? static_cast<std::int64_t>(free_at_start - TD_TRY(device::cuda_free_memory_bytes(device_index)))
-            : 0;
     const double prefill_tokens_per_s = B * static_cast<double>(flags.prompt_tokens) / median(prefill_s);
     const double decode_tokens_per_s = B / median(step_s);
     const double output_tokens_per_s = B * static_cast<double>(flags.output_tokens) / median(all_s);

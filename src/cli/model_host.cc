@@ -44,8 +44,9 @@ Result<std::unique_ptr<ModelHost>> ModelHost::open(const std::filesystem::path& 
   options.kv_blocks = flags.kv_blocks;
   options.context_tokens = flags.context;
   // A larger step gives more tokens a second, a smaller one less time between tokens while prompts are read.
-  options.step_tokens_max = flags.step_tokens > 0 ? flags.step_tokens : on_cuda ? 2048 : 512;
-  options.sequences_max = flags.sequences > 0 ? flags.sequences : on_cuda ? 256 : 64;
+  if (on_cuda) options.step_tokens_max = 2048, options.sequences_max = 256;
+  if (flags.step_tokens > 0) options.step_tokens_max = flags.step_tokens;
+  if (flags.sequences > 0) options.sequences_max = flags.sequences;
   options.logit_rows_max = logit_rows_max;
   host->plan_ =
       TD_TRY(engine::TransformerRunner::plan(*host->transformer_, host->checkpoint_->bytes(), options, *host->stream_));

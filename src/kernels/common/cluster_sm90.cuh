@@ -33,13 +33,14 @@ __device__ __forceinline__ void barrier_arrive_at(std::uint64_t* barrier, int ra
       "r"(rank)
       : "memory");
 }
-// One box into the same place of each block in `blocks` (a bit for each rank), each of whose barriers counts its bytes.
+// One box into the same place of each block in `blocks` (a bit for each rank), each of whose barriers counts its bytes;
+// `policy` as of load_box().
 __device__ __forceinline__ void load_box_to(std::uint32_t to, const CUtensorMap* map, std::uint64_t* barrier,
-                                            int column, int row, int head, std::uint16_t blocks) {
+                                            int column, int row, int head, std::uint16_t blocks, std::uint64_t policy) {
   asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
-      "[%1, {%3, %4, %5}], [%2], %6;" ::"r"(to),
-      "l"(map), "r"(shared_address(barrier)), "r"(column), "r"(row), "r"(head), "h"(blocks)
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_"
+      "hint [%0], [%1, {%3, %4, %5}], [%2], %6, %7;" ::"r"(to),
+      "l"(map), "r"(shared_address(barrier)), "r"(column), "r"(row), "r"(head), "h"(blocks), "l"(policy)
       : "memory");
 }
 // One box out of shared memory; what lies outside the tensor is not written. Belongs to the thread's bulk group.

@@ -1,5 +1,5 @@
 // What the kernels share that stream a layer's weights past few rows: products of few columns, operands by their
-// addresses, a place in a ring.
+// addresses, where boxes begin, a place in a ring.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "kernels/common/sm90.cuh"
+#include "kernels/linear/streamed_rows_sm90.h"
 
 namespace tandem::kernels::sm90 {
 
@@ -51,6 +52,16 @@ __device__ __forceinline__ std::uint64_t operand_of(std::uint32_t low, std::uint
 // Slabs in the 128-byte swizzle, eight rows 1024 bytes from the next eight.
 inline constexpr std::uint32_t kSwizzledHigh = std::uint32_t{1} << 30 | 1024 >> 4;
 __device__ __forceinline__ std::uint32_t swizzled_low(std::uint32_t address) { return address >> 4 | 1 << 16; }
+
+// Where a step's box of so many slabs begins (few_rows_map_sm90.h): a map of ragged rows has only columns, one of
+// others 64 of them to a slab.
+struct StreamedBoxes {
+  bool is_ragged;
+  int slabs;
+  __device__ __forceinline__ StreamedBoxes(int K, int slabs) : is_ragged(K % kStreamedSlab != 0), slabs(slabs) {}
+  __device__ __forceinline__ int column(int step) const { return is_ragged ? step * kStreamedSlab : 0; }
+  __device__ __forceinline__ int slab(int step) const { return is_ragged ? 0 : step * slabs; }
+};
 
 // Walks a ring of stages.
 struct StageCursor {

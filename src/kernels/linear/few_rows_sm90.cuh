@@ -44,16 +44,6 @@ __device__ __forceinline__ std::uint32_t kept_low(std::uint32_t address, std::ui
   return address >> 4 | chunk_bytes >> 4 << 16;
 }
 
-// Where a step's box begins: a map of ragged rows has only columns, one of others 64 of them to a slab.
-struct FewRowsBoxes {
-  bool is_ragged;
-  int slabs;
-  __device__ __forceinline__ explicit FewRowsBoxes(const FewRowsArguments& arguments)
-      : is_ragged(arguments.K % kStreamedSlab != 0), slabs(arguments.plan.slabs) {}
-  __device__ __forceinline__ int column(int step) const { return is_ragged ? step * kStreamedSlab : 0; }
-  __device__ __forceinline__ int slab(int step) const { return is_ragged ? 0 : step * slabs; }
-};
-
 // Walks the tiles of this block, a stage at a time.
 template <bool kGrouped>
 struct FewRowsWalk {
@@ -79,13 +69,17 @@ struct FewRowsCopies {
   const FewRowsArguments& arguments;
   FewRowsShared& shared;
   std::uint32_t ring, piece_bytes, weights_bytes;
-  FewRowsBoxes boxes;
+  StreamedBoxes boxes;
   FewRowsWalk<kGrouped> walk;
   int stage = 0;  // the next of the first round
 
   __device__ __forceinline__ FewRowsCopies(const FewRowsArguments& arguments, const FewRowsTiles<kGrouped>& tiles,
                                            FewRowsShared& shared, std::uint32_t ring)
-      : arguments(arguments), shared(shared), ring(ring), boxes(arguments), walk(tiles, arguments.plan.steps) {
+      : arguments(arguments),
+        shared(shared),
+        ring(ring),
+        boxes(arguments.K, arguments.plan.slabs),
+        walk(tiles, arguments.plan.steps) {
     const FewRowsPlan& plan = arguments.plan;
     piece_bytes = static_cast<std::uint32_t>(plan.slabs * plan.piece_rows * 128);
     weights_bytes = static_cast<std::uint32_t>(plan.warpgroups * (kPair ? 2 : 1)) * piece_bytes;
@@ -168,7 +162,7 @@ struct FewRowsCopies {
 __device__ __forceinline__ void copy_x(const FewRowsArguments& arguments, FewRowsShared& shared, std::uint32_t ring) {
   const FewRowsPlan& plan = arguments.plan;
   const std::uint32_t bytes = static_cast<std::uint32_t>(plan.slabs * plan.x_rows * 128);
-  const FewRowsBoxes boxes(arguments);
+  const StreamedBoxes boxes(arguments.K, plan.slabs);
   wait_for_previous();  // no fence after it: as copy_some_x()
   StageCursor cursor{.parity = 1};
   for (int tile = static_cast<int>(blockIdx.x); tile < plan.tiles; tile += static_cast<int>(gridDim.x)) {

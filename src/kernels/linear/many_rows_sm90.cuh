@@ -159,17 +159,6 @@ __device__ __forceinline__ int x_bytes(const Arguments& args, const Tiles<C, kGr
   return rows >= C::kRows ? C::kABytes : rows > 0 ? args.x_end_bytes : 0;
 }
 
-// A box of weights for several blocks of a cluster.
-__device__ __forceinline__ void load_weight_box_to(std::uint32_t to, const CUtensorMap* map, std::uint64_t* barrier,
-                                                   int column, int row, int group, std::uint16_t blocks,
-                                                   std::uint64_t policy) {
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_"
-      "hint [%0], [%1, {%3, %4, %5}], [%2], %6, %7;" ::"r"(to),
-      "l"(map), "r"(shared_address(barrier)), "r"(column), "r"(row), "r"(group), "h"(blocks), "l"(policy)
-      : "memory");
-}
-
 // One of the threads that copy, or all that they do.
 template <class C, bool kGrouped, bool kCopiesWeights, bool kCopiesX>
 __device__ __forceinline__ void copy_tiles(const CUtensorMap* x_map, const CUtensorMap* x_end_map,
@@ -202,7 +191,7 @@ __device__ __forceinline__ void copy_tiles(const CUtensorMap* x_map, const CUten
       if constexpr (C::kCluster == 1) {
         load_box(b + i * C::kBoxBytes, map, full, column, row, tiles.group(), args.weight_policy);
       } else {
-        load_weight_box_to(b + i * C::kBoxBytes, map, full, column, row, tiles.group(), kAll, args.weight_policy);
+        load_box_to(b + i * C::kBoxBytes, map, full, column, row, tiles.group(), kAll, args.weight_policy);
       }
     }
   };

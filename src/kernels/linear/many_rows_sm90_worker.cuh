@@ -62,9 +62,8 @@ class Worker {
         case Activation::kGeluTanh: finish_pairs<Activation::kGeluTanh>(row, tiles.row_end()); break;
         default: finish_pairs<Activation::kGeluErf>(row, tiles.row_end());
       }
-    } else if constexpr (C::kPairsOnly) {
-    } else if (args_.has_residual || args_.bias != nullptr || args_.alpha != 1.0f) {
-      finish_sums(column);
+    } else if constexpr (!C::kPairsOnly) {
+      if (args_.has_residual || args_.bias != nullptr || args_.alpha != 1.0f) finish_sums(column);
     }
     // The copy engine knows where y ends, but not where the group's rows do.
     const bool is_ragged = kGrouped && row + 16 > tiles.row_end();

@@ -55,7 +55,7 @@ template <bool kPair>
 __device__ __forceinline__ void copy_some_weights(const SomeRowsArguments& arguments, SomeRowsShared& shared,
                                                   std::uint32_t ring) {
   const SomeRowsPlan& plan = arguments.plan;
-  const bool is_ragged = arguments.K % kStreamedSlab != 0;
+  const StreamedBoxes boxes(arguments.K, 1);  // asked by slabs
   const int slabs_all = arguments.slabs(), tile_rows = arguments.tile_rows();
   StageCursor cursor{.parity = 1}, due;
   int asked = 0;
@@ -70,8 +70,7 @@ __device__ __forceinline__ void copy_some_weights(const SomeRowsArguments& argum
       barrier_wait(&shared.weights_empty[cursor.stage], cursor.parity);
       barrier_expect_bytes(full, static_cast<std::uint32_t>(plan.weight_stage_bytes));
       const std::uint32_t to = ring + static_cast<std::uint32_t>(cursor.stage * plan.weight_stage_bytes);
-      // A map of ragged rows has only columns, one of others 64 of them to a slab.
-      const int column = is_ragged ? slab * kStreamedSlab : 0, at = is_ragged ? 0 : slab;
+      const int column = boxes.column(slab), at = boxes.slab(slab);
       load_box(to, &arguments.weight, full, column, row, at, kEvictFirst);
       if constexpr (kPair) {
         load_box(to + static_cast<std::uint32_t>(plan.weight_stage_bytes / 2), &arguments.up, full, column, row, at,
@@ -86,7 +85,7 @@ __device__ __forceinline__ void copy_some_weights(const SomeRowsArguments& argum
 __device__ __forceinline__ void copy_some_x(const SomeRowsArguments& arguments, SomeRowsShared& shared,
                                             std::uint32_t ring) {
   const SomeRowsPlan& plan = arguments.plan;
-  const bool is_ragged = arguments.K % kStreamedSlab != 0;
+  const StreamedBoxes boxes(arguments.K, 1);  // asked by slabs
   const int slabs_all = arguments.slabs();
   const auto stage_bytes = static_cast<std::uint32_t>(plan.x_stage_bytes);
   for (int stage = 0; stage < plan.x_stages; ++stage) barrier_expect_bytes(&shared.x_full[stage], stage_bytes);
@@ -100,8 +99,8 @@ __device__ __forceinline__ void copy_some_x(const SomeRowsArguments& arguments, 
         barrier_wait(&shared.x_empty[cursor.stage], cursor.parity);
         barrier_expect_bytes(full, stage_bytes);
       }
-      load_box(ring + static_cast<std::uint32_t>(cursor.stage) * stage_bytes, &arguments.x, full,
-               is_ragged ? slab * kStreamedSlab : 0, 0, is_ragged ? 0 : slab);
+      load_box(ring + static_cast<std::uint32_t>(cursor.stage) * stage_bytes, &arguments.x, full, boxes.column(slab), 0,
+               boxes.slab(slab));
       cursor.advance(plan.x_stages);
       if (cursor.stage == 0) is_first_round = false;
     }
