@@ -29,6 +29,8 @@ __global__ __launch_bounds__(C::kThreads, 1) __cluster_dims__(C::kCluster, 1, 1)
     const __grid_constant__ Arguments args) {
   extern __shared__ std::byte raw[];
   __shared__ Barriers<C> barriers;
+  __shared__ int near_offsets[kGrouped ? kNearOffsets : 1];
+  static_assert(C::kSharedBytes + sizeof(barriers) + sizeof(near_offsets) <= 227 * 1024);
   std::byte* const shared = raw + (1024 - shared_address(raw) % 1024) % 1024;
   if (threadIdx.x == 0) {
     for (const CUtensorMap* map : {&x_map, &x_end_map, &weight_map, &up_map, &residual_map, &y_map}) prefetch_map(map);
@@ -45,6 +47,13 @@ __global__ __launch_bounds__(C::kThreads, 1) __cluster_dims__(C::kCluster, 1, 1)
     __syncthreads();
   }
   start_next();
+  if constexpr (kGrouped) {
+    wait_for_previous();
+    for (int i = static_cast<int>(threadIdx.x); i <= args.groups && i < kNearOffsets; i += C::kThreads) {
+      near_offsets[i] = __ldcg(args.offsets + i);
+    }
+    __syncthreads();
+  }
   if (threadIdx.x < 128) {
     registers_give_back<C::kCopyRegisters>();
     constexpr bool kIsOne = kCopyingThreads<C, kGrouped> == 1;
@@ -52,12 +61,12 @@ __global__ __launch_bounds__(C::kThreads, 1) __cluster_dims__(C::kCluster, 1, 1)
     if (warp == 0) {
       if (elect_one()) {
         copy_tiles<C, kGrouped, true, kIsOne>(&x_map, &x_end_map, &weight_map, &up_map, &residual_map, args,
-                                              shared_address(shared), barriers);
+                                              near_offsets, shared_address(shared), barriers);
       }
     } else if (!kIsOne && warp == 1) {
       if (elect_one()) {
         copy_tiles<C, kGrouped, false, true>(&x_map, &x_end_map, &weight_map, &up_map, &residual_map, args,
-                                             shared_address(shared), barriers);
+                                             near_offsets, shared_address(shared), barriers);
       }
     }
     wait_for_previous();
@@ -65,7 +74,7 @@ __global__ __launch_bounds__(C::kThreads, 1) __cluster_dims__(C::kCluster, 1, 1)
     registers_take<C::kWorkRegisters>();
     wait_for_previous();
     Worker<C, kGrouped> worker(args, shared, barriers);
-    for (Tiles<C, kGrouped> tiles(args); !all_done(tiles); tiles.advance()) {
+    for (Tiles<C, kGrouped> tiles(args, near_offsets); !all_done(tiles); tiles.advance()) {
       worker.multiply_tile();
       worker.finish_tile(&y_map, tiles);
     }
