@@ -81,11 +81,8 @@ Status mix_on_cuda(Context& context, TensorView x, const kernels::InputNorm& nor
   const TensorView gathered = take(context, product_dtype(context), Shape{pairs, C});
   const TensorView hidden = take(context, product_dtype(context), Shape{pairs, F});
   const TensorView expert_out = take(context, DType::kF32, Shape{pairs, C});
-  TensorView h = x;  // what the experts read; of few tokens, what they read is normalised where it is gathered
-  if (norm.weight && !is_few) {
-    h = take(context, DType::kF32, Shape{T, C});
-    TD_TRY(run_rms_norm(context, x, norm.weight, {norm.eps, norm.offset}, h));
-  }
+  // What the experts read; of few tokens, that is normalised where it is gathered.
+  const TensorView h = is_few ? x : TD_TRY(normalised(context, x, norm));
   TD_TRY(run_linear(context, h, router, {}, logits, is_few ? norm : kernels::InputNorm{}));
   const auto scratch = take_scratch(context, kernels::linear_cuda_scratch_bytes(pairs, std::max(C, F)));
   if (context.arena.is_planning()) return ok_status();

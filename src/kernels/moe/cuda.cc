@@ -12,13 +12,14 @@ namespace {
 using tensor::DType;
 using tensor::TensorView;
 
-// Whether four elements at a time may be read or written, wherever a row begins.
-bool takes_fours(const TensorView& rows) {
+// Whether so many elements at a time may be read or written, wherever a row begins.
+bool takes(std::int64_t count, const TensorView& rows) {
   if (is_absent(rows)) return true;
-  const auto bytes = static_cast<std::uintptr_t>(4 * tensor::dtype_bytes(rows.dtype()));
-  return reinterpret_cast<std::uintptr_t>(rows.data()) % bytes == 0 && rows.stride(0) % 4 == 0 &&
-         rows.extent(1) % 4 == 0;
+  const auto bytes = static_cast<std::uintptr_t>(count) * tensor::dtype_bytes(rows.dtype());
+  return reinterpret_cast<std::uintptr_t>(rows.data()) % bytes == 0 && rows.stride(0) % count == 0 &&
+         rows.extent(1) % count == 0;
 }
+bool takes_fours(const TensorView& rows) { return takes(4, rows); }
 
 Status expect_sizes(const char* op, std::int64_t pairs, std::int64_t width) {
   constexpr std::int64_t kMax = std::int64_t{1} << 30;
@@ -89,14 +90,19 @@ Status moe_gather_cuda(TensorView x, TensorView tokens, TensorView y, device::St
   constexpr const char* kOp = "moe_gather";
   TD_TRY(expect_cuda_stream(kOp, stream));
   const device::Device device = stream.device();
-  TD_TRY(expect_view(kOp, "x", x, DType::kF32, {kAnyExtent, kAnyExtent}, Layout::kLastAxisDense, device));
+  const DType x_dtype = x.dtype() == DType::kBf16 ? DType::kBf16 : DType::kF32;
+  TD_TRY(expect_view(kOp, "x", x, x_dtype, {kAnyExtent, kAnyExtent}, Layout::kLastAxisDense, device));
   TD_TRY(expect_view(kOp, "tokens", tokens, DType::kI32, {kAnyExtent}, Layout::kDense, device));
   const std::int64_t pairs = tokens.extent(0), width = x.extent(1);
-  const DType y_dtype = y.dtype() == DType::kBf16 ? DType::kBf16 : DType::kF32;
-  TD_TRY(expect_view(kOp, "y", y, y_dtype, {pairs, width}, Layout::kLastAxisDense, device));
+  const bool x_is_bf16 = x_dtype == DType::kBf16, y_is_bf16 = x_is_bf16 || y.dtype() == DType::kBf16;
+  TD_TRY(
+      expect_view(kOp, "y", y, y_is_bf16 ? DType::kBf16 : DType::kF32, {pairs, width}, Layout::kLastAxisDense, device));
   TD_TRY(expect_sizes(kOp, std::max(pairs, x.extent(0)), width));
   if (pairs == 0 || width == 0) return ok_status();
-  return moe_gather_sm80({.x = static_cast<const float*>(x.data()),
+  const std::int64_t at_once = x_is_bf16 ? 8 : 4;
+  return moe_gather_sm80({.x = x.data(),
+                          .x_is_bf16 = x_is_bf16,
+                          .y_is_bf16 = y_is_bf16,
                           .x_stride = x.stride(0),
                           .tokens = tokens.as<std::int32_t>(),
                           .y = y.data(),
@@ -104,7 +110,7 @@ Status moe_gather_cuda(TensorView x, TensorView tokens, TensorView y, device::St
                           .pairs = pairs,
                           .x_rows = static_cast<int>(x.extent(0)),
                           .width = static_cast<int>(width)},
-                         y_dtype == DType::kBf16, takes_fours(x) && takes_fours(y), stream);
+                         takes(at_once, x) && takes(at_once, y), stream);
 }
 
 Status moe_route_cuda(TensorView logits, RouterNorm norm, TensorView x, const RouteNorm& input_norm, TensorView weights,
@@ -189,7 +195,7 @@ Status moe_combine_cuda(TensorView expert_out, TensorView weights, TensorView pa
 
 Status router_top_k_sm80(const RouterArguments&, device::Stream&) { return no_cuda_code("router_top_k"); }
 Status moe_group_sm80(const GroupArguments&, device::Stream&) { return no_cuda_code("moe_group"); }
-Status moe_gather_sm80(const GatherArguments&, bool, bool, device::Stream&) { return no_cuda_code("moe_gather"); }
+Status moe_gather_sm80(const GatherArguments&, bool, device::Stream&) { return no_cuda_code("moe_gather"); }
 Status moe_route_sm80(const RouteArguments&, bool, bool, device::Stream&) { return no_cuda_code("moe_route"); }
 Status moe_combine_sm80(const CombineArguments&, bool, device::Stream&) { return no_cuda_code("moe_combine"); }
 

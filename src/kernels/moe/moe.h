@@ -50,7 +50,7 @@ inline constexpr std::int64_t kMoeExpertsMax = 512, kMoeTopKMax = 32;
 [[nodiscard]] Status moe_group_cuda(tensor::TensorView experts, std::int64_t X, tensor::TensorView offsets,
                                     tensor::TensorView tokens, tensor::TensorView pair_of, device::Stream& stream);
 
-//   y [T*topk,C] f32, or bf16: rounded to nearest
+//   x [T,C] f32     y [T*topk,C] f32, or bf16: rounded to nearest; or both bf16
 [[nodiscard]] Status moe_gather_cuda(tensor::TensorView x, tensor::TensorView tokens, tensor::TensorView y,
                                      device::Stream& stream);
 

@@ -28,7 +28,8 @@ struct GroupArguments {
 Status moe_group_sm80(const GroupArguments& arguments, device::Stream& stream);
 
 struct GatherArguments {
-  const float* x;
+  const void* x;
+  bool x_is_bf16, y_is_bf16;  // else f32; of bf16 y is, too
   std::int64_t x_stride;
   const std::int32_t* tokens;
   void* y;
@@ -36,8 +37,8 @@ struct GatherArguments {
   std::int64_t pairs;
   int x_rows, width;
 };
-// `is_bf16`: y's elements, else f32. `is_aligned`: four elements at a time may be read and written.
-Status moe_gather_sm80(const GatherArguments& arguments, bool is_bf16, bool is_aligned, device::Stream& stream);
+// `is_aligned`: 16 bytes of x may be read at a time, and as many elements of y written.
+Status moe_gather_sm80(const GatherArguments& arguments, bool is_aligned, device::Stream& stream);
 
 struct RouteArguments {
   const float* logits;
@@ -53,6 +54,7 @@ struct RouteArguments {
   int tokens, X, top_k, width;
   RouterNorm norm;
 };
+// `is_bf16`: y's elements, else f32. `is_aligned`: four elements at a time may be read and written.
 Status moe_route_sm80(const RouteArguments& arguments, bool is_bf16, bool is_aligned, device::Stream& stream);
 
 struct CombineArguments {

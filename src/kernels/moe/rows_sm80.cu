@@ -1,9 +1,9 @@
 // Rows to the experts and back (moe.h says what is computed).
-//   gather   x [T,C] f32, tokens [T*topk] i32 -> y [T*topk,C] f32 or bf16
+//   gather   x [T,C] f32 or bf16, tokens [T*topk] i32 -> y [T*topk,C] of f32, or bf16
 //   combine  expert_out [T*topk,C] f32, weights and pair_of [T,topk], residual [T,C] -> y [T,C] f32
-//   grid     256 threads for each row, a thread for 4 columns at a time; combine has a block for each 1024 columns
+//   grid     256 threads for each row, a thread for 16 bytes at a time; combine has a block for each 1024 columns
 // Combine adds a column's choices in ascending order, by multiply-adds; so the bits are those of the CPU's with AVX2.
-// Bound  bytes: gather 4*T*C + (4 or 2)*T*topk*C; combine 4*T*topk*C + (4 or 8)*T*C
+// Bound  bytes: gather (4 or 2)*T*C + (4 or 2)*T*topk*C; combine 4*T*topk*C + (4 or 8)*T*C
 #include <cuda_runtime.h>
 
 #include "kernels/common/launch.cuh"
@@ -20,19 +20,36 @@ __device__ __forceinline__ float4 multiply_add(float factor, float4 x, float4 su
           __fmaf_rn(factor, x.w, sum.w)};
 }
 
-template <class Element, bool kAligned>
+// Columns of a row, as many as 16 bytes of `from` hold; with kAligned all are there, else the first `count`.
+template <bool kAligned, class To>
+__device__ __forceinline__ void copy_columns(const float* from, To* to, int count) {
+  store_four<kAligned>(to, count, from == nullptr ? float4{NAN, NAN, NAN, NAN} : load_four<kAligned>(from, count));
+}
+template <bool kAligned>
+__device__ __forceinline__ void copy_columns(const std::uint16_t* from, std::uint16_t* to, int count) {
+  constexpr std::uint16_t kNan = 0x7fff;  // as a float's is rounded
+  if constexpr (kAligned) {
+    constexpr std::uint32_t kNans = kNan << 16 | kNan;
+    *reinterpret_cast<uint4*>(to) =
+        from == nullptr ? uint4{kNans, kNans, kNans, kNans} : __ldcg(reinterpret_cast<const uint4*>(from));
+  } else {
+    for (int i = 0; i < min(count, 8); ++i) to[i] = from == nullptr ? kNan : __ldcg(from + i);
+  }
+}
+
+template <class From, class To, bool kAligned>
 __global__ void __launch_bounds__(kRowThreads) moe_gather_sm80_kernel(const GatherArguments arguments) {
+  constexpr int kColumns = 16 / sizeof(From);
   start_next();
   wait_for_previous();
   const std::int64_t pair = blockIdx.x;
   const std::uint32_t token = static_cast<std::uint32_t>(arguments.tokens[pair]);
   const bool is_token = token < static_cast<std::uint32_t>(arguments.x_rows);
-  const float* const from = arguments.x + (is_token ? token : 0) * arguments.x_stride;
-  Element* const to = static_cast<Element*>(arguments.y) + pair * arguments.y_stride;
-  for (int column = 4 * static_cast<int>(threadIdx.x); column < arguments.width; column += 4 * kRowThreads) {
-    const int count = arguments.width - column;
-    const float4 values = is_token ? load_four<kAligned>(from + column, count) : float4{NAN, NAN, NAN, NAN};
-    store_four<kAligned>(to + column, count, values);
+  const From* const from = static_cast<const From*>(arguments.x) + (is_token ? token : 0) * arguments.x_stride;
+  To* const to = static_cast<To*>(arguments.y) + pair * arguments.y_stride;
+  for (int column = kColumns * static_cast<int>(threadIdx.x); column < arguments.width;
+       column += kColumns * kRowThreads) {
+    copy_columns<kAligned>(is_token ? from + column : nullptr, to + column, arguments.width - column);
   }
 }
 
@@ -77,15 +94,20 @@ __global__ void __launch_bounds__(kRowThreads) moe_combine_sm80_kernel(const Com
 
 }  // namespace sm80
 
-Status moe_gather_sm80(const GatherArguments& arguments, bool is_bf16, bool is_aligned, device::Stream& stream) {
+Status moe_gather_sm80(const GatherArguments& arguments, bool is_aligned, device::Stream& stream) {
   using sm80::moe_gather_sm80_kernel;
+  using Half = std::uint16_t;
   const LaunchShape shape{dim3(static_cast<unsigned>(arguments.pairs)), sm80::kRowThreads, 0,
                           /*overlaps_previous=*/true};
-  const auto kernel =
-      is_bf16
-          ? (is_aligned ? moe_gather_sm80_kernel<std::uint16_t, true> : moe_gather_sm80_kernel<std::uint16_t, false>)
-          : (is_aligned ? moe_gather_sm80_kernel<float, true> : moe_gather_sm80_kernel<float, false>);
-  return launch("moe_gather", kernel, shape, stream, arguments);
+  const auto start = [&](auto* aligned, auto* any) {
+    return launch("moe_gather", is_aligned ? aligned : any, shape, stream, arguments);
+  };
+  if (arguments.x_is_bf16) {
+    return start(moe_gather_sm80_kernel<Half, Half, true>, moe_gather_sm80_kernel<Half, Half, false>);
+  }
+  return arguments.y_is_bf16
+             ? start(moe_gather_sm80_kernel<float, Half, true>, moe_gather_sm80_kernel<float, Half, false>)
+             : start(moe_gather_sm80_kernel<float, float, true>, moe_gather_sm80_kernel<float, float, false>);
 }
 
 Status moe_combine_sm80(const CombineArguments& arguments, bool is_aligned, device::Stream& stream) {

@@ -364,10 +364,11 @@ TEST(MoeRowsCuda, GatherCopiesAndRounds) {
   for (std::size_t p = 0; p < tokens.size(); ++p) tokens[p] = static_cast<std::int32_t>(p * p % kTokens);
   tokens[5] = -1, tokens[6] = kTokens;  // that are not there
   for (const std::int64_t width : {1, 3, 4, 16, 17, 100, 1024, 2050}) {
-    for (const std::int64_t gap : {0, 1, 4}) {
-      for (const DType dtype : {DType::kF32, DType::kBf16}) {
-        CudaRows x(DType::kF32, kTokens, width, gap, gap, stream), y(dtype, kPairs, width, gap, gap, stream);
-        const std::vector<float> values = random_values(7, kTokens * width);
+    for (const std::int64_t gap : {0, 1, 4, 8}) {
+      for (const auto& [x_dtype, dtype] : {std::pair{DType::kF32, DType::kF32}, std::pair{DType::kF32, DType::kBf16},
+                                           std::pair{DType::kBf16, DType::kBf16}}) {
+        CudaRows x(x_dtype, kTokens, width, gap, gap, stream), y(dtype, kPairs, width, gap, gap, stream);
+        const std::vector<float> values = rounded_to(x_dtype, random_values(7, kTokens * width));
         x.set(values);
         const CudaInts from(tokens, stream);
         ASSERT_TRUE(moe_gather_cuda(x.view(), from.view({kPairs}), y.view(), stream).ok());
@@ -489,6 +490,8 @@ TEST(MoeCuda, RefusesWhatDoesNotFit) {
   EXPECT_TRUE(invalid(
       moe_gather_cuda(floats({5, 8}), ints({4}), TensorView(memory.data(), DType::kF16, Shape{4, 8}, kCuda), *stream)));
   EXPECT_TRUE(invalid(moe_gather_cuda(floats({5, 8}), floats({4}), floats({4, 8}), *stream)));
+  EXPECT_TRUE(invalid(moe_gather_cuda(TensorView(memory.data(), DType::kBf16, Shape{5, 8}, kCuda), ints({4}),
+                                      floats({4, 8}), *stream)));
   const auto sum = [&](const TensorView& weights, const TensorView& pair_of, const TensorView& residual) {
     return moe_combine_cuda(floats({5, 8}), weights, pair_of, 1.0f, residual, floats({4, 8}), *stream);
   };
