@@ -4,7 +4,8 @@
 //   grid           one block an SM, in clusters; each cluster takes every n-th tile of the whole, in an order that
 //                  keeps what is read in the L2 cache (Tiles)
 //   warpgroup 0    two threads copy into a ring, 64 of k at a time: one the weights, then the residual, the other x.
-//                  Blocks of a cluster, one below the other, load a part each of the weights that they share.
+//                  Blocks of a cluster, one below the other, load a part each of the weights that they share; of
+//                  groups, side by side, of x.
 //   warpgroup 1 .. 64 rows each: four products of k16 a stage, ascending, into one accumulator for each output; then
 //                  bias, alpha, residual or gate, and y by the copy engine through 16-row buffers of each warp.
 //
@@ -13,7 +14,7 @@
 //         128 x 256       4 x 48        2                    2           128
 //         128 x 224       4 x 44        2 or 1               2           112
 //         128 x 192       4 x 40        2                    2           96
-//         128 x 128       6 x 32        2                    2           64
+//         128 x 128       6 x 32        2                    2           64     of groups side by side
 //         128 x 96        6 x 28        2                    2           48
 //         192 x 128       4 x 40        1                    3           64
 //         192 x 112       5 x 38        1                    3           56      of pairs only
@@ -37,24 +38,28 @@ using namespace many_rows;
 struct Variant {
   ManyRowsTile tile;
   ManyRowsCost cost;
-  Status (*launch)(const LinearCall&, const ManyRowsOrder&, device::Stream&);
-  Status (*launch_grouped)(const LinearCall&, const ManyRowsOrder&, device::Stream&);  // or null
+  // Or null.
+  Status (*launch)(const LinearCall&, const ManyRowsOrder&, device::Stream&) = nullptr;
+  Status (*launch_grouped)(const LinearCall&, const ManyRowsOrder&, device::Stream&) = nullptr;
 };
-template <int kRows, int kColumns, int kCluster, int kStages, int kWarpgroups, bool kGrouped>
+enum class For { kLayers, kGroups, kBoth };
+template <int kRows, int kColumns, int kCluster, int kStages, int kWarpgroups, For kFor>
 constexpr Variant variant(int depth_ns, int around_ns) {
-  using C = Config<kRows, kColumns, kCluster, kStages, kWarpgroups>;
-  Variant made{
-      {kRows, kColumns, kCluster, kGrouped, C::kPairsOnly}, {depth_ns, around_ns}, launch_as<C, false>, nullptr};
-  if constexpr (kGrouped) made.launch_grouped = launch_as<C, true>;
+  constexpr bool kIsAcross = kFor == For::kGroups;
+  using C = Config<kRows, kColumns, kCluster, kStages, kWarpgroups, kIsAcross>;
+  Variant made{{kRows, kColumns, kCluster, kFor != For::kLayers, C::kPairsOnly, kIsAcross}, {depth_ns, around_ns}};
+  if constexpr (kFor != For::kGroups) made.launch = launch_as<C, false>;
+  if constexpr (kFor != For::kLayers) made.launch_grouped = launch_as<C, true>;
   return made;
 }
 constexpr Variant kVariants[] = {
-    variant<128, 256, 2, 4, 2, true>(620, 4000),  variant<128, 224, 2, 4, 2, false>(550, 4000),
-    variant<128, 192, 2, 4, 2, false>(480, 4000), variant<128, 128, 2, 6, 2, true>(310, 3500),
-    variant<128, 96, 2, 6, 2, false>(285, 3500),  variant<64, 128, 2, 8, 1, false>(205, 2700),
-    variant<64, 128, 1, 8, 1, true>(245, 2700),   variant<64, 64, 2, 12, 1, false>(175, 2500),
-    variant<64, 32, 1, 16, 1, false>(160, 2300),  variant<128, 224, 1, 4, 2, false>(860, 4000),
-    variant<192, 128, 1, 4, 3, false>(520, 3500), variant<192, 112, 1, 5, 3, false>(445, 3500),
+    variant<128, 256, 2, 4, 2, For::kBoth>(620, 4000),   variant<128, 224, 2, 4, 2, For::kLayers>(550, 4000),
+    variant<128, 192, 2, 4, 2, For::kLayers>(480, 4000), variant<128, 128, 2, 6, 2, For::kLayers>(310, 3500),
+    variant<128, 96, 2, 6, 2, For::kLayers>(285, 3500),  variant<64, 128, 2, 8, 1, For::kLayers>(205, 2700),
+    variant<64, 128, 1, 8, 1, For::kBoth>(245, 2700),    variant<64, 64, 2, 12, 1, For::kLayers>(175, 2500),
+    variant<64, 32, 1, 16, 1, For::kLayers>(160, 2300),  variant<128, 224, 1, 4, 2, For::kLayers>(860, 4000),
+    variant<192, 128, 1, 4, 3, For::kLayers>(520, 3500), variant<192, 112, 1, 5, 3, For::kLayers>(445, 3500),
+    variant<128, 128, 2, 6, 2, For::kGroups>(360, 1800),
 };
 
 }  // namespace
@@ -77,7 +82,8 @@ int many_rows_tile_for(std::int64_t T, std::int64_t K, std::int64_t N, bool is_g
     // Small tiles read a group's weights once for each of its row tiles: only where one is enough for most.
     if (groups > 0 && (!tile.takes_groups || (tile.rows == 64 && T > tile.rows * groups))) continue;
     if (tile.takes_pairs_only && !is_gated) continue;
-    const std::int64_t rows = tile.rows * tile.cluster, columns = tile.columns / (is_gated ? 2 : 1);
+    if (groups == 0 && tile.is_across) continue;
+    const std::int64_t rows = tile.cluster_rows(), columns = tile.cluster_columns() / (is_gated ? 2 : 1);
     // Each group has rows of its own, and wastes half a tile of them on average.
     const std::int64_t row_tiles = std::max((T + rows - 1) / rows + groups / 2, groups);
     const std::int64_t total = cost.ns(tile, row_tiles * ((N + columns - 1) / columns), K, multiprocessors);
@@ -101,7 +107,10 @@ Status linear_many_rows_sm90_as(const LinearCall& call, const ManyRowsOrder& ord
   TD_CHECK(many_rows_sm90_takes(call), call.T, call.K, call.N);
   const Variant& variant = kVariants[order.tile];
   TD_CHECK(call.up != nullptr || !variant.tile.takes_pairs_only, order.tile);
-  if (call.offsets == nullptr) return variant.launch(call, order, stream);
+  if (call.offsets == nullptr) {
+    TD_CHECK(!variant.tile.is_across, order.tile);
+    return variant.launch(call, order, stream);
+  }
   TD_CHECK(variant.tile.takes_groups, order.tile);
   return variant.launch_grouped(call, order, stream);
 }

@@ -12,6 +12,10 @@ struct ManyRowsTile {
   int rows = 0, columns = 0;  // of x, and of the weights
   int cluster = 1;            // blocks, one below the other, that share the weights that they load
   bool takes_groups = false, takes_pairs_only = false;
+  bool is_across = false;  // of groups only: a cluster's blocks stand side by side and share x
+
+  int cluster_rows() const { return is_across ? rows : rows * cluster; }
+  int cluster_columns() const { return is_across ? columns * cluster : columns; }
 };
 // What a tile costs, in nanoseconds for each 64 of the sum and around them: docs/kernels/linear_cuda.md.
 struct ManyRowsCost {

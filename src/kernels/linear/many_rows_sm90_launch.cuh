@@ -95,6 +95,7 @@ inline bool is_aligned(const void* data, std::int64_t stride, int element_bytes)
 
 template <class C, bool kGrouped>
 Status launch_as(const LinearCall& call, const ManyRowsOrder& order, device::Stream& stream) {
+  static_assert(kGrouped || !C::kSharesA);
   const bool is_gated = call.up != nullptr, has_residual = call.residual != nullptr;
   const int multiprocessors = TD_TRY(device::cuda_multiprocessors(stream.device().index));
   const int outputs = (is_gated ? C::kBoxRows : C::kOwnColumns);  // of a warpgroup
@@ -115,7 +116,7 @@ Status launch_as(const LinearCall& call, const ManyRowsOrder& order, device::Str
       // Of few rows, blocks that read the same weights do so at about the same time: they need not stay in the cache.
       .weight_policy = !kGrouped && call.T <= 256 ? kEvictFirst : kEvictNormal,
       .x_end_bytes = end_rows * C::kDepth * 2,
-      .column_tiles = ceil_div(call.N, outputs * C::kSideBySide),
+      .column_tiles = ceil_div(call.N, outputs * C::kSideBySide * C::kAcross),
       .band = std::max(order.band, 1),
       .groups = static_cast<int>(call.groups),
       .offsets = call.offsets,
@@ -136,7 +137,7 @@ Status launch_as(const LinearCall& call, const ManyRowsOrder& order, device::Str
   // Of a turned operand, boxes of 64 of the sum's rows.
   const CUtensorMap x_map = TD_TRY(
       C::kTurnsA ? make_row_map(matrices(call.x, tensor::DType::kBf16, call.K, call.T, call.x_stride), C::kDepth)
-                 : make_row_map(matrices(call.x, tensor::DType::kBf16, call.T, call.K, call.x_stride), C::kRows));
+                 : make_row_map(matrices(call.x, tensor::DType::kBf16, call.T, call.K, call.x_stride), C::kARows));
   const CUtensorMap x_end_map =
       C::kTurnsB || kGrouped || end_rows == C::kRows
           ? x_map
@@ -163,7 +164,7 @@ Status launch_as(const LinearCall& call, const ManyRowsOrder& order, device::Str
         16, 1, y_columns, !call.y_is_bf16 || C::kSwizzlesBf16));
   }
   // As many tiles as there can be: of each group's rows, the last are fewer.
-  const std::int64_t row_clusters = (kGrouped ? call.groups - 1 : 0) + ceil_div(call.T, C::kRows * C::kCluster);
+  const std::int64_t row_clusters = (kGrouped ? call.groups - 1 : 0) + ceil_div(call.T, C::kClusterRows);
   const auto clusters = std::min<std::int64_t>(row_clusters * args.column_tiles, multiprocessors / C::kCluster);
   return launch("linear, many rows", linear_many_rows_sm90_kernel<C, kGrouped>,
                 {.grid = dim3(static_cast<unsigned>(clusters * C::kCluster)),

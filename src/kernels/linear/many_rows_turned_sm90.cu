@@ -25,8 +25,8 @@ template <int kRows, int kColumns, int kCluster, int kStages>
 constexpr Variant variant(int depth_ns, int around_ns) {
   return {{kRows, kColumns, kCluster},
           {depth_ns, around_ns},
-          launch_as<Config<kRows, kColumns, kCluster, kStages, 2, false, true>, false>,
-          launch_as<Config<kRows, kColumns, kCluster, kStages, 2, true, true>, false>};
+          launch_as<Config<kRows, kColumns, kCluster, kStages, 2, false, false, true>, false>,
+          launch_as<Config<kRows, kColumns, kCluster, kStages, 2, false, true, true>, false>};
 }
 constexpr Variant kVariants[] = {variant<128, 256, 2, 4>(620, 4000), variant<128, 128, 2, 6>(310, 3500)};
 
@@ -59,7 +59,7 @@ Status linear_many_rows_turned_sm90(const LinearCall& call, device::Stream& stre
   std::int64_t best_ns = std::numeric_limits<std::int64_t>::max();
   for (int i = 0; i < static_cast<int>(std::size(kVariants)); ++i) {
     const auto& [tile, cost, launch, launch_turned] = kVariants[i];
-    const std::int64_t rows = tile.rows * tile.cluster;
+    const std::int64_t rows = tile.cluster_rows();
     const std::int64_t clusters = (call.T + rows - 1) / rows * ((call.N + tile.columns - 1) / tile.columns);
     const std::int64_t total = cost.ns(tile, clusters, call.K, multiprocessors);
     if (total < best_ns) best_ns = total, order.tile = i;

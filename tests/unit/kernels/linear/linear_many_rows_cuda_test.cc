@@ -130,7 +130,8 @@ class Layer {
 std::vector<int> tiles_for(bool is_gated) {
   std::vector<int> tiles;
   for (int tile = 0; tile < static_cast<int>(many_rows_tiles().size()); ++tile) {
-    if (is_gated || !many_rows_tiles()[static_cast<std::size_t>(tile)].takes_pairs_only) tiles.push_back(tile);
+    const ManyRowsTile& about = many_rows_tiles()[static_cast<std::size_t>(tile)];
+    if (!about.is_across && (is_gated || !about.takes_pairs_only)) tiles.push_back(tile);
   }
   return tiles;
 }
@@ -296,48 +297,46 @@ TEST(LinearManyRowsCuda, NansOfAnotherCallReachNoRow) {
 }
 
 // Each group's rows as its layer alone has them; groups without rows, and with other rows around theirs.
-TEST(LinearManyRowsCuda, GroupsAreLayersOfTheirOwn) {
-  TANDEM_CUDA_STREAM(stream);
-  constexpr std::int64_t kX = 6, kK = 136, kN = 200;
-  const std::vector<std::int32_t> offsets{0, 0, 37, 300, 301, 301, 430};
-  const std::int64_t T = offsets.back();
+void expect_layers_of_their_own(const std::vector<std::int32_t>& offsets, std::int64_t K, std::int64_t N,
+                                device::Stream& stream) {
+  const std::int64_t X = static_cast<std::int64_t>(offsets.size()) - 1, T = offsets.back();
   auto on_device = std::move(device::Memory::create(kCuda, offsets.size() * sizeof(std::int32_t))).value();
   ASSERT_TRUE(device::copy(on_device.data(), offsets.data(), on_device.bytes(), stream).ok());
   for (const bool is_gated : {false, true}) {
     for (const bool y_is_bf16 : {false, true}) {
       for (const std::int64_t gap : {std::int64_t{8}, std::int64_t{3}}) {
         const DType y_dtype = y_is_bf16 ? DType::kBf16 : DType::kF32;
-        CudaRows x(DType::kBf16, T, kK, 8, 0, stream);
-        x.set(rounded_to(DType::kBf16, random_values(1, T * kK)));
-        const CudaRows weights(DType::kBf16, kX * kN, kK, random_values(2, kX * kN * kK, 0.25f), stream);
-        const CudaRows ups(DType::kBf16, kX * kN, kK, random_values(3, kX * kN * kK, 0.25f), stream);
-        LinearCall layer{.T = T, .K = kK, .N = kN};
+        CudaRows x(DType::kBf16, T, K, 8, 0, stream);
+        x.set(rounded_to(DType::kBf16, random_values(1, T * K)));
+        const CudaRows weights(DType::kBf16, X * N, K, random_values(2, X * N * K, 0.25f), stream);
+        const CudaRows ups(DType::kBf16, X * N, K, random_values(3, X * N * K, 0.25f), stream);
+        LinearCall layer{.T = T, .K = K, .N = N};
         layer.x = x.view().data(), layer.x_is_bf16 = true, layer.x_stride = x.view().stride(0);
-        layer.weight = weights.view().data(), layer.weight_stride = kK;
-        if (is_gated) layer.up = ups.view().data(), layer.up_stride = kK;
+        layer.weight = weights.view().data(), layer.weight_stride = K;
+        if (is_gated) layer.up = ups.view().data(), layer.up_stride = K;
         layer.y_is_bf16 = y_is_bf16;
         std::vector<float> expected;
-        for (std::int64_t e = 0; e < kX; ++e) {
+        for (std::int64_t e = 0; e < X; ++e) {
           LinearCall alone = layer;
           alone.T = offsets[static_cast<std::size_t>(e + 1)] - offsets[static_cast<std::size_t>(e)];
           if (alone.T == 0) continue;
           alone.x = static_cast<const std::uint16_t*>(layer.x) + offsets[static_cast<std::size_t>(e)] * layer.x_stride;
-          alone.weight = static_cast<const std::uint16_t*>(layer.weight) + e * kN * kK;
-          if (is_gated) alone.up = static_cast<const std::uint16_t*>(layer.up) + e * kN * kK;
-          CudaRows y(DType::kF32, alone.T, kN, 0, 0, stream);
-          alone.y = y.view().data(), alone.y_is_bf16 = false, alone.y_stride = kN;
+          alone.weight = static_cast<const std::uint16_t*>(layer.weight) + e * N * K;
+          if (is_gated) alone.up = static_cast<const std::uint16_t*>(layer.up) + e * N * K;
+          CudaRows y(DType::kF32, alone.T, N, 0, 0, stream);
+          alone.y = y.view().data(), alone.y_is_bf16 = false, alone.y_stride = N;
           linear_by_chain(alone, stream);
           const std::vector<float> rows = rounded_to(y_dtype, y.get());
           expected.insert(expected.end(), rows.begin(), rows.end());
         }
         for (int tile = 0; tile < static_cast<int>(many_rows_tiles().size()); ++tile) {
           if (!many_rows_tiles()[static_cast<std::size_t>(tile)].takes_groups) continue;
-          CudaRows y(y_dtype, T, kN, gap, 0, stream);
+          CudaRows y(y_dtype, T, N, gap, 0, stream);
           layer.y = y.view().data(), layer.y_stride = y.view().stride(0);
           LinearCall call = layer;
           call.offsets = static_cast<const std::int32_t*>(on_device.data());
-          call.groups = kX;
-          call.group_stride = kN * kK;
+          call.groups = X;
+          call.group_stride = N * K;
           ASSERT_TRUE(many_rows_sm90_takes(call));
           ASSERT_TRUE(linear_many_rows_sm90_as(call, {.tile = tile}, stream).ok());
           ASSERT_TRUE(same_bits(y.get(), expected)) << tile << " gated " << is_gated << " bf16 " << y_is_bf16;
@@ -345,6 +344,18 @@ TEST(LinearManyRowsCuda, GroupsAreLayersOfTheirOwn) {
       }
     }
   }
+}
+
+TEST(LinearManyRowsCuda, GroupsAreLayersOfTheirOwn) {
+  TANDEM_CUDA_STREAM(stream);
+  expect_layers_of_their_own({0, 0, 37, 300, 301, 301, 430}, 136, 200, stream);
+}
+
+TEST(LinearManyRowsCuda, TakesMoreGroupsThanItKeepsNear) {
+  TANDEM_CUDA_STREAM(stream);
+  std::vector<std::int32_t> offsets{0};
+  for (int group = 0; group < 500; ++group) offsets.push_back(offsets.back() + group * 7 % 3);
+  expect_layers_of_their_own(offsets, 24, 40, stream);
 }
 
 // The tiles that were fastest (docs/kernels/linear_cuda.md), on 132 multiprocessors.
@@ -370,8 +381,14 @@ TEST(LinearManyRowsCuda, ChoosesWhatWasFastest) {
   EXPECT_EQ(tile(192, 4096, 128256), std::pair(192, 128));
   EXPECT_EQ(tile(128, 4096, 4096), std::pair(64, 64));
   EXPECT_EQ(tile(128, 4096, 128256), std::pair(64, 128));
-  EXPECT_EQ(tile(1024, 4096, 14336, true, 8), std::pair(128, 256));
+  EXPECT_EQ(tile(8192, 4096, 14336, true, 8), std::pair(128, 256));
+  EXPECT_EQ(tile(8192, 14336, 4096, false, 8), std::pair(128, 256));
+  EXPECT_EQ(tile(1024, 4096, 14336, true, 8), std::pair(128, 128));
+  EXPECT_EQ(tile(1024, 14336, 4096, false, 8), std::pair(128, 128));
+  EXPECT_EQ(tile(32768, 2048, 768, true, 128), std::pair(128, 128));
+  EXPECT_EQ(tile(32768, 768, 2048, false, 128), std::pair(128, 128));
   EXPECT_EQ(tile(4096, 2048, 768, true, 128), std::pair(64, 128));
+  EXPECT_EQ(tile(4096, 768, 2048, false, 128), std::pair(64, 128));
 }
 
 TEST(LinearManyRowsCuda, SaysWhatItTakes) {
