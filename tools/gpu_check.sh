@@ -113,6 +113,7 @@ run() {
 
   bench() { step "$@" || failed=1; }
   bench engine-bench 60 python3 bench/engine_gpu.py --tandem "$folder/tandem" --smoke
+  bench serve-bench 60 python3 bench/serve/streams.py --tandem "$folder/tandem" --clients 1,8 --output-tokens 32 --device cuda
   bench few-rows-bench 60 "$folder/bench_linear_few_rows" --smoke
   bench experts-bench 60 "$folder/bench_linear_few_rows" --smoke --experts
   bench many-rows-bench 60 "$folder/bench_linear_cuda_many" --smoke
