@@ -59,7 +59,7 @@ constexpr Variant kVariants[] = {
     variant<64, 128, 1, 8, 1, For::kBoth>(245, 2700),    variant<64, 64, 2, 12, 1, For::kLayers>(175, 2500),
     variant<64, 32, 1, 16, 1, For::kLayers>(160, 2300),  variant<128, 224, 1, 4, 2, For::kLayers>(860, 4000),
     variant<192, 128, 1, 4, 3, For::kLayers>(520, 3500), variant<192, 112, 1, 5, 3, For::kLayers>(445, 3500),
-    variant<128, 128, 2, 6, 2, For::kGroups>(360, 1800),
+    variant<128, 128, 2, 6, 2, For::kGroups>(330, 2700),
 };
 
 }  // namespace
