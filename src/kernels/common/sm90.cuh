@@ -230,91 +230,70 @@ __device__ __forceinline__ std::uint64_t operand_at(std::uint64_t base, std::uin
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
       "+f"(d[i + 7])
 #define TD_SUMS_16(d, i) TD_SUMS_8(d, i), TD_SUMS_8(d, i + 8)
-#define TD_SUMS_32(d, i) TD_SUMS_8(d, i), TD_SUMS_8(d, i + 8), TD_SUMS_8(d, i + 16), TD_SUMS_8(d, i + 24)
+#define TD_SUMS_32(d, i) TD_SUMS_16(d, i), TD_SUMS_16(d, i + 16)
 #define TD_SUMS_40(d, i) TD_SUMS_32(d, i), TD_SUMS_8(d, i + 32)
+#define TD_SUMS_48(d, i) TD_SUMS_32(d, i), TD_SUMS_16(d, i + 32)
+#define TD_SUMS_56(d, i) TD_SUMS_48(d, i), TD_SUMS_8(d, i + 48)
 #define TD_SUMS_64(d, i) TD_SUMS_32(d, i), TD_SUMS_32(d, i + 32)
 #define TD_SUMS_96(d, i) TD_SUMS_64(d, i), TD_SUMS_32(d, i + 64)
+#define TD_SUMS_112(d, i) TD_SUMS_96(d, i), TD_SUMS_16(d, i + 96)
 #define TD_SUMS_128(d, i) TD_SUMS_64(d, i), TD_SUMS_64(d, i + 64)
 #define TD_REGS_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-#define TD_REGS_32                                                       \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15" \
-  ", "                                                                   \
-  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define TD_REGS_40 \
-  TD_REGS_32       \
-  ", "             \
-  "%32, %33, %34, %35, %36, %37, %38, %39"
-#define TD_REGS_64                                                                 \
-  TD_REGS_32                                                                       \
-  ", "                                                                             \
-  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47" \
-  ", "                                                                             \
-  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define TD_REGS_96                                                                 \
-  TD_REGS_64                                                                       \
-  ", "                                                                             \
-  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79" \
-  ", "                                                                             \
-  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
-#define TD_REGS_128                                                                            \
-  TD_REGS_64                                                                                   \
-  ", "                                                                                         \
-  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"             \
-  ", "                                                                                         \
-  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"             \
-  ", "                                                                                         \
-  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111" \
-  ", "                                                                                         \
-  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
-#define TD_PRODUCT_SS(N, REGS, SUMS, A, B, PRED, TA, TB, TYPE)                                              \
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #PRED                                                   \
-               ", 0;\n"                                                                                     \
-               "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" REGS "}, %" #A ", %" #B \
-               ", p, 1, 1, %" #TA ", %" #TB ";\n}\n"                                                        \
-               : TD_SUMS_##SUMS(d, 0)                                                                       \
+#define TD_REGS_32 TD_REGS_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define TD_REGS_40 TD_REGS_32 ", %32, %33, %34, %35, %36, %37, %38, %39"
+#define TD_REGS_48 TD_REGS_40 ", %40, %41, %42, %43, %44, %45, %46, %47"
+#define TD_REGS_56 TD_REGS_48 ", %48, %49, %50, %51, %52, %53, %54, %55"
+#define TD_REGS_64 TD_REGS_56 ", %56, %57, %58, %59, %60, %61, %62, %63"
+#define TD_REGS_96                                                                       \
+  TD_REGS_64                                                                             \
+      ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79" \
+      ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define TD_REGS_112 \
+  TD_REGS_96 ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
+#define TD_REGS_128 \
+  TD_REGS_112 ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define TD_PRODUCT_SS(N, SUMS, A, B, PRED, TA, TB, TYPE)                                           \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #PRED                                          \
+               ", 0;\n"                                                                            \
+               "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" TD_REGS_##SUMS \
+               "}, %" #A ", %" #B ", p, 1, 1, %" #TA ", %" #TB ";\n}\n"                            \
+               : TD_SUMS_##SUMS(d, 0)                                                              \
                : "l"(a), "l"(b), "r"(accumulate), "n"(int{kTransposeA}), "n"(int{kTransposeB}))
-#define TD_PRODUCT_RS(N, REGS, SUMS, A0, A1, A2, A3, B, PRED, TB, TYPE)                                        \
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #PRED                                                      \
-               ", 0;\n"                                                                                        \
-               "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" REGS "}, {%" #A0 ", %" #A1 \
-               ", %" #A2 ", %" #A3 "}, %" #B ", p, 1, 1, %" #TB ";\n}\n"                                       \
-               : TD_SUMS_##SUMS(d, 0)                                                                          \
+#define TD_PRODUCT_RS(N, SUMS, A0, A1, A2, A3, B, PRED, TB, TYPE)                                  \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #PRED                                          \
+               ", 0;\n"                                                                            \
+               "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" TD_REGS_##SUMS \
+               "}, {%" #A0 ", %" #A1 ", %" #A2 ", %" #A3 "}, %" #B ", p, 1, 1, %" #TB ";\n}\n"     \
+               : TD_SUMS_##SUMS(d, 0)                                                              \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate), "n"(int{kTransposeB}))
+// Of the operands' type: the sums' number, then those of the operands behind them.
+#define TD_PRODUCT(KIND, ...)                        \
+  if constexpr (std::is_same_v<Half, __nv_bfloat16>) \
+    TD_PRODUCT_##KIND(__VA_ARGS__, "bf16");          \
+  else                                               \
+    TD_PRODUCT_##KIND(__VA_ARGS__, "f16")
 
 // A and B from shared memory. kTranspose*: that operand's sum axis is not the contiguous one.
 template <class Half, int kN, bool kTransposeA, bool kTransposeB>
 __device__ __forceinline__ void multiply(float (&d)[kN / 2], std::uint64_t a, std::uint64_t b, int accumulate) {
-  constexpr bool kBf16 = std::is_same_v<Half, __nv_bfloat16>;
   if constexpr (kN == 32) {
-    if constexpr (kBf16)
-      TD_PRODUCT_SS(32, TD_REGS_16, 16, 16, 17, 18, 19, 20, "bf16");
-    else
-      TD_PRODUCT_SS(32, TD_REGS_16, 16, 16, 17, 18, 19, 20, "f16");
+    TD_PRODUCT(SS, 32, 16, 16, 17, 18, 19, 20);
   } else if constexpr (kN == 64) {
-    if constexpr (kBf16)
-      TD_PRODUCT_SS(64, TD_REGS_32, 32, 32, 33, 34, 35, 36, "bf16");
-    else
-      TD_PRODUCT_SS(64, TD_REGS_32, 32, 32, 33, 34, 35, 36, "f16");
+    TD_PRODUCT(SS, 64, 32, 32, 33, 34, 35, 36);
   } else if constexpr (kN == 80) {
-    if constexpr (kBf16)
-      TD_PRODUCT_SS(80, TD_REGS_40, 40, 40, 41, 42, 43, 44, "bf16");
-    else
-      TD_PRODUCT_SS(80, TD_REGS_40, 40, 40, 41, 42, 43, 44, "f16");
+    TD_PRODUCT(SS, 80, 40, 40, 41, 42, 43, 44);
+  } else if constexpr (kN == 96) {
+    TD_PRODUCT(SS, 96, 48, 48, 49, 50, 51, 52);
+  } else if constexpr (kN == 112) {
+    TD_PRODUCT(SS, 112, 56, 56, 57, 58, 59, 60);
   } else if constexpr (kN == 128) {
-    if constexpr (kBf16)
-      TD_PRODUCT_SS(128, TD_REGS_64, 64, 64, 65, 66, 67, 68, "bf16");
-    else
-      TD_PRODUCT_SS(128, TD_REGS_64, 64, 64, 65, 66, 67, 68, "f16");
+    TD_PRODUCT(SS, 128, 64, 64, 65, 66, 67, 68);
   } else if constexpr (kN == 192) {
-    if constexpr (kBf16)
-      TD_PRODUCT_SS(192, TD_REGS_96, 96, 96, 97, 98, 99, 100, "bf16");
-    else
-      TD_PRODUCT_SS(192, TD_REGS_96, 96, 96, 97, 98, 99, 100, "f16");
+    TD_PRODUCT(SS, 192, 96, 96, 97, 98, 99, 100);
+  } else if constexpr (kN == 224) {
+    TD_PRODUCT(SS, 224, 112, 112, 113, 114, 115, 116);
   } else if constexpr (kN == 256) {
-    if constexpr (kBf16)
-      TD_PRODUCT_SS(256, TD_REGS_128, 128, 128, 129, 130, 131, 132, "bf16");
-    else
-      TD_PRODUCT_SS(256, TD_REGS_128, 128, 128, 129, 130, 131, 132, "f16");
+    TD_PRODUCT(SS, 256, 128, 128, 129, 130, 131, 132);
   } else {
     static_assert(kN == 64, "no such product here");
   }
@@ -324,41 +303,38 @@ __device__ __forceinline__ void multiply(float (&d)[kN / 2], std::uint64_t a, st
 template <class Half, int kN, bool kTransposeB>
 __device__ __forceinline__ void multiply(float (&d)[kN / 2], const std::uint32_t (&a)[4], std::uint64_t b,
                                          int accumulate) {
-  constexpr bool kBf16 = std::is_same_v<Half, __nv_bfloat16>;
   if constexpr (kN == 64) {
-    if constexpr (kBf16)
-      TD_PRODUCT_RS(64, TD_REGS_32, 32, 32, 33, 34, 35, 36, 37, 38, "bf16");
-    else
-      TD_PRODUCT_RS(64, TD_REGS_32, 32, 32, 33, 34, 35, 36, 37, 38, "f16");
+    TD_PRODUCT(RS, 64, 32, 32, 33, 34, 35, 36, 37, 38);
   } else if constexpr (kN == 128) {
-    if constexpr (kBf16)
-      TD_PRODUCT_RS(128, TD_REGS_64, 64, 64, 65, 66, 67, 68, 69, 70, "bf16");
-    else
-      TD_PRODUCT_RS(128, TD_REGS_64, 64, 64, 65, 66, 67, 68, 69, 70, "f16");
+    TD_PRODUCT(RS, 128, 64, 64, 65, 66, 67, 68, 69, 70);
   } else if constexpr (kN == 256) {
-    if constexpr (kBf16)
-      TD_PRODUCT_RS(256, TD_REGS_128, 128, 128, 129, 130, 131, 132, 133, 134, "bf16");
-    else
-      TD_PRODUCT_RS(256, TD_REGS_128, 128, 128, 129, 130, 131, 132, 133, 134, "f16");
+    TD_PRODUCT(RS, 256, 128, 128, 129, 130, 131, 132, 133, 134);
   } else {
     static_assert(kN == 64, "no such product here");
   }
 }
 
+#undef TD_PRODUCT
 #undef TD_PRODUCT_SS
 #undef TD_PRODUCT_RS
 #undef TD_SUMS_8
 #undef TD_SUMS_16
 #undef TD_SUMS_32
 #undef TD_SUMS_40
+#undef TD_SUMS_48
+#undef TD_SUMS_56
 #undef TD_SUMS_64
 #undef TD_SUMS_96
+#undef TD_SUMS_112
 #undef TD_SUMS_128
 #undef TD_REGS_16
 #undef TD_REGS_32
 #undef TD_REGS_40
+#undef TD_REGS_48
+#undef TD_REGS_56
 #undef TD_REGS_64
 #undef TD_REGS_96
+#undef TD_REGS_112
 #undef TD_REGS_128
 
 }  // namespace tandem::kernels::sm90

@@ -3,7 +3,6 @@
 #pragma once
 
 #include "kernels/linear/epilogue.cuh"
-#include "kernels/linear/many_rows_products_sm90.cuh"
 #include "kernels/linear/many_rows_sm90.cuh"
 
 namespace tandem::kernels::many_rows {
@@ -38,7 +37,7 @@ class Worker {
       product_fence();
 #pragma unroll
       for (int i = 0; i < C::kDepth / 16; ++i) {
-        many_rows::multiply<C::kOwnColumns, C::kTurnsA, C::kTurnsB>(
+        multiply<__nv_bfloat16, C::kOwnColumns, C::kTurnsA, C::kTurnsB>(
             sums_, operand_at(a, place_.index() * C::kStageBytes + i * kAStep),
             operand_at(b, place_.index() * C::kStageBytes + i * kBStep), i > 0 || k > 0);
       }
