@@ -153,10 +153,10 @@ class Bench {
     std::printf(
         "{\"op\": \"%s\", \"T\": %ld, \"K\": %ld, \"N\": %ld, \"X\": %ld, \"gated\": %d, \"residual\": %d, \"bf16\": "
         "%d, \"tile\": "
-        "\"%dx%d/%d\", \"index\": %d, \"band\": %d, \"us\": %.2f, \"us_p95\": %.2f, \"tflops\": "
+        "\"%s\", \"index\": %d, \"band\": %d, \"us\": %.2f, \"us_p95\": %.2f, \"tflops\": "
         "%.1f, \"of_peak\": %.3f}\n",
-        layer.name, T, layer.K, layer.N, layer.X, layer.is_gated, layer.has_residual, layer.y_is_bf16, tile.rows,
-        tile.columns, tile.cluster, order.tile, order.band, median, p95, flops / median * 1e-6,
+        layer.name, T, layer.K, layer.N, layer.X, layer.is_gated, layer.has_residual, layer.y_is_bf16,
+        tile.name().c_str(), order.tile, order.band, median, p95, flops / median * 1e-6,
         flops / median * 1e6 / kPeakFlops);
     std::fflush(stdout);
   }
@@ -199,9 +199,8 @@ void run_step(std::int64_t T, std::vector<int> tiles, int repeats, device::Strea
       CudaTimer(stream).time({.repeats = repeats, .overwrites_l2_cache = false}, [&] { return graph.launch(stream); });
   std::string names;
   for (const int index : tiles) {
-    const ManyRowsTile tile = many_rows_tiles()[static_cast<std::size_t>(index)];
     if (!names.empty()) names += ' ';
-    names += std::to_string(tile.rows) + "x" + std::to_string(tile.columns) + "/" + std::to_string(tile.cluster);
+    names += many_rows_tiles()[static_cast<std::size_t>(index)].name();
   }
   std::printf("{\"op\": \"step\", \"T\": %ld, \"tiles\": \"%s\", \"us\": %.2f, \"us_p95\": %.2f}\n", T, names.c_str(),
               times.median / kTimes, times.p95 / kTimes);

@@ -42,7 +42,7 @@ struct Variant {
   Status (*launch)(const LinearCall&, const ManyRowsOrder&, device::Stream&) = nullptr;
   Status (*launch_grouped)(const LinearCall&, const ManyRowsOrder&, device::Stream&) = nullptr;
 };
-enum class For { kLayers, kGroups, kBoth };
+enum class For { kLayers, kGroups, kBoth };  // of groups alone: side by side
 template <int kRows, int kColumns, int kCluster, int kStages, int kWarpgroups, For kFor>
 constexpr Variant variant(int depth_ns, int around_ns) {
   constexpr bool kIsAcross = kFor == For::kGroups;

@@ -14,14 +14,15 @@ using namespace sm90;
 
 // kXIsTurned, kWeightIsTurned: that operand is stored with the sum's axis as its rows (LinearCall); the products of a
 // backward. They are copied in slabs of 64 outputs, of 64 rows of the sum each.
-// kIsAcross: of groups, whose rows may be few, a cluster's blocks stand side by side and share x.
-template <int kTileRows, int kTileColumns, int kBlocks, int kRingStages, int kMultiplying, bool kIsAcross = false,
+// kStandsAcross: of groups, whose rows may be few, a cluster's blocks stand side by side and share x.
+template <int kTileRows, int kTileColumns, int kBlocks, int kRingStages, int kMultiplying, bool kStandsAcross = false,
           bool kXIsTurned = false, bool kWeightIsTurned = false>
 struct Config {
-  static constexpr bool kSharesA = kIsAcross, kTurnsA = kXIsTurned, kTurnsB = kWeightIsTurned;
+  static constexpr bool kIsAcross = kStandsAcross, kTurnsA = kXIsTurned, kTurnsB = kWeightIsTurned;
   static constexpr int kRows = kTileRows, kColumns = kTileColumns, kDepth = 64, kStages = kRingStages;
   static constexpr int kCluster = kBlocks;  // of blocks one below the other, which share B; or side by side
-  static constexpr int kClusterRows = kSharesA ? kRows : kRows * kCluster, kAcross = kSharesA ? kCluster : 1;
+  static constexpr int kClusterRows = kIsAcross ? kRows : kRows * kCluster;
+  static constexpr int kClusterColumns = kIsAcross ? kCluster : 1;  // in tiles
   // Warpgroups that multiply, each 64 rows by kOwnColumns: one below the other, or side by side.
   static constexpr int kWarpgroups = kMultiplying, kSideBySide = 64 * kWarpgroups / kRows;
   static constexpr int kOwnColumns = kColumns / kSideBySide, kSums = kOwnColumns / 2;
@@ -29,7 +30,7 @@ struct Config {
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
   // B is copied in boxes of half a warpgroup's columns: of a pair of layers, the gate's and the one's that it gates.
   static constexpr int kBoxes = kTurnsB ? kColumns / 64 : 2 * kSideBySide, kBoxRows = kOwnColumns / 2;
-  static constexpr int kARows = kSharesA ? kRows / kCluster : kRows;  // of a box
+  static constexpr int kARows = kIsAcross ? kRows / kCluster : kRows;  // of a box
   static constexpr int kABytes = kRows * kDepth * 2, kBBytes = kColumns * kDepth * 2;
   static constexpr int kStageBytes = kABytes + kBBytes;
   static constexpr int kSlabBytes = 64 * kDepth * 2;  // of a turned operand
@@ -51,10 +52,10 @@ struct Config {
   static constexpr int kCopyRegisters = kWarpgroups == 3 ? 32 : 64;
   static constexpr int kWorkRegisters = kWarpgroups == 1 ? 248 : kWarpgroups == 2 ? 216 : 160;
   static_assert(kResidualBytes <= kStageBytes);
-  static_assert(kBoxRows % 8 == 0 && (kSharesA || kBoxes % kCluster == 0));
+  static_assert(kBoxRows % 8 == 0 && (kIsAcross || kBoxes % kCluster == 0));
   static_assert(!kTurnsB || (kColumns % 64 == 0 && kSideBySide == 1));
   static_assert(!kTurnsA || (kRows % 64 == 0 && kTurnsB));
-  static_assert(!kSharesA || (kARows % 8 == 0 && !kTurnsB));
+  static_assert(!kIsAcross || (kARows % 8 == 0 && !kTurnsB));
 };
 
 struct Arguments {
@@ -131,8 +132,8 @@ class Tiles {
     const int per_band = args_.band * args_.column_tiles;
     const int first = next_ / per_band * args_.band, within = next_ % per_band;
     const int rows = min(args_.band, row_clusters_ - first);
-    row_ = row_begin_ + (first + within % rows) * C::kClusterRows + (C::kSharesA ? 0 : rank_ * C::kRows);
-    column_ = within / rows * C::kAcross + (C::kSharesA ? rank_ : 0);
+    row_ = row_begin_ + (first + within % rows) * C::kClusterRows + (C::kIsAcross ? 0 : rank_ * C::kRows);
+    column_ = within / rows * C::kClusterColumns + (C::kIsAcross ? rank_ : 0);
   }
 
   const Arguments& args_;
@@ -192,7 +193,7 @@ __device__ __forceinline__ void copy_tiles(const CUtensorMap* x_map, const CUten
     const std::uint32_t b = shared + stage * C::kStageBytes + C::kABytes;
 #pragma unroll
     for (int i = 0; i < C::kBoxes; ++i) {
-      if (!C::kSharesA && i % C::kCluster != rank) continue;  // another block's part
+      if (!C::kIsAcross && i % C::kCluster != rank) continue;  // another block's part
       const CUtensorMap* map = weight_map;
       int column = k * C::kDepth, row;
       if constexpr (C::kTurnsB) {
@@ -202,7 +203,7 @@ __device__ __forceinline__ void copy_tiles(const CUtensorMap* x_map, const CUten
         if (i % 2 != 0) map = second_map;
         row = first_output<C>(args, tiles.column(), i / 2) + (args.is_gated ? 0 : i % 2 * C::kBoxRows);
       }
-      if constexpr (C::kCluster == 1 || C::kSharesA) {
+      if constexpr (C::kCluster == 1 || C::kIsAcross) {
         load_box(b + i * C::kBoxBytes, map, full, column, row, tiles.group(), args.weight_policy);
       } else {
         load_box_to(b + i * C::kBoxBytes, map, full, column, row, tiles.group(), kAll, args.weight_policy);
@@ -238,7 +239,7 @@ __device__ __forceinline__ void copy_tiles(const CUtensorMap* x_map, const CUten
         for (int i = 0; i < C::kRows / 64; ++i) {
           load_box(a + i * C::kSlabBytes, x_map, full, tiles.row() + i * 64, k * C::kDepth, 0);
         }
-      } else if constexpr (C::kSharesA) {
+      } else if constexpr (C::kIsAcross) {
         load_box_to(a + rank * (C::kABytes / C::kCluster), x_map, full, k * C::kDepth, tiles.row() + rank * C::kARows,
                     0, kAll, kEvictNormal);
       } else if (a_bytes > 0) {

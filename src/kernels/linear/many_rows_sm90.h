@@ -3,6 +3,7 @@
 #pragma once
 
 #include <span>
+#include <string>
 
 #include "kernels/linear/paths.h"
 
@@ -10,12 +11,16 @@ namespace tandem::kernels {
 
 struct ManyRowsTile {
   int rows = 0, columns = 0;  // of x, and of the weights
-  int cluster = 1;            // blocks, one below the other, that share the weights that they load
+  int cluster = 1;            // blocks that share what they load: one below the other the weights
   bool takes_groups = false, takes_pairs_only = false;
-  bool is_across = false;  // of groups only: a cluster's blocks stand side by side and share x
+  bool is_across = false;  // or, of groups only, side by side x
 
   int cluster_rows() const { return is_across ? rows : rows * cluster; }
   int cluster_columns() const { return is_across ? columns * cluster : columns; }
+  // As "128x96/2"; side by side "128x128|2".
+  std::string name() const {
+    return std::to_string(rows) + 'x' + std::to_string(columns) + (is_across ? '|' : '/') + std::to_string(cluster);
+  }
 };
 // What a tile costs, in nanoseconds for each 64 of the sum and around them: docs/kernels/linear_cuda.md.
 struct ManyRowsCost {

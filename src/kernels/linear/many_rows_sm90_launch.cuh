@@ -95,7 +95,7 @@ inline bool is_aligned(const void* data, std::int64_t stride, int element_bytes)
 
 template <class C, bool kGrouped>
 Status launch_as(const LinearCall& call, const ManyRowsOrder& order, device::Stream& stream) {
-  static_assert(kGrouped || !C::kSharesA);
+  static_assert(kGrouped || !C::kIsAcross);
   const bool is_gated = call.up != nullptr, has_residual = call.residual != nullptr;
   const int multiprocessors = TD_TRY(device::cuda_multiprocessors(stream.device().index));
   const int outputs = (is_gated ? C::kBoxRows : C::kOwnColumns);  // of a warpgroup
@@ -116,7 +116,7 @@ Status launch_as(const LinearCall& call, const ManyRowsOrder& order, device::Str
       // Of few rows, blocks that read the same weights do so at about the same time: they need not stay in the cache.
       .weight_policy = !kGrouped && call.T <= 256 ? kEvictFirst : kEvictNormal,
       .x_end_bytes = end_rows * C::kDepth * 2,
-      .column_tiles = ceil_div(call.N, outputs * C::kSideBySide * C::kAcross),
+      .column_tiles = ceil_div(call.N, outputs * C::kSideBySide * C::kClusterColumns),
       .band = std::max(order.band, 1),
       .groups = static_cast<int>(call.groups),
       .offsets = call.offsets,

@@ -59,8 +59,8 @@ Status linear_many_rows_turned_sm90(const LinearCall& call, device::Stream& stre
   std::int64_t best_ns = std::numeric_limits<std::int64_t>::max();
   for (int i = 0; i < static_cast<int>(std::size(kVariants)); ++i) {
     const auto& [tile, cost, launch, launch_turned] = kVariants[i];
-    const std::int64_t rows = tile.cluster_rows();
-    const std::int64_t clusters = (call.T + rows - 1) / rows * ((call.N + tile.columns - 1) / tile.columns);
+    const std::int64_t rows = tile.cluster_rows(), columns = tile.cluster_columns();
+    const std::int64_t clusters = (call.T + rows - 1) / rows * ((call.N + columns - 1) / columns);
     const std::int64_t total = cost.ns(tile, clusters, call.K, multiprocessors);
     if (total < best_ns) best_ns = total, order.tile = i;
   }

@@ -351,6 +351,13 @@ TEST(LinearManyRowsCuda, GroupsAreLayersOfTheirOwn) {
   expect_layers_of_their_own({0, 0, 37, 300, 301, 301, 430}, 136, 200, stream);
 }
 
+// More stages than a ring has in a tile, and several tiles for each block.
+TEST(LinearManyRowsCuda, GroupsGoRoundTheRing) {
+  TANDEM_CUDA_STREAM(stream);
+  expect_layers_of_their_own({0, 130, 131, 450}, 904, 200, stream);
+  expect_layers_of_their_own({0, 700, 1311}, 72, 3000, stream);
+}
+
 TEST(LinearManyRowsCuda, TakesMoreGroupsThanItKeepsNear) {
   TANDEM_CUDA_STREAM(stream);
   std::vector<std::int32_t> offsets{0};
