@@ -120,7 +120,8 @@ def start(options, flags):
     given = {flag.partition("=")[0] for flag in flags}
     command = [options.tandem, "serve", *flags]
     for flag, value in defaults.items():
-        command += [] if flag in given else [flag, value]
+        if flag not in given:
+            command += [flag, value]
     try:
         server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     except OSError as error:
